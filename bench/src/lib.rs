@@ -1,0 +1,1 @@
+//! rfs bench.
