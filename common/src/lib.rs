@@ -1,1 +1,10 @@
-//! rfs common.
+//! What every part of rfs shares and no part owns: ids, names, error numbers, hashes, time, and what a daemon needs to
+//! start, to log and to stop.
+//!
+//! It knows no protocol, no storage engine and no FUSE. Modules stand in reading order: first the words of the domain,
+//! then what stands between logic and the world (clock, randomness), then what the programs are built from.
+
+pub mod ids;
+pub mod errno;
+pub mod leaf;
+pub mod clock;
