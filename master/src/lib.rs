@@ -1,1 +1,8 @@
-//! rfs master.
+//! The master: the namespace, the chunk table, and the sessions of the clients.
+//!
+//! Modules stand in reading order: first the rules (what is stored, what an operation is, what each one does), then what
+//! runs them for clients.
+
+pub mod namespace;
+pub mod operation;
+pub mod session;
