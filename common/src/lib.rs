@@ -19,3 +19,13 @@ pub mod random;
 pub mod size;
 
 pub mod endpoint;
+
+pub mod durable;
+
+pub mod folder_lock;
+
+pub mod config;
+
+pub mod shutdown;
+
+pub mod background;
