@@ -26,6 +26,8 @@ pub mod folder_lock;
 
 pub mod config;
 
+pub mod logging;
+
 pub mod shutdown;
 
 pub mod background;
