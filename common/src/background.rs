@@ -17,10 +17,7 @@ pub const THREAD_NAME_BYTES_MAX: usize = 15;
 
 /// Starts a thread with this name, of which `top` and `ps` show the first [`THREAD_NAME_BYTES_MAX`] bytes. Fails when the
 /// system has no more threads.
-pub fn spawn<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<JoinHandle<T>> {
+pub fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
     Builder::new().name(name.to_owned()).spawn(work)
 }
 

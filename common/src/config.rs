@@ -220,7 +220,8 @@ fn set(table: &mut Table, path: &[String], value: Value) {
         let Value::Table(next) = entry else { return };
         inner = next;
     }
-    let empty_over_table = value.as_table().is_some_and(Table::is_empty) && inner.get(last).is_some_and(Value::is_table);
+    let empty_over_table =
+        value.as_table().is_some_and(Table::is_empty) && inner.get(last).is_some_and(Value::is_table);
     if !empty_over_table {
         inner.insert(last.clone(), value);
     }
@@ -294,7 +295,7 @@ fn nearest_key(known: &Table, path: &[String]) -> Option<String> {
                 let (distance, nearest) = level.keys().map(|key| (edit_distance(key, part), key)).min()?;
                 // Two letters exchanged are a distance of 2; a key of which nothing remains is not alike.
                 let alike = distance <= (part.len() / 3).max(2) && distance < part.len();
-                return alike.then(|| [&path[..depth], &[nearest.clone()]].concat().join("."));
+                return alike.then(|| [&path[..depth], std::slice::from_ref(nearest)].concat().join("."));
             }
         }
     }

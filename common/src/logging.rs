@@ -57,7 +57,9 @@ pub enum LogFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     /// The level cannot be read.
-    #[error("{level:?} is not a log level; write error, warn, info, debug or trace, or for a part such as info,rfs_master=debug")]
+    #[error(
+        "{level:?} is not a log level; write error, warn, info, debug or trace, or for a part such as info,rfs_master=debug"
+    )]
     BadLevel {
         /// What was written.
         level: String,
@@ -180,7 +182,9 @@ fn log_panics(also_to_stderr: bool) {
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
-    let message = panic.payload_as_str().unwrap_or("a panic without a message");
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let message = message.unwrap_or("a panic without a message");
     let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     let thread = std::thread::current();
     let backtrace = std::backtrace::Backtrace::capture();

@@ -73,8 +73,7 @@ impl Default for Shutdown {
 impl Shutdown {
     /// A shutdown that only [`Shutdown::request`] requests, for tests and for parts that end on their own.
     pub fn new() -> Shutdown {
-        let shared =
-            Shared { reason: Mutex::new(None), requested: Condvar::new(), watched: watch::Sender::new(false) };
+        let shared = Shared { reason: Mutex::new(None), requested: Condvar::new(), watched: watch::Sender::new(false) };
         Shutdown { shared: Arc::new(shared) }
     }
 
