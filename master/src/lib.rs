@@ -7,4 +7,5 @@ pub mod namespace;
 pub mod operation;
 pub mod leases;
 pub mod locks;
+pub mod sessions;
 pub mod session;
