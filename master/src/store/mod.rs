@@ -390,3 +390,11 @@ impl std::fmt::Debug for Store {
 #[cfg(test)]
 #[path = "store_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "space_test.rs"]
+mod space_tests;
+
+#[cfg(test)]
+#[path = "golden_test.rs"]
+mod golden_tests;

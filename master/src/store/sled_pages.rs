@@ -4,9 +4,9 @@
 //! restart reads a few bytes per page instead of all pages. A page exists if its bound does.
 //!
 //! How a checkpoint is written so that a crash at any moment leaves pages that, with the log, still say the truth:
-//! 1. pages that are new (right halves of splits), 2. their bounds, 3. pages that changed, 4. the bounds of removed pages
-//! are removed, 5. the removed pages. Between the steps everything is on disk. `docs/formats/pages.md` says why that is
-//! enough. sled's files and their folder are synced by us after each step.
+//! 1. pages that are new (right halves of splits), 2. their bounds, all or none, 3. pages that changed, 4. the bounds of
+//! removed pages are removed, all or none, 5. the removed pages. Between the steps everything is on disk.
+//! `docs/formats/pages.md` says why that is enough. sled's files and their folder are synced by us after each step.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -79,14 +79,14 @@ impl SledPages {
         let syncs_before = sled_sync::calls();
         let fresh = || pages.iter().filter(|page| !page.stored);
         self.insert(&trees, fresh())?;
-        for page in fresh() {
-            trees.bounds.insert(page.id.to_stored(), &[]).map_err(|error| self.error(&error))?;
-        }
+        let mut bounds = sled::Batch::default();
+        fresh().for_each(|page| bounds.insert(page.id.to_stored(), &[]));
+        trees.bounds.apply_batch(bounds).map_err(|error| self.error(&error))?;
         self.make_durable(&trees)?;
         self.insert(&trees, pages.iter().filter(|page| page.stored))?;
-        for id in removed {
-            trees.bounds.remove(id.to_stored()).map_err(|error| self.error(&error))?;
-        }
+        let mut bounds = sled::Batch::default();
+        removed.iter().for_each(|id| bounds.remove(id.to_stored()));
+        trees.bounds.apply_batch(bounds).map_err(|error| self.error(&error))?;
         self.make_durable(&trees)?;
         for id in removed {
             trees.pages.remove(id.to_stored()).map_err(|error| self.error(&error))?;
@@ -98,6 +98,12 @@ impl SledPages {
             return Err(StoreError::pages(&self.folder, "sled wrote without syncing; this program was linked wrongly"));
         }
         Ok(())
+    }
+
+    /// What a crash in the first step leaves, for tests.
+    #[cfg(test)]
+    pub(crate) fn write_without_bounds(&self, pages: &[CapturedPage]) -> Result<(), StoreError> {
+        self.insert(&self.trees()?, pages.iter())
     }
 
     /// Inserts pages and waits until they are on disk.
