@@ -337,6 +337,11 @@ impl Store {
         self.core.log.sync(position.get()).map_err(CommitError::Failed)
     }
 
+    /// The cluster that the store was made for.
+    pub fn cluster(&self) -> [u8; 16] {
+        self.core.cluster
+    }
+
     /// The last commit.
     pub fn position(&self) -> LogPosition {
         LogPosition::new(self.core.log.position())
