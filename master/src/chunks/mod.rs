@@ -24,15 +24,18 @@ mod placement;
 mod repair;
 mod servers;
 mod settle;
+mod standing;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use rfs_common::clock::Monotonic;
-use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId, ServerId, SessionId, VolumeId};
+use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId, ServerId, SessionId};
 use rfs_common::random::SharedRandom;
 
+pub use self::cluster_events::InventoryPart;
 pub use self::counters::Summary;
+pub use self::servers::{Signal, Traffic};
 pub use self::settle::{SettleCandidate, SettleView};
 pub use self::types::{
     ChunkInfo, ChunksConfig, Command, CommandId, CommandResult, CopyFault, Held, NoSpace, Notice, Order, OrderId, Outcome,
@@ -42,7 +45,7 @@ pub use self::view::{CopyState, CopyView, ServerView, VolumeView};
 
 use self::counters::Counters;
 use self::deletion::Orphans;
-use self::index::{CopyFlags, Entry, HeldCopy};
+use self::index::{ChunkMap, CopyFlags, Entry};
 use self::orders::Orders;
 use self::servers::Servers;
 
@@ -54,8 +57,8 @@ pub struct Chunks {
     /// The time of the latest event.
     now: Monotonic,
     started: Monotonic,
-    entries: HashMap<ChunkId, Entry>,
-    writers: HashMap<ChunkId, SessionId>,
+    entries: ChunkMap<Entry>,
+    writers: ChunkMap<SessionId>,
     servers: Servers,
     orders: Orders,
     orphans: Orphans,
@@ -88,8 +91,8 @@ impl Chunks {
             random,
             now,
             started: now,
-            entries: HashMap::new(),
-            writers: HashMap::new(),
+            entries: ChunkMap::default(),
+            writers: ChunkMap::default(),
             servers: Servers::default(),
             orders: Orders::starting_at(first_command),
             orphans: Orphans::default(),
@@ -127,13 +130,10 @@ impl Chunks {
     /// A chunk record was made.
     pub fn created(&mut self, chunk: ChunkId, info: ChunkInfo) {
         self.next_chunk = self.next_chunk.max(chunk.next());
-        let fresh = Entry::new(info);
-        match self.entries.get_mut(&chunk) {
-            Some(entry) => entry.set_info(info),
-            None => {
-                self.entries.insert(chunk, fresh);
-            }
+        if self.entries.contains_key(&chunk) {
+            return self.changed(chunk, info);
         }
+        self.entries.insert(chunk, Entry::new(info));
         self.refresh(chunk);
     }
 
@@ -143,9 +143,29 @@ impl Chunks {
         let Some(entry) = self.entries.get_mut(&chunk) else {
             return self.created(chunk, info);
         };
+        let blind = !entry.is_settled() && !entry.knows_grant();
         let granted_slots = entry.set_info(info);
         self.servers.grants_ended(&granted_slots);
         self.refresh(chunk);
+        if blind && info.is_settled() {
+            self.find_copies(chunk);
+        }
+    }
+
+    /// Asks for the copies of a chunk that was committed by a writer whose places are not known since the master
+    /// restarted: the writer may have raised or even created copies after their volume's inventory.
+    fn find_copies(&mut self, chunk: ChunkId) {
+        let Some(entry) = self.entries.get(&chunk) else { return };
+        let version = entry.version();
+        if self.live_servers(entry) >= entry.goal() || version == 0 {
+            return;
+        }
+        let current: Vec<u16> = entry.copies().iter().filter(|copy| entry.is_current(copy)).map(|copy| copy.slot).collect();
+        let volumes = self.servers.volumes().filter(|(slot, volume)| volume.counts && !current.contains(slot));
+        let slots: Vec<u16> = volumes.map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.probe(slot, chunk, version);
+        }
     }
 
     /// The last reference to the chunk is gone: its record became a deletion entry. Its copies are deleted;
