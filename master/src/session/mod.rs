@@ -1,0 +1,3 @@
+//! The metadata session: what clients ask of the master.
+
+pub mod translate;
