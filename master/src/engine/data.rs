@@ -2,19 +2,20 @@
 
 use prost::Message;
 use rfs_common::errno::Errno;
-use rfs_common::ids::{ChunkId, InodeId, LogPosition};
+use rfs_common::clock::Monotonic;
+use rfs_common::ids::{ChunkId, ChunkVersion, InodeId, LogPosition, VolumeId};
 
 use super::grants::PlacedGrant;
-use super::turn::{Performed, Turn};
+use super::turn::{Performed, Precedence, Turn};
 use super::{Failure, Refusal};
 use crate::chunks::{CopyFault, Place, WriteRefusal};
 use crate::leases::{Lease, LeaseMode};
 use crate::namespace::metadata::Transaction;
 use crate::namespace::ops::Node;
 use crate::namespace::ops::locate::{Locate, LocatedChunk};
+use crate::namespace::ops::make::{Made, Make};
 use crate::namespace::ops::write::{Commit, Grant, GrantWrite};
-use crate::namespace::source::Change;
-use rfs_common::ids::{ChunkVersion, VolumeId};
+use crate::operation::{Context, Need, Operation};
 
 /// A chunk with its live copies.
 #[derive(Clone, Debug)]
@@ -64,7 +65,7 @@ impl Turn<'_> {
     fn settle_before_grant(
         &mut self,
         operation: &GrantWrite,
-        deadline: rfs_common::clock::Monotonic,
+        deadline: Monotonic,
     ) -> Result<(), Refusal> {
         let engine = self.engine;
         loop {
@@ -103,14 +104,18 @@ impl Turn<'_> {
         }
     }
 
-    /// Adds the grant of the first chunk to the changes that make a file, if there is room for it just now.
-    pub(crate) fn first_chunk(&mut self, inode: InodeId, changes: Vec<Change>) -> (Vec<Change>, Option<PlacedGrant>) {
-        let engine = self.engine;
-        let mut transaction = Transaction::with_changes(engine.storage.source(), changes.clone());
-        let Ok(grant) = (GrantWrite { inode, index: 0 }).grant(&mut transaction) else { return (changes, None) };
+    /// Makes a file that its maker opens at once: with the grant of its first chunk, if there is room for it just now.
+    pub(crate) fn make_opened(&mut self, make: &Make) -> Result<(Performed<Made>, Option<PlacedGrant>), Refusal> {
+        let performed = self.perform(&MakeOpened(make))?;
+        let (made, grant) = performed.outcome;
+        let Some(grant) = grant else { return Ok((Performed { outcome: made, changes: performed.changes }, None)) };
         match self.state().chunks.choose_new(grant.goal, &[]) {
-            Ok(places) => (transaction.into_changes(), Some(PlacedGrant { grant, places })),
-            Err(_) => (changes, None),
+            Ok(places) => {
+                let placed = PlacedGrant { grant, places };
+                Ok((Performed { outcome: made, changes: performed.changes }, Some(placed)))
+            }
+            // The lock was not given away: the file is made again, without a chunk.
+            Err(_) => Ok((self.perform(make)?, None)),
         }
     }
 
@@ -193,12 +198,30 @@ impl Turn<'_> {
 
     /// Acquires a lease. READ may come as NONE, "use once"; WRITE comes as soon as nobody else holds anything.
     pub(crate) fn acquire(&mut self, inode: InodeId, mode: LeaseMode) -> Result<(), Refusal> {
-        use super::turn::Precedence;
-        use crate::operation::Need;
         match mode {
             LeaseMode::Write => self.clear(&[Need::ChangeData(inode)], Precedence::After(inode)),
             LeaseMode::Read | LeaseMode::None => self.clear(&[Need::Read(inode)], Precedence::None),
         }
+    }
+}
+
+/// Makes a node and grants the first chunk of a file that is new.
+struct MakeOpened<'a>(&'a Make);
+
+impl Operation for MakeOpened<'_> {
+    type Outcome = (Made, Option<Grant>);
+    const CHANGES: bool = true;
+
+    fn needs(&self, view: &mut Transaction<'_>, context: &Context<'_>) -> Result<Vec<Need>, Errno> {
+        self.0.needs(view, context)
+    }
+
+    fn run(&self, transaction: &mut Transaction<'_>, context: &Context<'_>) -> Result<Self::Outcome, Errno> {
+        let made = self.0.run(transaction, context)?;
+        let is_new_file = made.created && made.node.record.is_file();
+        let first = GrantWrite { inode: made.node.inode, index: 0 };
+        let grant = if is_new_file { Some(first.run(transaction, context)?) } else { None };
+        Ok((made, grant))
     }
 }
 

@@ -19,7 +19,7 @@ use super::records::{
     self, ChunkRecord, ChunkRef, EntryRecord, InodeRecord, NodeKind, OrphanRecord, Record, SystemKind, SystemRecord,
     XattrRecord,
 };
-use super::source::{Source, SourceError};
+use super::source::{Source, StoreError};
 
 /// Findings beyond are counted and not told.
 const FINDINGS_MAX: usize = 1_000;
@@ -40,7 +40,7 @@ pub struct Report {
 ///
 /// # Errors
 /// If the store cannot be read.
-pub fn check(source: &dyn Source) -> Result<Report, SourceError> {
+pub fn check(source: &dyn Source) -> Result<Report, StoreError> {
     let mut checker = Checker::new(source);
     checker.counters()?;
     checker.nodes()?;
@@ -104,7 +104,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Visits each record of a table whose key begins with an id; what does not decode is a finding.
-    fn each<R: Record>(&mut self, visit: impl Fn(&mut Self, u64, &[u8], R)) -> Result<(), SourceError> {
+    fn each<R: Record>(&mut self, visit: impl Fn(&mut Self, u64, &[u8], R)) -> Result<(), StoreError> {
         let source = self.source;
         source.scan(R::TABLE, Bound::Unbounded, Bound::Unbounded, &mut |key, value| {
             match (records::split_key(key), R::decode(value)) {
@@ -128,7 +128,7 @@ impl<'a> Checker<'a> {
 
 /// The tables.
 impl Checker<'_> {
-    fn counters(&mut self) -> Result<(), SourceError> {
+    fn counters(&mut self) -> Result<(), StoreError> {
         let stored = self.source.get(SystemRecord::TABLE, &records::system_key(SystemKind::Counters, 0))?;
         match stored.map(|value| <SystemRecord as prost::Message>::decode(value.as_slice())) {
             Some(Ok(system)) => self.system = system,
@@ -138,7 +138,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn nodes(&mut self) -> Result<(), SourceError> {
+    fn nodes(&mut self) -> Result<(), StoreError> {
         self.each::<InodeRecord>(|checker, inode, rest, record| {
             let (inode_next, kind) = (checker.system.inode_next, NodeKind::try_from(record.kind));
             checker.ensure(rest.is_empty(), || format!("inode {inode}: its key is too long"));
@@ -170,7 +170,7 @@ impl Checker<'_> {
         counted.bytes = counted.bytes.wrapping_add(record.length);
     }
 
-    fn entries(&mut self) -> Result<(), SourceError> {
+    fn entries(&mut self) -> Result<(), StoreError> {
         self.each::<EntryRecord>(|checker, directory, name, entry| {
             let words = || format!("entry \"{}\" of directory {directory}", Escaped(name));
             checker.ensure(Name::check(name).is_ok(), || format!("{} has a name that is not possible", words()));
@@ -192,7 +192,7 @@ impl Checker<'_> {
         })
     }
 
-    fn orphans(&mut self) -> Result<(), SourceError> {
+    fn orphans(&mut self) -> Result<(), StoreError> {
         self.each::<OrphanRecord>(|checker, inode, _, orphan| {
             checker.report.counted.orphans += 1;
             checker.ensure(!orphan.sessions.is_empty(), || format!("orphan {inode}: it is kept for no session"));
@@ -202,7 +202,7 @@ impl Checker<'_> {
         })
     }
 
-    fn xattrs(&mut self) -> Result<(), SourceError> {
+    fn xattrs(&mut self) -> Result<(), StoreError> {
         self.each::<XattrRecord>(|checker, inode, name, xattr| {
             let words = || format!("attribute \"{}\" of inode {inode}", Escaped(name));
             let is_acl = name == ACCESS_XATTR || name == DEFAULT_XATTR;
@@ -217,7 +217,7 @@ impl Checker<'_> {
         })
     }
 
-    fn references(&mut self) -> Result<(), SourceError> {
+    fn references(&mut self) -> Result<(), StoreError> {
         self.each::<ChunkRef>(|checker, inode, rest, reference| {
             let Ok(index) = rest.try_into().map(u32::from_be_bytes) else {
                 return checker.find(format!("a chunk reference of inode {inode} has the key {rest:02x?}"));
@@ -236,7 +236,7 @@ impl Checker<'_> {
         })
     }
 
-    fn chunks(&mut self) -> Result<(), SourceError> {
+    fn chunks(&mut self) -> Result<(), StoreError> {
         self.each::<ChunkRecord>(|checker, chunk, _, record| {
             let chunk_next = checker.system.chunk_next;
             checker.ensure(chunk > 0 && chunk < chunk_next, || {
