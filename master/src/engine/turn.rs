@@ -308,7 +308,7 @@ impl State {
         changes: Vec<Change>,
     ) -> Result<LogPosition, Failure> {
         let effects = mirror::effects(&changes);
-        let position = engine.storage.commit(changes).map_err(|refused| {
+        let position = engine.storage.commit(&changes).map_err(|refused| {
             engine.metrics.commit_failures.add_one();
             Failure { errno: refused.errno, message: refused.message }
         })?;
