@@ -12,7 +12,6 @@ pub mod storage;
 mod waiting;
 mod turn;
 mod mirror;
-mod calls;
 mod data;
 mod copy_failed;
 mod grants;
@@ -39,7 +38,6 @@ use crate::metrics::Metrics;
 use crate::namespace::metadata::{Failure as MetadataFailure, Transaction};
 use crate::sessions::Sessions;
 
-pub use self::calls::Reply;
 pub use self::life::{Begun, HelloRefusal, ReclaimedState};
 pub use self::storage::Storage;
 pub use self::view::{SessionView, Totals};

@@ -18,7 +18,7 @@ use super::records::{
     self, ChunkRecord, ChunkRef, EntryRecord, InodeRecord, NodeKind, OrphanRecord, Record, SystemKind, SystemRecord,
     XattrRecord,
 };
-use super::source::{Change, Source, Table};
+use super::source::{Change, Source, StoreError, Table};
 
 /// Ids that a directory sets aside at once for the nodes made in it, so that these are neighbours in the store.
 const INODES_SET_ASIDE: u64 = 64;
@@ -45,8 +45,8 @@ impl Metadata {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The store could not be read.
-    #[error("the metadata store cannot be read: {0}")]
-    Store(String),
+    #[error(transparent)]
+    Store(StoreError),
     /// A record is not what it should be.
     #[error("a record of table {table:?} with key {key:02x?} is damaged: {what}; run `mfs-master check`")]
     Damaged {
@@ -129,7 +129,7 @@ impl Transaction<'_> {
             return decoded.map(Some).map_err(|error| self.damaged(R::TABLE, key, error.to_string()));
         }
         match self.source.get(R::TABLE, key) {
-            Err(error) => Err(self.failed(Failure::Store(error.to_string()))),
+            Err(error) => Err(self.failed(Failure::Store(error))),
             Ok(None) => Ok(None),
             Ok(Some(value)) => match R::decode(value.as_slice()) {
                 Ok(record) => Ok(Some(record)),
@@ -196,7 +196,7 @@ impl Transaction<'_> {
             }
         }
         match (read, damage) {
-            (Err(error), _) => Err(self.failed(Failure::Store(error.to_string()))),
+            (Err(error), _) => Err(self.failed(Failure::Store(error))),
             (Ok(()), Some(damage)) => Err(self.failed(damage)),
             (Ok(()), None) => Ok(()),
         }

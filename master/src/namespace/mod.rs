@@ -9,3 +9,11 @@
 pub mod source;
 pub mod records;
 pub mod metadata;
+pub mod acl;
+pub mod permission;
+pub mod entries;
+pub mod content;
+pub mod path;
+pub mod ops;
+pub mod bootstrap;
+pub mod check;

@@ -10,7 +10,7 @@ use prost::Message;
 use rfs_common::clock::Time;
 use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId, SessionId};
 
-use super::source::Table;
+use super::source::{Change, Table};
 
 /// What a node is. The numbers are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
@@ -377,6 +377,11 @@ tables! {
     SystemRecord => System;
     SessionRecord => Sessions;
     SlotRecord => Sessions;
+}
+
+/// The change that stores a record under this key.
+pub fn put<R: Record>(key: Vec<u8>, record: &R) -> Change {
+    Change::Put { table: R::TABLE, key, value: record.encode_to_vec() }
 }
 
 /// Key of a node and of an orphan: 8 bytes.

@@ -4,53 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{PoisonError, RwLock};
 
-/// The tables of the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Table {
-    /// Nodes.
-    Inodes = 1,
-    /// Directory entries.
-    Entries = 2,
-    /// Chunks.
-    Chunks = 3,
-    /// Extended attributes.
-    Xattrs = 4,
-    /// Sessions and the last replies of their slots.
-    Sessions = 5,
-    /// Nodes without a name.
-    Orphans = 6,
-    /// Counters, settings, volumes.
-    System = 7,
-    /// Which chunks a file is made of.
-    Refs = 8,
-}
-
-/// One change of one record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// The record has this value now.
-    Put {
-        /// Its table.
-        table: Table,
-        /// Its key.
-        key: Vec<u8>,
-        /// Its value.
-        value: Vec<u8>,
-    },
-    /// The record is gone.
-    Delete {
-        /// Its table.
-        table: Table,
-        /// Its key.
-        key: Vec<u8>,
-    },
-}
-
-/// Records could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct SourceError(pub String);
+pub use crate::store::{Change, Store, StoreError, Table};
 
 /// Called with each key and value of a scan, in the order of the keys, until it breaks.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
@@ -61,13 +15,23 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     /// If the store cannot be read.
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, SourceError>;
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Visits the records of a table between two keys, in order.
     ///
     /// # Errors
     /// If the store cannot be read.
-    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), SourceError>;
+    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError>;
+}
+
+impl Source for Store {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Store::get(self, table, key)
+    }
+
+    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        Store::scan(self, table, from, to, visit)
+    }
 }
 
 /// Records in memory: for tests, and to check an export without a store.
@@ -94,12 +58,12 @@ impl MemorySource {
 }
 
 impl Source for MemorySource {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, SourceError> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         Ok(tables.get(&table).and_then(|records| records.get(key)).cloned())
     }
 
-    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), SourceError> {
+    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let Some(records) = tables.get(&table) else { return Ok(()) };
         for (key, value) in records.range::<[u8], _>((from, to)) {

@@ -25,7 +25,8 @@ const SLED_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// Inserts between two looks at sled's health.
 const PAGES_PER_FLUSH: usize = 256;
 
-/// How often, and how far apart, opening sled again is tried after it failed.
+/// How often, and how far apart, opening sled is tried: the threads of one that was dropped let go of its lock file a
+/// moment later.
 const REOPEN_ATTEMPTS: u32 = 20;
 const REOPEN_PAUSE: Duration = Duration::from_millis(10);
 
@@ -77,13 +78,13 @@ impl SledPages {
     pub(crate) fn write(&self, pages: &[CapturedPage], removed: &[PageId]) -> Result<(), StoreError> {
         let trees = self.trees()?;
         let syncs_before = sled_sync::calls();
-        let fresh = || pages.iter().filter(|page| !page.stored);
-        self.insert(&trees, fresh())?;
+        let (fresh, changed) = self.divide(&trees, pages)?;
+        self.insert(&trees, &fresh)?;
         let mut bounds = sled::Batch::default();
-        fresh().for_each(|page| bounds.insert(page.id.to_stored(), &[]));
+        fresh.iter().for_each(|page| bounds.insert(page.id.to_stored(), &[]));
         trees.bounds.apply_batch(bounds).map_err(|error| self.error(&error))?;
         self.make_durable(&trees)?;
-        self.insert(&trees, pages.iter().filter(|page| page.stored))?;
+        self.insert(&trees, &changed)?;
         let mut bounds = sled::Batch::default();
         removed.iter().for_each(|id| bounds.remove(id.to_stored()));
         trees.bounds.apply_batch(bounds).map_err(|error| self.error(&error))?;
@@ -103,12 +104,29 @@ impl SledPages {
     /// What a crash in the first step leaves, for tests.
     #[cfg(test)]
     pub(crate) fn write_without_bounds(&self, pages: &[CapturedPage]) -> Result<(), StoreError> {
-        self.insert(&self.trees()?, pages.iter())
+        let trees = self.trees()?;
+        let (fresh, _) = self.divide(&trees, pages)?;
+        self.insert(&trees, &fresh)
+    }
+
+    /// New pages, and those that have a bound already. sled itself is asked: a page can have been removed and made again
+    /// since the last checkpoint, and then still covers, in sled, a range that only the new bounds will cut down.
+    fn divide<'a>(
+        &self,
+        trees: &Trees,
+        pages: &'a [CapturedPage],
+    ) -> Result<(Vec<&'a CapturedPage>, Vec<&'a CapturedPage>), StoreError> {
+        let (mut fresh, mut changed) = (Vec::new(), Vec::new());
+        for page in pages {
+            let has_bound = page.stored || trees.bounds.contains_key(page.id.to_stored()).map_err(|error| self.error(&error))?;
+            if has_bound { changed.push(page) } else { fresh.push(page) }
+        }
+        Ok((fresh, changed))
     }
 
     /// Inserts pages and waits until they are on disk.
-    fn insert<'a>(&self, trees: &Trees, pages: impl Iterator<Item = &'a CapturedPage>) -> Result<(), StoreError> {
-        for (count, page) in pages.enumerate() {
+    fn insert(&self, trees: &Trees, pages: &[&CapturedPage]) -> Result<(), StoreError> {
+        for (count, page) in pages.iter().enumerate() {
             trees.pages.insert(page.id.to_stored(), page.page.encode(page.id.table)).map_err(|error| self.error(&error))?;
             if count % PAGES_PER_FLUSH == PAGES_PER_FLUSH - 1 {
                 trees.db.flush().map_err(|error| self.error(&error))?;
@@ -126,16 +144,7 @@ impl SledPages {
     pub(crate) fn reopen(&self) -> Result<(), StoreError> {
         let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         *trees = None;
-        // The old one's threads let go of its lock file a moment after it was dropped.
-        let mut attempt = open_trees(&self.folder);
-        for _ in 0..REOPEN_ATTEMPTS {
-            if attempt.is_ok() {
-                break;
-            }
-            std::thread::sleep(REOPEN_PAUSE);
-            attempt = open_trees(&self.folder);
-        }
-        *trees = Some(attempt?);
+        *trees = Some(open_trees(&self.folder)?);
         Ok(())
     }
 
@@ -160,7 +169,15 @@ fn open_trees(folder: &Path) -> Result<Trees, StoreError> {
         .cache_capacity(SLED_CACHE_BYTES)
         .mode(sled::Mode::HighThroughput)
         .flush_every_ms(None);
-    let db = config.open().map_err(error)?;
+    let mut attempt = config.open();
+    for _ in 0..REOPEN_ATTEMPTS {
+        if !matches!(&attempt, Err(sled::Error::Io(_))) {
+            break;
+        }
+        std::thread::sleep(REOPEN_PAUSE);
+        attempt = config.open();
+    }
+    let db = attempt.map_err(error)?;
     let pages = db.open_tree("pages").map_err(error)?;
     let bounds = db.open_tree("bounds").map_err(error)?;
     Ok(Trees { db, pages, bounds })
