@@ -3,6 +3,7 @@
 //! Every event names its stream; what comes from a stream that was replaced or ended is ignored.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
@@ -17,6 +18,8 @@ use super::types::{
 
 /// Volumes a master can number.
 const VOLUMES_MAX: usize = 60_000;
+/// An inventory that does not begin is asked for again after this long.
+const INVENTORY_ASK_AGAIN: Duration = Duration::from_secs(15);
 
 impl Chunks {
     /// A server that was known before the master started, so that its absence is seen.
@@ -59,7 +62,10 @@ impl Chunks {
         let named: Vec<VolumeId> = registration.volumes.iter().map(|report| report.volume).collect();
         for report in registration.volumes {
             let slot = self.servers.adopt(id, report);
-            self.servers.volume_mut(slot).inventory = Inventory::Awaited;
+            let volume = self.servers.volume_mut(slot);
+            volume.inventory = Inventory::Awaited;
+            // It comes unasked after a registration.
+            volume.inventory_asked = Some(now);
         }
         self.note_unnamed_volumes(id, &named);
         Ok(())
@@ -258,8 +264,10 @@ impl Chunks {
         for report in reports {
             let Some(slot) = self.volume_of(server, stream, report.volume) else { continue };
             self.take_report(slot, report);
-            let volume = self.servers.volume(slot);
-            if volume.report.state.is_readable() && matches!(volume.inventory, Inventory::Awaited) {
+            let volume = self.servers.volume_mut(slot);
+            let asked = volume.inventory_asked.is_some_and(|asked| now.since(asked) < INVENTORY_ASK_AGAIN);
+            if volume.report.state.is_readable() && matches!(volume.inventory, Inventory::Awaited) && !asked {
+                volume.inventory_asked = Some(now);
                 wanted.push(volume.id);
             }
         }
@@ -275,6 +283,7 @@ impl Chunks {
         }
         if state == VolumeState::Out {
             volume.inventory = Inventory::Awaited;
+            volume.inventory_asked = None;
         }
         let (path, reason) = (volume.report.path.clone(), volume.report.reason.clone());
         let severity = if state == VolumeState::InService { Severity::Information } else { Severity::Warning };

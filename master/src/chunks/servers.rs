@@ -56,6 +56,8 @@ pub(super) struct Volume {
     pub(super) repairs: u32,
     pub(super) deletions: u32,
     pub(super) vanished: Option<Monotonic>,
+    /// When its inventory was asked for, or expected unasked.
+    pub(super) inventory_asked: Option<Monotonic>,
     pub(super) forgotten: bool,
 }
 
@@ -198,6 +200,7 @@ impl Servers {
             repairs: 0,
             deletions: 0,
             vanished: None,
+            inventory_asked: None,
             forgotten: false,
         });
         self.slots.insert(id, slot);
