@@ -4,7 +4,30 @@
 //! It knows no protocol, no storage engine and no FUSE. Modules stand in reading order: first the words of the domain,
 //! then what stands between logic and the world (clock, randomness), then what the programs are built from.
 
-pub mod clock;
-pub mod errno;
 pub mod ids;
+
+pub mod name;
+
+pub mod errno;
+
 pub mod leaf;
+
+pub mod clock;
+
+pub mod random;
+
+pub mod size;
+
+pub mod endpoint;
+
+pub mod durable;
+
+pub mod folder_lock;
+
+pub mod config;
+
+pub mod logging;
+
+pub mod shutdown;
+
+pub mod background;
