@@ -31,7 +31,8 @@ use serde::Serialize;
 
 pub use crate::access_flags::AccessFlags;
 pub use crate::bsd_file_flags::BsdFileFlags;
-use crate::forget_one::ForgetOne;
+pub use crate::forget_one::ForgetOne;
+pub use crate::interrupt::InterruptOutcome;
 pub use crate::ll::Errno;
 pub use crate::ll::Generation;
 pub use crate::ll::RequestId;
@@ -45,6 +46,7 @@ pub use crate::ll::flags::write_flags::WriteFlags;
 pub use crate::ll::fuse_abi::consts;
 pub use crate::ll::request::FileHandle;
 pub use crate::ll::request::INodeNo;
+pub use crate::ll::request::LockKind;
 pub use crate::ll::request::LockOwner;
 pub use crate::ll::request::Version;
 pub use crate::mnt::mount_options::Config;
@@ -84,10 +86,8 @@ mod access_flags;
 mod bsd_file_flags;
 mod channel;
 mod dev_fuse;
-/// Experimental APIs
-#[cfg(feature = "experimental")]
-pub mod experimental;
 mod forget_one;
+mod interrupt;
 mod ll;
 mod mnt;
 mod notify;
@@ -409,6 +409,16 @@ pub trait Filesystem: Send + Sync + 'static {
     /// Called on filesystem exit.
     fn destroy(&mut self) {}
 
+    /// A signal hit the process that waits for the request `unique`.
+    ///
+    /// The filesystem may answer that request with `EINTR`; it may also ignore this. Called from any of the session's
+    /// threads, possibly twice for one interrupt, and possibly after the request was answered. Requests that wait (a
+    /// blocking [`setlk`](Self::setlk)) must be registered, and looked up here, under one lock; see
+    /// [`InterruptOutcome`]. `_req` is that of the interrupt itself, or of the interrupted request.
+    fn interrupt(&self, _req: &Request, _unique: RequestId) -> InterruptOutcome {
+        InterruptOutcome::Unsupported
+    }
+
     /// Look up a directory entry by name and get its attributes.
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         warn!("[Not Implemented] lookup(parent: {parent:#x?}, name {name:?})");
@@ -439,6 +449,7 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Set file attributes.
+    /// `kill_suidgid`: clear set-user-id, and set-group-id of group executables. Only with `FUSE_HANDLE_KILLPRIV_V2`.
     fn setattr(
         &self,
         _req: &Request,
@@ -455,6 +466,7 @@ pub trait Filesystem: Send + Sync + 'static {
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
         flags: Option<BsdFileFlags>,
+        _kill_suidgid: bool,
         reply: ReplyAttr,
     ) {
         warn!(
@@ -573,7 +585,17 @@ pub trait Filesystem: Send + Sync + 'static {
     /// anything in fh. There are also some flags (`direct_io`, `keep_cache`) which the
     /// filesystem may set, to change the way the file is opened. See `fuse_file_info`
     /// structure in <`fuse_common.h`> for more details.
-    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    ///
+    /// `kill_suidgid`: the file is truncated by someone unprivileged, so clear set-user-id, and set-group-id of group
+    /// executables. Only with `FUSE_HANDLE_KILLPRIV_V2` and `FUSE_ATOMIC_O_TRUNC`.
+    fn open(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _flags: OpenFlags,
+        _kill_suidgid: bool,
+        reply: ReplyOpen,
+    ) {
         reply.opened(FileHandle(0), FopenFlags::empty());
     }
 
@@ -778,6 +800,8 @@ pub trait Filesystem: Send + Sync + 'static {
     }
 
     /// Set an extended attribute.
+    /// `acl_kill_sgid`: clear set-group-id as well, since the access ACL is set by someone who is not in the file's
+    /// group. Only with `FUSE_SETXATTR_EXT`.
     fn setxattr(
         &self,
         _req: &Request,
@@ -786,6 +810,7 @@ pub trait Filesystem: Send + Sync + 'static {
         _value: &[u8],
         flags: i32,
         position: u32,
+        _acl_kill_sgid: bool,
         reply: ReplyEmpty,
     ) {
         warn!(
@@ -846,12 +871,28 @@ pub trait Filesystem: Send + Sync + 'static {
         mode: u32,
         umask: u32,
         flags: i32,
+        _kill_suidgid: bool,
         reply: ReplyCreate,
     ) {
         warn!(
             "[Not Implemented] create(parent: {parent:#x?}, name: {name:?}, mode: {mode}, \
             umask: {umask:#x?}, flags: {flags:#x?})"
         );
+        reply.error(Errno::ENOSYS);
+    }
+
+    /// Create and open a file without a name, for `O_TMPFILE`. [`link`](Self::link) may give it one later.
+    /// After the answer `ENOSYS` the kernel does not ask again, and applications see `EOPNOTSUPP`.
+    fn tmpfile(
+        &self,
+        _req: &Request,
+        _parent: INodeNo,
+        _mode: u32,
+        _umask: u32,
+        _flags: i32,
+        _kill_suidgid: bool,
+        reply: ReplyCreate,
+    ) {
         reply.error(Errno::ENOSYS);
     }
 
@@ -866,6 +907,7 @@ pub trait Filesystem: Send + Sync + 'static {
         end: u64,
         typ: i32,
         pid: u32,
+        _kind: LockKind,
         reply: ReplyLock,
     ) {
         warn!(
@@ -875,7 +917,8 @@ pub trait Filesystem: Send + Sync + 'static {
         reply.error(Errno::ENOSYS);
     }
 
-    /// Acquire, modify or release a POSIX file lock.
+    /// Acquire, modify or release a file lock, of the family that `kind` tells.
+    /// With `sleep`, answer when the lock is granted; do not block the thread until then, since there are few.
     /// For POSIX threads (NPTL) there's a 1-1 relation between pid and owner, but
     /// otherwise this is not always the case.  For checking lock ownership,
     /// 'fi->owner' must be used. The `l_pid` field in 'struct flock' should only be
@@ -893,11 +936,12 @@ pub trait Filesystem: Send + Sync + 'static {
         typ: i32,
         pid: u32,
         sleep: bool,
+        kind: LockKind,
         reply: ReplyEmpty,
     ) {
         warn!(
             "[Not Implemented] setlk(ino: {ino:#x?}, fh: {fh}, lock_owner: {lock_owner}, \
-            start: {start}, end: {end}, typ: {typ}, pid: {pid}, sleep: {sleep})"
+            start: {start}, end: {end}, typ: {typ}, pid: {pid}, sleep: {sleep}, kind: {kind:?})"
         );
         reply.error(Errno::ENOSYS);
     }

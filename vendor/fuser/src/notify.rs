@@ -74,6 +74,18 @@ impl Notifier {
         self.send_inval(notify_code::FUSE_NOTIFY_INVAL_ENTRY, &notif)
     }
 
+    /// Let the kernel's cached copy of a directory entry expire: the next use of the name looks it up again.
+    ///
+    /// Unlike [`inval_entry`](Self::inval_entry) it neither unhashes the name nor detaches what is mounted or open
+    /// below it. Kernels without `FUSE_HAS_EXPIRE_ONLY` treat it as `inval_entry`.
+    /// # Errors
+    /// Returns an error if the notification data is too large.
+    /// Returns an error if the kernel rejects the notification.
+    pub fn expire_entry(&self, parent: INodeNo, name: &OsStr) -> io::Result<()> {
+        let notif = Notification::new_expire_entry(parent, name).map_err(Self::too_big_err)?;
+        self.send_inval(notify_code::FUSE_NOTIFY_INVAL_ENTRY, &notif)
+    }
+
     /// Invalidate the kernel cache for a given inode (metadata and
     /// data in the given range)
     /// # Errors

@@ -17,10 +17,12 @@ use crate::RenameFlags;
 use crate::Request;
 use crate::channel::ChannelSender;
 use crate::forget_one::ForgetOne;
+use crate::interrupt::InterruptOutcome;
 use crate::ll;
 use crate::ll::Errno;
 use crate::ll::ResponseData;
 use crate::ll::ResponseErrno;
+use crate::ll::flags::init_flags::InitFlags;
 use crate::reply::Reply;
 use crate::reply::ReplyDirectory;
 use crate::reply::ReplyDirectoryPlus;
@@ -36,20 +38,31 @@ pub(crate) struct RequestWithSender<'a> {
     ch: ChannelSender,
     /// Parsed request
     pub(crate) request: ll::AnyRequest<'a>,
+    /// What the filesystem sees of it besides the operation's arguments
+    header: Request,
 }
 
 impl<'a> RequestWithSender<'a> {
     /// Create a new request from the given data
-    pub(crate) fn new(ch: ChannelSender, data: &'a [u8]) -> Option<RequestWithSender<'a>> {
+    pub(crate) fn new(
+        ch: ChannelSender,
+        data: &'a [u8],
+        agreed: InitFlags,
+    ) -> Option<RequestWithSender<'a>> {
         let request = match ll::AnyRequest::try_from(data) {
-            Ok(request) => request,
+            Ok(request) => request.with_agreed(agreed),
             Err(err) => {
                 error!("{err}");
                 return None;
             }
         };
 
-        Some(Self { ch, request })
+        let header = Request::new(&request);
+        Some(Self {
+            ch,
+            request,
+            header,
+        })
     }
 
     /// Dispatch request to the given filesystem.
@@ -61,6 +74,33 @@ impl<'a> RequestWithSender<'a> {
             Ok(Some(resp)) => self.reply::<ReplyRaw>().send_ll(&resp),
             Ok(None) => {}
             Err(errno) => self.reply::<ReplyRaw>().send_ll(&ResponseErrno(errno)),
+        }
+        if se.interrupts.take(self.request.unique()) {
+            if let Some(filesystem) = &se.filesystem.fs {
+                filesystem.interrupt(self.request_header(), self.request.unique());
+            }
+        }
+    }
+
+    /// Passes on an interrupt. It can overtake the request it is for, which another thread may have read but not yet
+    /// handed to the filesystem; therefore it is noted first, and passed on again when that request's dispatch ends.
+    fn dispatch_interrupt<FS: Filesystem>(
+        &self,
+        interrupted: ll::RequestId,
+        filesystem: &FS,
+        se: &SessionEventLoop<FS>,
+    ) -> Result<(), Errno> {
+        se.interrupts.note(interrupted);
+        match filesystem.interrupt(self.request_header(), interrupted) {
+            InterruptOutcome::Unknown => Ok(()),
+            InterruptOutcome::Delivered => {
+                se.interrupts.take(interrupted);
+                Ok(())
+            }
+            InterruptOutcome::Unsupported => {
+                se.interrupts.take(interrupted);
+                Err(Errno::ENOSYS)
+            }
         }
     }
 
@@ -80,6 +120,7 @@ impl<'a> RequestWithSender<'a> {
                     // Only allow operations that the kernel may issue without a uid set
                     ll::Operation::Init(_)
                     | ll::Operation::Destroy(_)
+                    | ll::Operation::Interrupt(_)
                     | ll::Operation::Read(_)
                     | ll::Operation::ReadDir(_)
                     | ll::Operation::BatchForget(_)
@@ -114,9 +155,8 @@ impl<'a> RequestWithSender<'a> {
                 return Err(Errno::EIO);
             }
 
-            ll::Operation::Interrupt(_) => {
-                // TODO: handle FUSE_INTERRUPT
-                return Err(Errno::ENOSYS);
+            ll::Operation::Interrupt(x) => {
+                self.dispatch_interrupt(x.unique(), filesystem, se)?; // no reply
             }
 
             ll::Operation::Lookup(x) => {
@@ -154,6 +194,7 @@ impl<'a> RequestWithSender<'a> {
                     x.chgtime(),
                     x.bkuptime(),
                     x.flags(),
+                    x.kill_suidgid(),
                     self.reply(),
                 );
             }
@@ -231,6 +272,7 @@ impl<'a> RequestWithSender<'a> {
                     self.request_header(),
                     self.request.nodeid(),
                     x.flags(),
+                    x.kill_suidgid(),
                     self.reply(),
                 );
             }
@@ -338,6 +380,7 @@ impl<'a> RequestWithSender<'a> {
                     x.value(),
                     x.flags(),
                     x.position(),
+                    x.acl_kill_sgid(),
                     self.reply(),
                 );
             }
@@ -382,6 +425,18 @@ impl<'a> RequestWithSender<'a> {
                     x.mode(),
                     x.umask(),
                     x.flags(),
+                    x.kill_suidgid(),
+                    self.reply(),
+                );
+            }
+            ll::Operation::TmpFile(x) => {
+                filesystem.tmpfile(
+                    self.request_header(),
+                    self.request.nodeid(),
+                    x.mode(),
+                    x.umask(),
+                    x.flags(),
+                    x.kill_suidgid(),
                     self.reply(),
                 );
             }
@@ -395,6 +450,7 @@ impl<'a> RequestWithSender<'a> {
                     x.lock().range.1,
                     x.lock().typ,
                     x.lock().pid,
+                    x.kind(),
                     self.reply(),
                 );
             }
@@ -409,6 +465,7 @@ impl<'a> RequestWithSender<'a> {
                     x.lock().typ,
                     x.lock().pid,
                     x.sleep(),
+                    x.kind(),
                     self.reply(),
                 );
             }
@@ -558,6 +615,6 @@ impl<'a> RequestWithSender<'a> {
     /// Returns a Request reference for this request
     #[inline]
     fn request_header(&self) -> &Request {
-        Request::ref_cast(self.request.header())
+        &self.header
     }
 }

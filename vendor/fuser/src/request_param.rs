@@ -1,19 +1,20 @@
-use ref_cast::RefCastCustom;
-use ref_cast::ref_cast_custom;
-
 use crate::ll;
 use crate::ll::fuse_abi::fuse_in_header;
 
 /// FUSE request parameters.
-#[derive(Debug, RefCastCustom)]
-#[repr(transparent)]
+#[derive(Debug, Clone, Copy)]
 pub struct Request {
     header: fuse_in_header,
+    supplementary_group: Option<u32>,
 }
 
 impl Request {
-    #[ref_cast_custom]
-    pub(crate) fn ref_cast(header: &fuse_in_header) -> &Request;
+    pub(crate) fn new(request: &ll::AnyRequest<'_>) -> Self {
+        Self {
+            header: *request.header(),
+            supplementary_group: request.supplementary_group(),
+        }
+    }
 
     /// Returns the unique identifier of this request
     #[inline]
@@ -37,5 +38,14 @@ impl Request {
     #[inline]
     pub fn pid(&self) -> u32 {
         self.header.pid
+    }
+
+    /// The group of the parent directory, if the caller is a member of it through a supplementary group.
+    ///
+    /// Sent with `create`, `tmpfile`, `mkdir`, `mknod` and `symlink` when
+    /// [`InitFlags::FUSE_CREATE_SUPP_GROUP`](crate::InitFlags::FUSE_CREATE_SUPP_GROUP) was agreed on.
+    #[inline]
+    pub fn supplementary_group(&self) -> Option<u32> {
+        self.supplementary_group
     }
 }

@@ -33,6 +33,7 @@ use crate::Request;
 use crate::channel::Channel;
 use crate::channel::ChannelSender;
 use crate::dev_fuse::DevFuse;
+use crate::interrupt::EarlyInterrupts;
 use crate::ll;
 use crate::ll::Operation;
 use crate::ll::ResponseErrno;
@@ -138,6 +139,8 @@ pub struct Session<FS: Filesystem> {
     /// FUSE protocol version, as reported by the kernel.
     /// The field is set to `Some` when the init message is received.
     pub(crate) proto_version: Option<Version>,
+    /// Capabilities agreed on with the kernel. Empty until the init message is answered.
+    pub(crate) agreed: InitFlags,
     pub(crate) config: Config,
 }
 
@@ -185,6 +188,7 @@ impl<FS: Filesystem> Session<FS> {
             allowed: options.acl,
             session_owner: geteuid(),
             proto_version: None,
+            agreed: InitFlags::empty(),
             config: options.clone(),
         };
 
@@ -213,6 +217,7 @@ impl<FS: Filesystem> Session<FS> {
             allowed: acl,
             session_owner: geteuid(),
             proto_version: None,
+            agreed: InitFlags::empty(),
             config,
         };
 
@@ -251,6 +256,7 @@ impl<FS: Filesystem> Session<FS> {
             allowed,
             session_owner,
             proto_version: _,
+            agreed,
             config,
         } = self;
 
@@ -268,6 +274,7 @@ impl<FS: Filesystem> Session<FS> {
         };
 
         let mut filesystem = Arc::new(filesystem);
+        let interrupts = Arc::new(EarlyInterrupts::default());
 
         let mut channels = Vec::with_capacity(n_threads);
 
@@ -295,9 +302,11 @@ impl<FS: Filesystem> Session<FS> {
             let event_loop = SessionEventLoop {
                 thread_name: thread_name.clone(),
                 filesystem: filesystem.clone(),
+                interrupts: interrupts.clone(),
                 ch,
                 allowed,
                 session_owner,
+                agreed,
             };
             threads.push(
                 thread::Builder::new()
@@ -421,7 +430,7 @@ impl<FS: Filesystem> Session<FS> {
                     "Bug: filesystem must be initialized during handshake",
                 ));
             };
-            let res = filesystem.init(Request::ref_cast(request.header()), &mut config);
+            let res = filesystem.init(&Request::new(&request), &mut config);
             if let Err(error) = res {
                 let errno = Errno::from_i32(error.raw_os_error().unwrap_or(0));
                 <ReplyRaw as Reply>::new(request.unique(), ReplySender::Channel(self.ch.sender()))
@@ -431,6 +440,7 @@ impl<FS: Filesystem> Session<FS> {
 
             // Remember the ABI version supported by kernel and mark the session initialized.
             self.proto_version = Some(v);
+            self.agreed = init.capabilities() & config.requested;
 
             // Log capability status for debugging
             for bit in 0..64 {
@@ -518,6 +528,10 @@ pub(crate) struct SessionEventLoop<FS: Filesystem> {
     pub(crate) filesystem: Arc<FilesystemHolder<FS>>,
     pub(crate) allowed: SessionACL,
     pub(crate) session_owner: Uid,
+    /// Capabilities agreed on with the kernel.
+    pub(crate) agreed: InitFlags,
+    /// Interrupts of requests that the filesystem may not have seen yet, shared by all threads.
+    pub(crate) interrupts: Arc<EarlyInterrupts>,
 }
 
 impl<FS: Filesystem> SessionEventLoop<FS> {
@@ -530,7 +544,7 @@ impl<FS: Filesystem> SessionEventLoop<FS> {
             // Read the next request from the given channel to kernel driver
             // The kernel driver makes sure that we get exactly one request per read
             match self.ch.receive_retrying(buf) {
-                Ok(size) => match RequestWithSender::new(self.ch.sender(), &buf[..size]) {
+                Ok(size) => match RequestWithSender::new(self.ch.sender(), &buf[..size], self.agreed) {
                     // Dispatch request
                     Some(req) => {
                         if let Ok(Operation::Destroy(_)) = req.request.operation() {

@@ -41,9 +41,8 @@ pub(crate) fn system_time_from_time(secs: i64, nsecs: u32) -> SystemTime {
     if secs >= 0 {
         SystemTime::UNIX_EPOCH + Duration::new(secs as u64, nsecs)
     } else {
-        // TODO: overflow
-        // TODO: 1_000_000_000 - nsec
-        SystemTime::UNIX_EPOCH - Duration::new((-secs) as u64, nsecs)
+        SystemTime::UNIX_EPOCH - Duration::from_secs(secs.unsigned_abs())
+            + Duration::from_nanos(u64::from(nsecs))
     }
 }
 
@@ -52,6 +51,7 @@ mod test {
     use std::time::Duration;
     use std::time::UNIX_EPOCH;
 
+    use crate::time::system_time_from_time;
     use crate::time::time_from_system_time;
 
     #[test]
@@ -59,6 +59,13 @@ mod test {
         let before_epoch = UNIX_EPOCH - Duration::new(1, 200_000_000);
         let (secs, nanos) = time_from_system_time(&before_epoch);
         assert_eq!((-2, 800_000_000), (secs, nanos));
+    }
+
+    #[test]
+    fn times_before_the_epoch_survive_the_round_trip() {
+        for time in [(-2, 800_000_000), (-1, 1), (-1, 0), (i64::MIN, 0), (i64::MAX, 999_999_999)] {
+            assert_eq!(time_from_system_time(&system_time_from_time(time.0, time.1)), time);
+        }
     }
 
     #[test]

@@ -105,6 +105,18 @@ pub mod consts {
     // Lock flags
     pub const FUSE_LK_FLOCK: u32 = 1 << 0;
 
+    // Open flags: kill set-user-id and set-group-id because of O_TRUNC
+    pub const FUSE_OPEN_KILL_SUIDGID: u32 = 1 << 0;
+
+    // Setxattr flags: clear set-group-id when system.posix_acl_access is set
+    pub const FUSE_SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
+
+    // Extension type: supplementary groups
+    pub const FUSE_EXT_GROUPS: u32 = 32;
+
+    // Notify_inval_entry flags: the entry expires, but stays in use
+    pub const FUSE_EXPIRE_ONLY: u32 = 1 << 0;
+
     // IOCTL constant
     pub const FUSE_IOCTL_MAX_IOV: u32 = 256; // maximum of in_iovecs + out_iovecs
 
@@ -161,6 +173,7 @@ pub(crate) enum fuse_opcode {
     FUSE_RENAME2 = 45,
     FUSE_LSEEK = 46,
     FUSE_COPY_FILE_RANGE = 47,
+    FUSE_TMPFILE = 51,
 
     #[cfg(target_os = "macos")]
     FUSE_SETVOLNAME = 61,
@@ -349,7 +362,7 @@ pub(crate) struct fuse_open_in {
     // NOTE: this field is defined as u32 in fuse_kernel.h in libfuse. However, it is then cast
     // to an i32 when invoking the filesystem's open method and this matches the open() syscall
     pub(crate) flags: i32,
-    pub(crate) unused: u32,
+    pub(crate) open_flags: u32, // Used since ABI 7.33.
 }
 
 #[repr(C)]
@@ -360,7 +373,7 @@ pub(crate) struct fuse_create_in {
     pub(crate) flags: i32,
     pub(crate) mode: u32,
     pub(crate) umask: u32,
-    pub(crate) padding: u32,
+    pub(crate) open_flags: u32, // Used since ABI 7.33.
 }
 
 #[repr(C)]
@@ -456,6 +469,14 @@ pub(crate) struct fuse_setxattr_in {
     #[cfg(target_os = "macos")]
     pub(crate) position: u32,
     #[cfg(target_os = "macos")]
+    pub(crate) padding: u32,
+}
+
+/// Follows `fuse_setxattr_in` when `FUSE_SETXATTR_EXT` was agreed on. Used since ABI 7.33.
+#[repr(C)]
+#[derive(Debug, FromBytes, KnownLayout, Immutable)]
+pub(crate) struct fuse_setxattr_ext_in {
+    pub(crate) setxattr_flags: u32,
     pub(crate) padding: u32,
 }
 
@@ -638,7 +659,7 @@ pub(crate) struct fuse_fallocate_in {
 }
 
 #[repr(C)]
-#[derive(Debug, FromBytes, KnownLayout, Immutable)]
+#[derive(Debug, Clone, Copy, FromBytes, KnownLayout, Immutable)]
 pub(crate) struct fuse_in_header {
     pub(crate) len: u32,
     pub(crate) opcode: u32,
@@ -647,7 +668,9 @@ pub(crate) struct fuse_in_header {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) pid: u32,
-    pub(crate) padding: u32,
+    /// Length of the extensions at the request's end, in units of 8 bytes. Used since ABI 7.38.
+    pub(crate) total_extlen: u16,
+    pub(crate) padding: u16,
 }
 
 #[repr(C)]
@@ -688,7 +711,7 @@ pub(crate) struct fuse_notify_inval_inode_out {
 pub(crate) struct fuse_notify_inval_entry_out {
     pub(crate) parent: u64,
     pub(crate) namelen: u32,
-    pub(crate) padding: u32,
+    pub(crate) flags: u32, // Used since ABI 7.38.
 }
 
 #[repr(C)]

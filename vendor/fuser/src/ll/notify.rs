@@ -72,7 +72,19 @@ impl<'a> Notification<'a> {
         let r = abi::fuse_notify_inval_entry_out {
             parent: parent.0,
             namelen: name.len().try_into()?,
-            padding: 0,
+            flags: 0,
+        };
+        Ok(Self::from_struct_with_name(&r, name.as_bytes()))
+    }
+
+    pub(crate) fn new_expire_entry(
+        parent: INodeNo,
+        name: &'a OsStr,
+    ) -> Result<Self, TryFromIntError> {
+        let r = abi::fuse_notify_inval_entry_out {
+            parent: parent.0,
+            namelen: name.len().try_into()?,
+            flags: abi::consts::FUSE_EXPIRE_ONLY,
         };
         Ok(Self::from_struct_with_name(&r, name.as_bytes()))
     }

@@ -24,6 +24,7 @@ use crate::ll::argument::ArgumentIterator;
 use crate::ll::fuse_abi as abi;
 use crate::ll::fuse_abi::fuse_in_header;
 use crate::ll::fuse_abi::fuse_opcode;
+use crate::ll::flags::init_flags::InitFlags;
 
 /// Error that may occur while reading and parsing a request from the kernel driver.
 #[derive(Debug)]
@@ -178,6 +179,28 @@ impl Lock {
     }
 }
 
+/// Which of the two families of file locks a lock request belongs to.
+///
+/// They do not see each other, and their owners come from different number spaces: an open file for `flock`, a process
+/// for POSIX locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LockKind {
+    /// `fcntl` locks: byte ranges, owned by a process, dropped by `flush`.
+    Posix,
+    /// `flock` locks: whole files, owned by an open file, dropped by `release`.
+    Flock,
+}
+
+impl LockKind {
+    fn from_lk_flags(lk_flags: u32) -> Self {
+        if lk_flags & abi::consts::FUSE_LK_FLOCK != 0 {
+            LockKind::Flock
+        } else {
+            LockKind::Posix
+        }
+    }
+}
+
 /// A newtype for ABI version
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serializable", derive(Serialize, Deserialize))]
@@ -270,6 +293,7 @@ mod op {
     use crate::ll::request::FilenameInDir;
     use crate::ll::request::INodeNo;
     use crate::ll::request::Lock;
+    use crate::ll::request::LockKind;
     use crate::ll::request::LockOwner;
     use crate::ll::request::Operation;
     use crate::ll::request::RequestId;
@@ -483,6 +507,11 @@ mod op {
             None
         }
 
+        /// Set-user-id and set-group-id must be cleared (`FUSE_HANDLE_KILLPRIV_V2`).
+        pub(crate) fn kill_suidgid(&self) -> bool {
+            self.valid().contains(FattrFlags::FATTR_KILL_SUIDGID)
+        }
+
         // TODO: Why does *set*attr want to have an attr response?
     }
     impl Display for SetAttr<'_> {
@@ -665,6 +694,10 @@ mod op {
         pub(crate) fn flags(&self) -> OpenFlags {
             OpenFlags(self.arg.flags)
         }
+        /// Set-user-id and set-group-id must be cleared (`FUSE_HANDLE_KILLPRIV_V2`).
+        pub(crate) fn kill_suidgid(&self) -> bool {
+            self.arg.open_flags & consts::FUSE_OPEN_KILL_SUIDGID != 0
+        }
     }
 
     /// Read data.
@@ -832,6 +865,8 @@ mod op {
         #[expect(dead_code)]
         header: &'a fuse_in_header,
         arg: &'a fuse_setxattr_in,
+        /// Present if `FUSE_SETXATTR_EXT` was agreed on.
+        ext: Option<&'a fuse_setxattr_ext_in>,
         name: &'a OsStr,
         value: &'a [u8],
     }
@@ -845,6 +880,12 @@ mod op {
         // TODO: Document what are valid flags
         pub(crate) fn flags(&self) -> i32 {
             self.arg.flags
+        }
+        /// Set-group-id must be cleared along with setting the access ACL.
+        pub(crate) fn acl_kill_sgid(&self) -> bool {
+            self.ext.is_some_and(|ext| {
+                ext.setxattr_flags & consts::FUSE_SETXATTR_ACL_KILL_SGID != 0
+            })
         }
         /// This will always be 0 except on `MacOS`.  It's recommended that
         /// implementations return EINVAL if this is not 0.
@@ -1170,6 +1211,9 @@ mod op {
         pub(crate) fn lock_owner(&self) -> LockOwner {
             LockOwner(self.arg.owner)
         }
+        pub(crate) fn kind(&self) -> LockKind {
+            LockKind::from_lk_flags(self.arg.lk_flags)
+        }
     }
 
     /// Acquire, modify or release a POSIX file lock.
@@ -1204,6 +1248,9 @@ mod op {
         /// If false, return immediately if the lock cannot be acquired (SETLK).
         pub(crate) fn sleep(&self) -> bool {
             self.wait
+        }
+        pub(crate) fn kind(&self) -> LockKind {
+            LockKind::from_lk_flags(self.arg.lk_flags)
         }
     }
 
@@ -1254,6 +1301,10 @@ mod op {
         }
         pub(crate) fn umask(&self) -> u32 {
             self.arg.umask
+        }
+        /// Set-user-id and set-group-id must be cleared (`FUSE_HANDLE_KILLPRIV_V2`).
+        pub(crate) fn kill_suidgid(&self) -> bool {
+            self.arg.open_flags & consts::FUSE_OPEN_KILL_SUIDGID != 0
         }
     }
 
@@ -1635,6 +1686,7 @@ mod op {
         header: &'a fuse_in_header,
         opcode: &fuse_opcode,
         data: &'a [u8],
+        agreed: InitFlags,
     ) -> Option<Operation<'a>> {
         let mut data = ArgumentIterator::new(data);
         Some(match opcode {
@@ -1720,6 +1772,11 @@ mod op {
                 let out = SetXAttr {
                     header,
                     arg: data.fetch()?,
+                    ext: if agreed.contains(InitFlags::FUSE_SETXATTR_EXT) {
+                        Some(data.fetch()?)
+                    } else {
+                        None
+                    },
                     name: data.fetch_str()?,
                     value: data.fetch_all(),
                 };
@@ -1795,6 +1852,12 @@ mod op {
                 arg: data.fetch()?,
             }),
             fuse_opcode::FUSE_CREATE => Operation::Create(Create {
+                header,
+                arg: data.fetch()?,
+                name: data.fetch_str()?.as_ref(),
+            }),
+            // The same arguments; the name is one the kernel made up, and means nothing.
+            fuse_opcode::FUSE_TMPFILE => Operation::TmpFile(Create {
                 header,
                 arg: data.fetch()?,
                 name: data.fetch_str()?.as_ref(),
@@ -1914,6 +1977,7 @@ pub(crate) enum Operation<'a> {
     SetLk(SetLk<'a>),
     Access(Access<'a>),
     Create(Create<'a>),
+    TmpFile(Create<'a>),
     Interrupt(Interrupt<'a>),
     BMap(BMap<'a>),
     Destroy(Destroy<'a>),
@@ -2065,6 +2129,9 @@ impl fmt::Display for Operation<'_> {
                 x.mode(),
                 x.flags()
             ),
+            Operation::TmpFile(x) => {
+                write!(f, "TMPFILE mode {:#05o}, flags {:#x}", x.mode(), x.flags())
+            }
             Operation::Interrupt(x) => write!(f, "INTERRUPT unique {:?}", x.unique()),
             Operation::BMap(x) => write!(f, "BMAP blocksize {}, ids {}", x.block_size(), x.block()),
             Operation::Destroy(_) => write!(f, "DESTROY"),
@@ -2126,9 +2193,41 @@ impl fmt::Display for Operation<'_> {
 pub(crate) struct AnyRequest<'a> {
     header: &'a fuse_in_header,
     data: &'a [u8],
+    /// The capabilities agreed on with the kernel, since some change the layout of requests.
+    agreed: InitFlags,
 }
 
 impl<'a> AnyRequest<'a> {
+    /// Tells which capabilities were agreed on. None are, until this is called.
+    pub(crate) fn with_agreed(self, agreed: InitFlags) -> Self {
+        Self { agreed, ..self }
+    }
+
+    /// The first group of the supplementary groups extension, if there is one.
+    ///
+    /// The kernel sends at most one group: that of the parent directory, if the caller is a member.
+    pub(crate) fn supplementary_group(&self) -> Option<u32> {
+        // Extensions follow a name of any length, so nothing is aligned here.
+        let u32_at = |bytes: &[u8], offset: usize| -> Option<u32> {
+            let field = bytes.get(offset..offset + size_of::<u32>())?;
+            Some(u32::from_ne_bytes(field.try_into().ok()?))
+        };
+        let extensions_len = usize::from(self.header.total_extlen) * 8;
+        let mut rest = &self.data[self.data.len().checked_sub(extensions_len)?..];
+        while !rest.is_empty() {
+            // An extension: its size with this header, its type, and for groups their number and the groups.
+            let size = u32_at(rest, 0)? as usize;
+            if u32_at(rest, 4)? == abi::consts::FUSE_EXT_GROUPS {
+                return match u32_at(rest, 8)? {
+                    0 => None,
+                    _ => u32_at(rest, 12),
+                };
+            }
+            rest = rest.get(size.next_multiple_of(8).max(8)..)?;
+        }
+        None
+    }
+
     /// Returns the unique identifier of this request.
     ///
     /// The FUSE kernel driver assigns a unique id to every concurrent request. This allows to
@@ -2166,7 +2265,7 @@ impl<'a> AnyRequest<'a> {
             |e: num_enum::TryFromPrimitiveError<_>| RequestError::UnknownOperation(e.number),
         )?;
         // Parse/check operation arguments
-        op::parse(self.header, &opcode, self.data).ok_or(RequestError::InsufficientData)
+        op::parse(self.header, &opcode, self.data, self.agreed).ok_or(RequestError::InsufficientData)
     }
 
     pub(crate) fn header(&self) -> &fuse_in_header {
@@ -2211,6 +2310,7 @@ impl<'a> TryFrom<&'a [u8]> for AnyRequest<'a> {
         Ok(Self {
             header,
             data: &data[size_of::<fuse_in_header>()..header.len as usize],
+            agreed: InitFlags::empty(),
         })
     }
 }
