@@ -386,7 +386,10 @@ impl KernelConfig {
     }
 
     fn max_pages(&self) -> u16 {
-        ((max(self.max_write, self.max_readahead) - 1) / page_size::get() as u32) as u16 + 1
+        // One more than the data needs, for buffers that start within a page. The kernel caps it at the sysctl
+        // fs.fuse.max_pages_limit.
+        let pages = max(self.max_write, self.max_readahead).div_ceil(page_size::get() as u32) + 1;
+        u16::try_from(pages).unwrap_or(u16::MAX)
     }
 }
 
