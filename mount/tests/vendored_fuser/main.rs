@@ -6,6 +6,7 @@ mod recorder;
 mod signals;
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier, mpsc};
@@ -59,7 +60,13 @@ fn wait_for_lock(file: File) -> (Target, JoinHandle<Result<(), Errno>>) {
 fn the_kernel_has_all_capabilities_we_want() {
     with_mount(DeviceUse::SharedByThreads, |mounted| {
         let refused = mounted.record.refused.load(Ordering::Relaxed);
-        assert_eq!(refused, 0, "{refused} of {} refused, the first: {}", WANTED.len(), mounted.record.wait_for("refused"));
+        assert_eq!(
+            refused,
+            0,
+            "{refused} of {} refused, the first: {}",
+            WANTED.len(),
+            mounted.record.wait_for("refused")
+        );
     });
 }
 
@@ -210,8 +217,13 @@ fn files_without_a_name_are_refused_as_unsupported() {
 fn the_rarer_operations_are_reachable() {
     with_mount(DeviceUse::SharedByThreads, |mounted| {
         let file = open(mounted);
-        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE, 8, 4)
-            .expect("fallocate");
+        rustix::fs::fallocate(
+            &file,
+            rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE,
+            8,
+            4,
+        )
+        .expect("fallocate");
         mounted.record.wait_for("fallocate 8+4 mode=3");
         rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(16)).expect("lseek");
         mounted.record.wait_for("lseek 16 whence=3");
@@ -281,10 +293,17 @@ fn the_kernel_forgets_entries_when_told() {
         notifier.expire_entry(fuser::INodeNo::ROOT, "file".as_ref()).expect("expiring the entry");
         look();
         assert_eq!(mounted.record.count("lookup file"), 2, "the entry was to expire");
+        let file = open(mounted);
+        let name_now = || {
+            let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+            std::fs::read_link(link).expect("the file's link").display().to_string()
+        };
+        notifier.expire_entry(fuser::INodeNo::ROOT, "file".as_ref()).expect("expiring the entry");
+        assert!(name_now().ends_with("/file"), "an expired name was to stay in use, but is {}", name_now());
         look();
         notifier.inval_entry(fuser::INodeNo::ROOT, "file".as_ref()).expect("invalidating the entry");
         look();
-        assert_eq!(mounted.record.count("lookup file"), 3, "the entry was to be gone");
+        assert_eq!(mounted.record.count("lookup file"), 4, "the entry was to be gone");
         notifier.inval_inode(recorder::FILE, -1, 0).expect("invalidating attributes");
         notifier.inval_inode(recorder::FILE, 0, 0).expect("invalidating data");
     });

@@ -70,7 +70,9 @@ impl Record {
         let lines = self.lines.lock().expect("no test panics with this lock held");
         let (lines, _) = self
             .line_added
-            .wait_timeout_while(lines, Duration::from_secs(5), |lines| !lines.iter().any(|line| line.starts_with(start)))
+            .wait_timeout_while(lines, Duration::from_secs(5), |lines| {
+                !lines.iter().any(|line| line.starts_with(start))
+            })
             .expect("no test panics with this lock held");
         let found = lines.iter().find(|line| line.starts_with(start)).cloned();
         let came = lines.clone();
