@@ -21,7 +21,6 @@ const ANSWER_SECONDS_MAX: Duration = Duration::from_secs(5);
 pub(super) struct MasterLink {
     runtime: Runtime,
     client: AdminClient<Channel>,
-    answer: HelloReply,
     /// What the user named, for messages.
     master: String,
 }
@@ -36,7 +35,7 @@ impl MasterLink {
         let channel = runtime
             .block_on(TonicEndpoint::from_shared(address.clone())?.connect_timeout(CONNECT_SECONDS_MAX).connect())
             .with_context(|| format!("the master at {endpoint} names {address} for administration, which does not answer; check that the port is open"))?;
-        Ok(Self { runtime, client: AdminClient::new(channel), answer, master: endpoint.to_string() })
+        Ok(Self { runtime, client: AdminClient::new(channel), master: endpoint.to_string() })
     }
 
     /// Runs one call and gives its answer, with the master's own words if it refuses.
@@ -53,10 +52,6 @@ impl MasterLink {
         self.runtime.block_on(stream.message()).map_err(|status| self.refusal(&status))
     }
 
-    /// Port of the master's web page.
-    pub(super) fn web_port(&self) -> u32 {
-        self.answer.web_port
-    }
 
     fn refusal(&self, status: &tonic::Status) -> anyhow::Error {
         match status.code() {
