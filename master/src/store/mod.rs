@@ -12,20 +12,20 @@
 //! What always holds: a commit that returned an error changed nothing and never will; commits are made in the order of
 //! their positions; reads see every commit that returned.
 
+mod checkpoint;
+mod commit;
+mod export;
 mod format;
-mod page;
 mod log;
 mod log_recovery;
-mod pages;
-mod sled_sync;
-mod sled_pages;
-mod space;
-mod wakeup;
-mod commit;
-mod checkpoint;
 mod open;
-mod export;
+mod page;
+mod pages;
+mod sled_pages;
+mod sled_sync;
+mod space;
 mod verify;
+mod wakeup;
 
 use std::io;
 use std::ops::{Bound, ControlFlow};
@@ -66,15 +66,8 @@ pub enum Table {
 
 impl Table {
     /// Every table, in the order of their numbers.
-    pub const ALL: [Table; 7] = [
-        Table::Inodes,
-        Table::Entries,
-        Table::Chunks,
-        Table::Xattrs,
-        Table::Sessions,
-        Table::Orphans,
-        Table::System,
-    ];
+    pub const ALL: [Table; 7] =
+        [Table::Inodes, Table::Entries, Table::Chunks, Table::Xattrs, Table::Sessions, Table::Orphans, Table::System];
 
     fn from_number(number: u8) -> Option<Table> {
         Table::ALL.into_iter().find(|table| *table as u8 == number)
@@ -232,6 +225,9 @@ impl OpenError {
     }
 }
 
+/// What [`Store::scan`] calls with each key and value; it breaks to end the scan.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// One thing that [`Store::verify`] found wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -295,7 +291,7 @@ impl Store {
         table: Table,
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
         let mut cursor = match from {
             Bound::Included(key) | Bound::Excluded(key) => key.to_vec(),
