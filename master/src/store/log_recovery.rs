@@ -35,7 +35,7 @@ pub(crate) fn list_segments(folder: &Path) -> Result<Vec<Segment>, OpenError> {
             }
             None if name == PREPARED_NAME => {}
             None => {
-                tracing::warn!(file = %entry.path().display(), "a file that is no log segment lies in the log; it is ignored")
+                tracing::warn!(file = %entry.path().display(), "a file that is no log segment lies in the log; it is ignored");
             }
         }
     }

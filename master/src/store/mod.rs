@@ -9,7 +9,7 @@
 //!
 //! The store knows bytes, not inodes: what is in the tables is the business of its callers.
 //!
-//! What always holds: a commit that returned an error changed nothing and never will; commits are made in the order of
+//! What always holds: a commit that was refused changed nothing and never will; commits are made in the order of
 //! their positions; reads see every commit that returned.
 
 mod checkpoint;
@@ -162,13 +162,14 @@ impl StoreError {
     }
 }
 
-/// Why a commit was refused. In each case it changed nothing and never will.
+/// Why a commit was refused. It changed nothing and never will, except after [`CommitError::Failed`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
     /// The disk is full. Reads go on; commits work again, without a restart, when there is space.
     #[error("the disk of the metadata is full; free space on it, nothing has to be restarted")]
     NoSpace,
-    /// A write or sync failed earlier; this is the first reason. Nothing is committed any more; reads go on.
+    /// A write or sync failed, now or earlier; this is the first reason. Nothing is committed any more; reads go on. What
+    /// was being written or waited for when it failed may or may not be there after a restart, as after a crash.
     #[error("the metadata log takes no more changes: {0}; restart the master when the disk is sound")]
     Failed(String),
     /// A page that the commit would change cannot be read.

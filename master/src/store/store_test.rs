@@ -273,7 +273,7 @@ fn flipped_bytes_of_synced_log_are_named() {
         let expected = if at < head { 0 } else { second as u64 };
         match Store::open(copy.path(), options(), SystemClock::shared()) {
             Err(OpenError::Damaged { file, offset, .. }) => {
-                assert_eq!((file, offset), (copied.clone(), expected), "byte {at}")
+                assert_eq!((file, offset), (copied.clone(), expected), "byte {at}");
             }
             other => panic!("byte {at}: {other:?}"),
         }
