@@ -154,3 +154,8 @@ pub struct QuickstartArguments {
     #[arg(long, requires = "stop")]
     pub purge: bool,
 }
+
+/// The whole command line, for the manual page.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
