@@ -10,11 +10,11 @@
 
 pub mod storage;
 mod waiting;
-mod turn;
+pub(crate) mod turn;
 mod mirror;
 mod data;
-mod copy_failed;
-mod grants;
+pub(crate) mod copy_failed;
+pub(crate) mod grants;
 mod settle;
 mod life;
 mod ticker;
