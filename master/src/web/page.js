@@ -28,7 +28,7 @@ function draw(id, data, build) {
 function bytes(count) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
   let unit = 0;
-  while (count >= 1024 && unit < units.length - 1) { count /= 1024; unit += 1; }
+  while (count >= 1000 && unit < units.length - 1) { count /= 1024; unit += 1; }
   return `${unit === 0 || count >= 100 ? Math.round(count) : count.toFixed(1)} ${units[unit]}`;
 }
 const number = (count) => Math.round(count).toLocaleString("en");
@@ -164,7 +164,7 @@ function show(all) {
   const health = byId("health");
   if (health.className !== status.health) health.className = status.health;
   draw("summary", status.summary, (text) => [text]);
-  const rest = status.problems.length > 1 ? status.problems : [];
+  const rest = status.problems.slice(1);
   draw("problems", rest, (problems) => problems.map((problem) => element("li", {}, problem)));
   draw("cluster", [status.cluster, status.version, duration(status.uptime_ms)],
     ([cluster, version, up]) => [`cluster ${cluster}, version ${version}, up ${up}`]);
