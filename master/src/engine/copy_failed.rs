@@ -7,13 +7,12 @@
 use std::sync::Arc;
 
 use prost::Message;
-use rfs_common::clock::Monotonic;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
 
 use super::grants::PlacedGrant;
 use super::turn::{Performed, Turn};
-use super::{Failure, Refusal, State};
+use super::{Failure, Refusal};
 use crate::chunks::{OrderId, Outcome, Place, Severity};
 use crate::namespace::ops::chunks;
 use crate::namespace::ops::write::{CopyFailed, Grant, GrantWrite};

@@ -153,13 +153,14 @@ impl Turn<'_> {
         let session = self.session();
         loop {
             let Performed { outcome: (node, located), .. } = self.perform(operation)?;
+            let in_time = self.engine.clock.monotonic() < deadline;
             let state = self.state();
             let unsettled = located.iter().find(|located| {
                 let being_settled = state.is_settling(located.chunk) || !located.record.is_settled();
                 being_settled && state.grants.get(located.chunk).is_none_or(|held| held.session != session)
             });
             if let Some(unsettled) = unsettled.map(|located| located.chunk)
-                && self.engine.clock.monotonic() < deadline
+                && in_time
             {
                 // Nothing but a lost writer can have left it so; the own reclaimed lease is one that knows its places.
                 if state.leases.writer(operation.inode).is_none() {

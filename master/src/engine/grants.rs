@@ -120,6 +120,13 @@ impl State {
         }
     }
 
+    /// The session has ended in order: as if it had given back each WRITE lease.
+    pub(super) fn writer_left(&mut self, session: SessionId) {
+        let mut nodes = self.grants.nodes_of(session);
+        nodes.extend(self.grants.reclaimed.keys().filter(|inode| self.leases.may_write(session, **inode)));
+        nodes.into_iter().for_each(|inode| self.writing_ended(session, inode));
+    }
+
     /// Notes a grant that was committed.
     pub(super) fn grant_given(&mut self, session: SessionId, inode: InodeId, placed: &PlacedGrant) {
         let grant = &placed.grant;

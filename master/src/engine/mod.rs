@@ -10,11 +10,11 @@
 
 pub mod storage;
 mod waiting;
-mod turn;
+pub(crate) mod turn;
 mod mirror;
 mod data;
-mod copy_failed;
-mod grants;
+pub(crate) mod copy_failed;
+pub(crate) mod grants;
 mod settle;
 mod life;
 mod ticker;
@@ -39,7 +39,9 @@ use crate::namespace::metadata::{Failure as MetadataFailure, Transaction};
 use crate::sessions::Sessions;
 
 pub use self::life::{Begun, HelloRefusal, ReclaimedState};
-pub use self::storage::Storage;
+pub use self::settle::CompareCopies;
+pub use self::storage::{MemoryStorage, Storage};
+pub use self::ticker::Ticker;
 pub use self::view::{SessionView, Totals};
 
 use self::grants::Grants;
@@ -367,6 +369,3 @@ impl State {
     }
 }
 
-#[cfg(test)]
-#[path = "engine_test.rs"]
-mod tests;

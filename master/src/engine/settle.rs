@@ -176,7 +176,9 @@ impl State {
             .filter(|candidate| candidate.version == best)
             .map(|candidate| candidate.place)
             .collect();
-        self.raise_to_settle(engine, chunk, best, &places, now, false);
+        // Copies that all still have the committed version were never written to under the grant.
+        let alike = self.chunks.info(chunk).is_some_and(|info| best == info.version && !info.is_settled());
+        self.raise_to_settle(engine, chunk, best, &places, now, alike);
     }
 
     fn raise_to_settle(

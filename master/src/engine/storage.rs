@@ -1,14 +1,13 @@
 //! What the engine asks of the store: reads of records, commits, and the wait for the disk. [`Store`] gives it; tests
 //! give it from memory.
 
-use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rfs_common::errno::Errno;
 use rfs_common::ids::LogPosition;
 
-use crate::namespace::source::{Change, MemorySource, Source, SourceError, Table, Visit};
-use crate::store::{self, CommitError, Store};
+use crate::namespace::source::{Change, MemorySource, Source};
+use crate::store::{CommitError, Store};
 
 /// A store of records that takes commits.
 pub trait Storage: Send + Sync {
@@ -19,7 +18,7 @@ pub trait Storage: Send + Sync {
     ///
     /// # Errors
     /// [`Refused`]: nothing has changed and nothing will.
-    fn commit(&self, changes: Vec<Change>) -> Result<LogPosition, Refused>;
+    fn commit(&self, changes: &[Change]) -> Result<LogPosition, Refused>;
 
     /// Waits until everything up to this position survives a power cut.
     ///
@@ -51,43 +50,13 @@ impl From<CommitError> for Refused {
     }
 }
 
-fn table_of(table: Table) -> store::Table {
-    match table {
-        Table::Inodes => store::Table::Inodes,
-        Table::Entries => store::Table::Entries,
-        Table::Chunks => store::Table::Chunks,
-        Table::Xattrs => store::Table::Xattrs,
-        Table::Sessions => store::Table::Sessions,
-        Table::Orphans => store::Table::Orphans,
-        Table::System => store::Table::System,
-        Table::Refs => store::Table::Refs,
-    }
-}
-
-impl Source for Store {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, SourceError> {
-        Store::get(self, table_of(table), key).map_err(|error| SourceError(error.to_string()))
-    }
-
-    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), SourceError> {
-        Store::scan(self, table_of(table), from, to, visit).map_err(|error| SourceError(error.to_string()))
-    }
-}
-
 impl Storage for Store {
     fn source(&self) -> &dyn Source {
         self
     }
 
-    fn commit(&self, changes: Vec<Change>) -> Result<LogPosition, Refused> {
-        let changes: Vec<store::Change> = changes
-            .into_iter()
-            .map(|change| match change {
-                Change::Put { table, key, value } => store::Change::Put { table: table_of(table), key, value },
-                Change::Delete { table, key } => store::Change::Delete { table: table_of(table), key },
-            })
-            .collect();
-        Ok(Store::commit(self, &changes)?)
+    fn commit(&self, changes: &[Change]) -> Result<LogPosition, Refused> {
+        Ok(Store::commit(self, changes)?)
     }
 
     fn wait_durable(&self, position: LogPosition) -> Result<(), Refused> {
@@ -119,11 +88,11 @@ impl Storage for MemoryStorage {
         &self.records
     }
 
-    fn commit(&self, changes: Vec<Change>) -> Result<LogPosition, Refused> {
+    fn commit(&self, changes: &[Change]) -> Result<LogPosition, Refused> {
         if self.refuses.load(Ordering::SeqCst) {
             return Err(CommitError::NoSpace.into());
         }
-        self.records.apply(&changes);
+        self.records.apply(changes);
         Ok(LogPosition::new(self.position.fetch_add(1, Ordering::SeqCst) + 1))
     }
 

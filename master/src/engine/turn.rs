@@ -12,7 +12,8 @@ use rfs_common::ids::{ChunkId, InodeId, LogPosition, SessionId};
 use super::mirror;
 use super::waiting::{AttemptId, Parker, Reason};
 use super::{Engine, Failure, Locked, PushMessage, Refusal, Request, State};
-use crate::leases::{Forgotten, LeaseMode, Outstanding, RecallItems};
+use crate::leases::{Forgotten, Lease, LeaseMode, Outstanding, RecallItems};
+use crate::locks::{ByteRange, CancelOutcome, Lock, LockKind, LockOutcome, LockOwner, Patience, Ticket};
 use crate::namespace::metadata::Transaction;
 use crate::namespace::records::{self, Record, SlotRecord};
 use crate::namespace::source::Change;
@@ -242,6 +243,92 @@ impl<'a> Turn<'a> {
         Ok(position)
     }
 
+    /// The last commit.
+    pub(crate) fn position(&self) -> LogPosition {
+        self.engine.storage.position()
+    }
+
+    /// The lease that an answer about the node carries.
+    pub(crate) fn answer_lease(&mut self, inode: InodeId) -> Lease {
+        let session = self.session();
+        self.state().leases.answer(session, inode)
+    }
+
+    /// What the session holds on the node.
+    pub(crate) fn held_lease(&mut self, inode: InodeId) -> Option<Lease> {
+        let session = self.session();
+        self.state().leases.held(session, inode)
+    }
+
+    /// Whether the session may ask for such a lease on the node at all.
+    pub(crate) fn check_lease(&mut self, inode: InodeId, mode: LeaseMode) -> Result<(), Refusal> {
+        let engine = self.engine;
+        let mut transaction = engine.transaction();
+        let node = transaction.node(inode).map_err(|errno| failed(engine, errno, &transaction))?;
+        match mode {
+            LeaseMode::Write if self.read_only => Err(Errno::EROFS.into()),
+            LeaseMode::Write if node.is_directory() => Err(Errno::EISDIR.into()),
+            LeaseMode::Write if !node.is_file() => Err(Errno::EINVAL.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the WRITE lease, once [`Turn::acquire`] has made way for it.
+    pub(crate) fn take_write(&mut self, inode: InodeId) {
+        let session = self.session();
+        self.state().leases.take_write(session, inode);
+    }
+
+    /// The session no longer knows these nodes.
+    pub(crate) fn forget(&mut self, inodes: &[InodeId]) {
+        let session = self.session();
+        let state = self.state();
+        for inode in inodes {
+            let wrote = state.leases.may_write(session, *inode);
+            state.leases.forget(session, *inode);
+            if wrote {
+                state.writing_ended(session, *inode);
+            }
+        }
+    }
+
+    /// Bytes of the cluster and how many of them are free, as they count for files of the default goal.
+    pub(crate) fn space(&self) -> (u64, u64) {
+        let mut transaction = self.engine.transaction();
+        let goal = transaction.system().map_or(1, |system| u64::from(system.goal.max(1)));
+        let state = self.state.as_ref().expect("a turn holds the lock unless it sleeps");
+        let (total, free) = state.chunks.summary().space;
+        (total / goal, free / goal)
+    }
+
+    /// Takes a lock or queues for it; others may get theirs.
+    pub(crate) fn lock(&mut self, inode: InodeId, kind: LockKind, lock: Lock, patience: Patience) -> LockOutcome {
+        let mut granted = Vec::new();
+        let state = self.state();
+        let outcome = state.locks.acquire(inode, kind, lock, patience, &mut granted);
+        state.push_lock_grants(&granted);
+        outcome
+    }
+
+    /// Gives a lock up; others may get theirs.
+    pub(crate) fn unlock(&mut self, inode: InodeId, kind: LockKind, owner: LockOwner, range: ByteRange) {
+        let mut granted = Vec::new();
+        let state = self.state();
+        state.locks.unlock(inode, kind, owner, range, &mut granted);
+        state.push_lock_grants(&granted);
+    }
+
+    /// Who is in the way of a lock.
+    pub(crate) fn lock_conflict(&mut self, inode: InodeId, kind: LockKind, wanted: &Lock) -> Option<Lock> {
+        self.state().locks.conflict(inode, kind, wanted)
+    }
+
+    /// Ends a wait for a lock.
+    pub(crate) fn cancel_lock(&mut self, inode: InodeId, ticket: Ticket) -> CancelOutcome {
+        let session = self.session();
+        self.state().locks.cancel(session, inode, ticket)
+    }
+
     /// A change of memory only: remembers the reply until the master restarts.
     pub(crate) fn remember(&mut self, reply: &impl Message) {
         let Request { session, slot, sequence } = self.request;
@@ -308,7 +395,7 @@ impl State {
         changes: Vec<Change>,
     ) -> Result<LogPosition, Failure> {
         let effects = mirror::effects(&changes);
-        let position = engine.storage.commit(changes).map_err(|refused| {
+        let position = engine.storage.commit(&changes).map_err(|refused| {
             engine.metrics.commit_failures.add_one();
             Failure { errno: refused.errno, message: refused.message }
         })?;

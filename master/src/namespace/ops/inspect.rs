@@ -66,16 +66,17 @@ pub struct ReadSymlink {
 }
 
 impl Operation for ReadSymlink {
-    type Outcome = Vec<u8>;
+    /// The link and its target.
+    type Outcome = (InodeId, Vec<u8>);
     const CHANGES: bool = false;
 
     fn needs(&self, _view: &mut Transaction<'_>, _context: &Context<'_>) -> Result<Vec<Need>, Errno> {
         Ok(Vec::new())
     }
 
-    fn run(&self, transaction: &mut Transaction<'_>, _context: &Context<'_>) -> Result<Vec<u8>, Errno> {
+    fn run(&self, transaction: &mut Transaction<'_>, _context: &Context<'_>) -> Result<Self::Outcome, Errno> {
         let node = transaction.node(self.inode)?;
-        if node.kind() == NodeKind::Symlink { Ok(node.target) } else { Err(Errno::EINVAL) }
+        if node.kind() == NodeKind::Symlink { Ok((self.inode, node.target)) } else { Err(Errno::EINVAL) }
     }
 }
 
@@ -143,7 +144,7 @@ mod tests {
     fn shows_targets_of_symbolic_links_only() {
         let mut world = World::new();
         let link = world.make(InodeId::ROOT, "l", Content::Symlink(b"over/there".to_vec()), 0o777);
-        assert_eq!(world.run(&ReadSymlink { inode: link }), Ok(b"over/there".to_vec()));
+        assert_eq!(world.run(&ReadSymlink { inode: link }), Ok((link, b"over/there".to_vec())));
         assert_eq!(world.run(&ReadSymlink { inode: InodeId::ROOT }), Err(Errno::EINVAL));
         assert_eq!(world.run(&StatFilesystem).unwrap().inodes, 2);
         assert_eq!(world.run(&GetAttributes { inode: InodeId::new(99) }), Err(Errno::ESTALE));

@@ -32,17 +32,18 @@ pub struct Lookup {
 }
 
 impl Operation for Lookup {
-    type Outcome = Option<Node>;
+    /// The directory, and what it has under the name.
+    type Outcome = (InodeId, Option<Node>);
     const CHANGES: bool = false;
 
     fn needs(&self, view: &mut Transaction<'_>, context: &Context<'_>) -> Result<Vec<Need>, Errno> {
         Ok(self.find(view, context)?.map(Need::Read).into_iter().collect())
     }
 
-    fn run(&self, transaction: &mut Transaction<'_>, context: &Context<'_>) -> Result<Option<Node>, Errno> {
+    fn run(&self, transaction: &mut Transaction<'_>, context: &Context<'_>) -> Result<Self::Outcome, Errno> {
         permission::searched(transaction, &self.caller, self.parent)?;
-        let Some(inode) = self.find(transaction, context)? else { return Ok(None) };
-        Ok(Some(Node::new(inode, transaction.node(inode)?)))
+        let Some(inode) = self.find(transaction, context)? else { return Ok((self.parent, None)) };
+        Ok((self.parent, Some(Node::new(inode, transaction.node(inode)?))))
     }
 }
 
@@ -68,7 +69,7 @@ mod tests {
         let directory = world.mkdir(InodeId::ROOT, "d", 0o755);
         let file = world.file(directory, "f", 0o644);
         let find = |world: &mut World, parent, wanted| {
-            world.run(&Lookup { caller: user(5), parent, wanted }).map(|node| node.map(|node| node.inode))
+            world.run(&Lookup { caller: user(5), parent, wanted }).map(|(_, node)| node.map(|node| node.inode))
         };
         let entry = |name: &str| Wanted::Entry(name.parse().unwrap());
         assert_eq!(find(&mut world, directory, entry("f")), Ok(Some(file)));
@@ -87,7 +88,7 @@ mod tests {
         world.file(directory, "f", 0o644);
         let lookup = |caller| Lookup { caller, parent: directory, wanted: Wanted::Entry("f".parse().unwrap()) };
         assert_eq!(world.run(&lookup(user(5))), Err(Errno::EACCES));
-        assert!(world.run(&lookup(Caller::root())).unwrap().is_some());
+        assert!(world.run(&lookup(Caller::root())).unwrap().1.is_some());
     }
 
     #[test]
@@ -96,6 +97,6 @@ mod tests {
         let directory = world.mkdir(InodeId::ROOT, "d", 0o755);
         world.root = directory;
         let lookup = Lookup { caller: Caller::root(), parent: directory, wanted: Wanted::Parent };
-        assert_eq!(world.run(&lookup).unwrap().unwrap().inode, directory);
+        assert_eq!(world.run(&lookup).unwrap().1.unwrap().inode, directory);
     }
 }

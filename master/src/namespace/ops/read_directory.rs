@@ -47,6 +47,8 @@ pub struct ListedEntry {
 /// A part of a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
+    /// The directory.
+    pub inode: InodeId,
     /// The entries, in the order of their names.
     pub entries: Vec<ListedEntry>,
     /// Whether nothing comes after them.
@@ -78,7 +80,7 @@ impl Operation for ReadDirectory {
             }
         }
         let parent = if self.inode == context.root { self.inode } else { InodeId::new(directory.parent) };
-        Ok(Listing { entries, end, parent })
+        Ok(Listing { inode: self.inode, entries, end, parent })
     }
 }
 
