@@ -14,3 +14,8 @@ pub mod events;
 pub mod metrics;
 pub mod engine;
 pub mod session;
+pub mod status;
+pub mod cluster;
+pub mod exports;
+pub mod admin;
+pub mod web;

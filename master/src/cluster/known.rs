@@ -10,7 +10,7 @@ use rfs_common::ids::{ServerId, VolumeId};
 
 use crate::chunks::{Registration, VolumeReport, VolumeState};
 use crate::namespace::records::{SystemKind, system_key};
-use crate::namespace::source::{Change, Source, SourceError, Table};
+use crate::namespace::source::{Change, Source, StoreError, Table};
 
 /// A known server.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -47,7 +47,7 @@ pub struct VolumeRecord {
 }
 
 /// The change that stores a registration, or nothing if it is stored already.
-pub(super) fn change_to_store(source: &dyn Source, registration: &Registration) -> Result<Option<Change>, SourceError> {
+pub(super) fn change_to_store(source: &dyn Source, registration: &Registration) -> Result<Option<Change>, StoreError> {
     let key = system_key(SystemKind::Server, registration.server.get());
     let value = record_of(registration).encode_to_vec();
     let stored = source.get(Table::System, &key)?;
@@ -60,7 +60,7 @@ pub(crate) fn change_to_forget(server: ServerId) -> Change {
 }
 
 /// All known servers.
-pub fn known_servers(source: &dyn Source) -> Result<Vec<Registration>, SourceError> {
+pub fn known_servers(source: &dyn Source) -> Result<Vec<Registration>, StoreError> {
     let (from, to) = (system_key(SystemKind::Server, 0), system_key(SystemKind::Server, u64::MAX));
     let mut known = Vec::new();
     source.scan(Table::System, Bound::Included(&from), Bound::Included(&to), &mut |key, value| {

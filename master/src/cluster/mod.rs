@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::chunks::{CopyFault, InventoryPart, Registration, Severity, Signal, StreamId};
-use crate::namespace::source::SourceError;
+use crate::namespace::source::StoreError;
 use crate::status::{MasterState, MasterStateExt};
 
 /// Messages to a chunkserver that wait for the network.
@@ -50,7 +50,7 @@ impl ClusterService {
     ///
     /// # Errors
     /// If the records cannot be read.
-    pub fn new(state: Arc<dyn MasterState>) -> Result<ClusterService, SourceError> {
+    pub fn new(state: Arc<dyn MasterState>) -> Result<ClusterService, StoreError> {
         for registration in known::known_servers(state.source())? {
             state.with_chunks(|chunks, _| chunks.know_server(registration));
         }
@@ -290,7 +290,11 @@ fn report_bad_copy(state: &dyn MasterState, bad: &wire::BadCopy) {
 
 /// Runs what may wait for the engine's lock away from the async threads.
 async fn blocking<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    tokio::task::spawn_blocking(work).await.expect("a panic ends the process, and nobody cancels this")
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // A panic ends the process, so this is the runtime's end, which ends the caller too.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]

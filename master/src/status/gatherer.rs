@@ -1,5 +1,6 @@
 //! Asks every part for its share of the report.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use prost::Message;
@@ -17,10 +18,19 @@ use super::report::{
     ChunksAt, Counts, EventRow, MetadataReport, ServerRow, SessionRow, Space, StatusReport,
 };
 
+/// The store and where it is.
+#[derive(Debug, Clone)]
+pub struct StoreHandle {
+    /// The store.
+    pub store: Arc<Store>,
+    /// Its folder.
+    pub folder: PathBuf,
+}
+
 /// Gathers reports. Its methods may wait for the engine's lock: not for async threads.
 pub struct Gatherer {
     state: Arc<dyn MasterState>,
-    store: Option<Arc<Store>>,
+    store: Option<StoreHandle>,
     exports: Exports,
     rates: Rates,
     started: Monotonic,
@@ -29,7 +39,7 @@ pub struct Gatherer {
 
 impl Gatherer {
     /// A gatherer; without a store (in tests) the report of the metadata is empty.
-    pub fn new(state: Arc<dyn MasterState>, store: Option<Arc<Store>>, exports: Exports, version: &str) -> Gatherer {
+    pub fn new(state: Arc<dyn MasterState>, store: Option<StoreHandle>, exports: Exports, version: &str) -> Gatherer {
         let started = state.clock().monotonic();
         Gatherer { state, store, exports, rates: Rates::default(), started, version: version.to_owned() }
     }
@@ -41,7 +51,7 @@ impl Gatherer {
 
     /// The store.
     pub fn store(&self) -> Option<&Arc<Store>> {
-        self.store.as_ref()
+        self.store.as_ref().map(|handle| &handle.store)
     }
 
     /// The exports.
@@ -134,7 +144,7 @@ impl Gatherer {
     }
 
     fn metadata(&self) -> (MetadataReport, Option<String>) {
-        let Some(store) = &self.store else {
+        let Some(StoreHandle { store, folder }) = &self.store else {
             return (MetadataReport { state: "working".to_owned(), ..MetadataReport::default() }, None);
         };
         let status = store.status();
@@ -152,7 +162,7 @@ impl Gatherer {
             checkpoint_age_ms: status.last_checkpoint.map_or(0, |age| age.as_millis() as u64),
             export_age_ms: self.exports.age(self.state.clock().now()).map_or(0, |age| age.as_millis() as u64),
             state,
-            disk_free: self.exports.disk_free(),
+            disk_free: rustix::fs::statvfs(folder).map_or(0, |disk| disk.f_bavail * disk.f_frsize),
         };
         (report, status.last_checkpoint_error)
     }

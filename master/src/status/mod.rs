@@ -9,7 +9,7 @@ mod master_state;
 mod rates;
 mod report;
 
-pub use self::gatherer::Gatherer;
+pub use self::gatherer::{Gatherer, StoreHandle};
 pub use self::master_state::{GoalFailure, MasterState, MasterStateExt, SessionReport};
 pub use self::rates::RateSampler;
 pub use self::report::{
