@@ -138,6 +138,9 @@ pub trait Push: Send + Sync {
 
     /// Ends the connection.
     fn close(&self);
+
+    /// Where the client is.
+    fn address(&self) -> String;
 }
 
 /// Which request an operation is.

@@ -17,3 +17,6 @@ pub mod path;
 pub mod ops;
 pub mod bootstrap;
 pub mod check;
+
+#[cfg(test)]
+mod model_test;

@@ -7,3 +7,7 @@ pub mod translate;
 mod calls;
 mod data_calls;
 mod lock_calls;
+mod stream;
+mod handshake;
+mod push;
+pub mod listener;
