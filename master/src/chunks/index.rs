@@ -90,7 +90,7 @@ pub(super) struct HeldCopy {
 #[derive(Debug, Clone)]
 enum Copies {
     Few(u8, [HeldCopy; Copies::FEW_MAX]),
-    Many(Box<Vec<HeldCopy>>),
+    Many(Vec<HeldCopy>),
 }
 
 impl Copies {
@@ -119,7 +119,7 @@ impl Copies {
             Copies::Few(_, copies) => {
                 let mut all = copies.to_vec();
                 all.push(copy);
-                *self = Copies::Many(Box::new(all));
+                *self = Copies::Many(all);
             }
             Copies::Many(copies) => copies.push(copy),
         }

@@ -323,3 +323,7 @@ impl Chunks {
 #[cfg(test)]
 #[path = "property_test.rs"]
 mod property_tests;
+
+#[cfg(test)]
+#[path = "chunks_test.rs"]
+mod tests;

@@ -144,13 +144,12 @@ impl Chunks {
     }
 
     fn inventory_coming_in(&self) -> Option<String> {
-        let coming = self.servers.servers.values().find_map(|server| {
+        self.servers.servers.values().find_map(|server| {
             let registered = server.registered.filter(|_| server.stream.is_some())?;
             let mut volumes = server.slots.iter().map(|slot| self.servers.volume(*slot));
             let waiting = volumes.find(|volume| volume.report.state.is_readable() && !volume.counts)?;
             (self.now.since(registered) < INVENTORY_WAIT).then(|| format!("{} of {}", waiting.report.path, server.host))
-        });
-        coming
+        })
     }
 
     fn mass_disappearance(&self) -> Option<String> {
