@@ -5,6 +5,17 @@
 //! then what stands between logic and the world (clock, randomness), then what the programs are built from.
 
 pub mod ids;
+
+pub mod name;
+
 pub mod errno;
+
 pub mod leaf;
+
 pub mod clock;
+
+pub mod random;
+
+pub mod size;
+
+pub mod endpoint;
