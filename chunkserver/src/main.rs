@@ -1,2 +1,3 @@
-//! Entry point.
+//! The `chunkserver` program.
+
 fn main() {}
