@@ -5,3 +5,7 @@
 //! link to the master, and the programs made of them.
 
 pub mod chunk;
+
+pub mod volume;
+
+mod system;

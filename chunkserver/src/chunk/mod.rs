@@ -6,6 +6,6 @@ pub mod fault;
 
 pub mod copy;
 
-mod change;
+pub mod change;
 
 mod check;
