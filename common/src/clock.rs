@@ -142,11 +142,7 @@ impl From<SystemTime> for Time {
 
 impl From<Time> for SystemTime {
     fn from(time: Time) -> SystemTime {
-        if time >= Time::EPOCH {
-            UNIX_EPOCH + time.since(Time::EPOCH)
-        } else {
-            UNIX_EPOCH - Time::EPOCH.since(time)
-        }
+        if time >= Time::EPOCH { UNIX_EPOCH + time.since(Time::EPOCH) } else { UNIX_EPOCH - Time::EPOCH.since(time) }
     }
 }
 

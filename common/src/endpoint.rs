@@ -51,7 +51,9 @@ pub enum EndpointError {
         text: String,
     },
     /// The name has no address, or the name service did not answer.
-    #[error("cannot find the address of host {host:?}; check the name, /etc/hosts and the name service, or use an address")]
+    #[error(
+        "cannot find the address of host {host:?}; check the name, /etc/hosts and the name service, or use an address"
+    )]
     Unresolved {
         /// The name.
         host: String,

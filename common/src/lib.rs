@@ -19,3 +19,15 @@ pub mod random;
 pub mod size;
 
 pub mod endpoint;
+
+pub mod durable;
+
+pub mod folder_lock;
+
+pub mod config;
+
+pub mod logging;
+
+pub mod shutdown;
+
+pub mod background;

@@ -71,7 +71,8 @@ impl ByteSize {
     }
 
     fn factor_of(unit: &str) -> Option<u64> {
-        let powers = |base: u64| ["k", "m", "g", "t", "p"].iter().zip(1..).map(move |(unit, power)| (unit, base.pow(power)));
+        let powers =
+            |base: u64| ["k", "m", "g", "t", "p"].iter().zip(1..).map(move |(unit, power)| (unit, base.pow(power)));
         let unit = unit.to_ascii_lowercase();
         if matches!(unit.as_str(), "" | "b") {
             return Some(1);
@@ -331,16 +332,23 @@ mod tests {
         ] {
             assert_eq!(bytes(text), Some(expected), "{text:?}");
         }
-        for text in ["", "B", "-1", "1..5K", "1.K", ".5K", "1.2.3K", "1X", "1KiBi", "1 2", "18446744073709551616", "16384P"] {
+        for text in
+            ["", "B", "-1", "1..5K", "1.K", ".5K", "1.2.3K", "1X", "1KiBi", "1 2", "18446744073709551616", "16384P"]
+        {
             assert_eq!(bytes(text), None, "{text:?}");
         }
     }
 
     #[test]
     fn reads_durations() {
-        for (text, milliseconds) in
-            [("10ms", 10), ("5s", 5_000), ("30m", 1_800_000), ("14d", 1_209_600_000), ("1h30m", 5_400_000), ("1.5s", 1_500)]
-        {
+        for (text, milliseconds) in [
+            ("10ms", 10),
+            ("5s", 5_000),
+            ("30m", 1_800_000),
+            ("14d", 1_209_600_000),
+            ("1h30m", 5_400_000),
+            ("1.5s", 1_500),
+        ] {
             assert_eq!(period(text), Some(Duration::from_millis(milliseconds)), "{text:?}");
         }
         for text in ["", "5", "s", "5 s 3", "5x", "5s3", "-5s", "1e9s", "99999999999999999999d"] {

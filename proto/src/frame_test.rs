@@ -91,8 +91,7 @@ fn the_format_is_the_documented_one() {
         payload_bytes: 0x0304,
         request_id: 0x0506_0708_090a_0b0c,
     };
-    let golden = [
-        0x46, 0x52, 65, 0, 1, 0, 0, 0, 2, 1, 0, 0, 4, 3, 0, 0, 0x0c, 0x0b, 0x0a, 0x09, 0x08, 0x07, 0x06, 0x05,
-    ];
+    let golden =
+        [0x46, 0x52, 65, 0, 1, 0, 0, 0, 2, 1, 0, 0, 4, 3, 0, 0, 0x0c, 0x0b, 0x0a, 0x09, 0x08, 0x07, 0x06, 0x05];
     assert_eq!(header.encode(), golden);
 }

@@ -5,10 +5,10 @@
 //! `Read`/`Write`. Message types are made from `proto/*.proto`; the daemons translate them to their own types at
 //! their edges.
 
-pub mod frame;
-pub mod wire;
-pub mod session_calls;
 pub mod data_calls;
+pub mod frame;
+pub mod session_calls;
+pub mod wire;
 
 /// Messages of the metadata session, from `session.proto`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic)]

@@ -4,11 +4,11 @@ use prost::Message;
 
 use crate::frame::FrameType;
 use crate::session::{
-    Access, AcquireLease, AcquireLeaseReply, CancelLock, CancelLockReply, Commit, CopyFailed, Empty, GetAttributes, GetLock,
-    GetLockReply, GetXattr, GetXattrReply, GrantWrite, GrantWriteReply, Link, LinkReply, ListXattr, ListXattrReply, Locate,
-    LocateReply, Lookup, LookupReply, Make, MakeReply, NodeReply, PunchHole, ReadDirectory, ReadDirectoryReply, ReadSymlink,
-    ReadSymlinkReply, Release, Rename, RenameReply, ReportBadCopy, SetAttributes, SetLock, SetLockReply, SetXattr,
-    StatFilesystem, StatFilesystemReply, Sync, Unlink, UnlinkReply,
+    Access, AcquireLease, AcquireLeaseReply, CancelLock, CancelLockReply, Commit, CopyFailed, Empty, GetAttributes,
+    GetLock, GetLockReply, GetXattr, GetXattrReply, GrantWrite, GrantWriteReply, Link, LinkReply, ListXattr,
+    ListXattrReply, Locate, LocateReply, Lookup, LookupReply, Make, MakeReply, NodeReply, PunchHole, ReadDirectory,
+    ReadDirectoryReply, ReadSymlink, ReadSymlinkReply, Release, Rename, RenameReply, ReportBadCopy, SetAttributes,
+    SetLock, SetLockReply, SetXattr, StatFilesystem, StatFilesystemReply, Sync, Unlink, UnlinkReply,
 };
 
 /// Slots that one session may have: operations connections at the same time.

@@ -107,7 +107,8 @@ pub fn encode_head(buffer: &mut Vec<u8>, envelope: Envelope, message: &impl Mess
 /// # Errors
 /// Those of the stream.
 pub fn write_all_parts(stream: &mut impl Write, parts: &[&[u8]]) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
+    let mut slices: Vec<IoSlice<'_>> =
+        parts.iter().filter(|part| !part.is_empty()).map(|part| IoSlice::new(part)).collect();
     let mut rest = slices.as_mut_slice();
     while !rest.is_empty() {
         match stream.write_vectored(rest) {
@@ -219,7 +220,10 @@ impl<S: Read + Write> Connection<S> {
     ) -> Result<Result<M, Failure>, WireError> {
         let header = self.receive_head()?;
         if !header.is_reply() || header.frame_type != frame_type || header.request_id != request_id {
-            return Err(WireError::OutOfPlace { expected: "the reply to the request just sent", got: header.frame_type });
+            return Err(WireError::OutOfPlace {
+                expected: "the reply to the request just sent",
+                got: header.frame_type,
+            });
         }
         if header.is_error() { Ok(Err(self.message(&header)?)) } else { Ok(Ok(self.message(&header)?)) }
     }

@@ -1,0 +1,90 @@
+# What people and CI type. `make help` lists it.
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+SBIN    := $(DESTDIR)/sbin
+BIN     := $(DESTDIR)$(PREFIX)/bin
+DAEMONS := $(DESTDIR)$(PREFIX)/sbin
+MAN     := $(DESTDIR)$(PREFIX)/share/man
+UNITS   := $(DESTDIR)/lib/systemd/system
+ETC     := $(DESTDIR)/etc/rfs
+OUT     := $(or $(CARGO_TARGET_DIR),target)/release
+DEMO    ?= /var/tmp/rfs-demo
+CARGO   ?= cargo
+
+.PHONY: help
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make demo        install what is missing, build, start a cluster, mount it, show that it works; leaves it running
+.PHONY: demo
+demo: prerequisites build
+	deploy/demo.sh "$(OUT)" "$(DEMO)"
+
+## make demo-down   end the demo's cluster and remove it
+.PHONY: demo-down
+demo-down:
+	"$(OUT)/rfs" quickstart --stop --purge --dir "$(DEMO)"
+
+## make build       build mfs-master, chunkserver, rfs and mount.rfs into target/release
+.PHONY: build
+build: linker
+	$(CARGO) build --release --locked --bins
+	ln -sf mount-rfs "$(OUT)/mount.rfs"
+
+## make test        everything: unit tests to whole clusters with real mounts (needs root and /dev/fuse)
+.PHONY: test
+test: prerequisites test-tools build
+	$(CARGO) nextest run --release --locked --workspace
+
+.PHONY: linker
+linker:
+	@command -v ld.lld >/dev/null || deploy/prerequisites.sh build
+
+.PHONY: prerequisites
+prerequisites:
+	deploy/prerequisites.sh run
+
+.PHONY: test-tools
+test-tools:
+	deploy/prerequisites.sh test
+
+## make verify      formatting, lints, tests, documentation, dependencies; changes nothing
+.PHONY: verify
+verify: lint test
+	$(CARGO) test --release --locked --workspace --doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
+	deploy/prerequisites.sh verify
+	$(CARGO) deny --locked check
+	$(CARGO) machete
+
+.PHONY: lint
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) run --release --locked -p xtask -- tidy
+
+## make fix         format and mend what clippy can mend
+.PHONY: fix
+fix:
+	$(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+## make bench       the project's benchmark beside local filesystems, as a table
+.PHONY: bench
+bench: build
+	$(CARGO) run --release --locked -p rfs-bench -- --bin-dir "$(OUT)"
+
+## make install     put programs, manual pages and service units where they belong (DESTDIR=, PREFIX=/usr/local)
+.PHONY: install
+install: build
+	install -d "$(BIN)" "$(DAEMONS)" "$(SBIN)" "$(MAN)/man8" "$(MAN)/man1" "$(UNITS)" "$(ETC)"
+	install -m 755 "$(OUT)/mfs-master" "$(OUT)/chunkserver" "$(DAEMONS)/"
+	install -m 755 "$(OUT)/rfs" "$(BIN)/"
+	install -m 755 "$(OUT)/mount-rfs" "$(SBIN)/mount.rfs"
+	ln -sf mount.rfs "$(SBIN)/mount.fuse.rfs"
+	$(CARGO) run --release --locked -p xtask -- man "$(MAN)"
+	sed 's,@SBIN@,$(PREFIX)/sbin,' deploy/systemd/mfs-master.service > "$(UNITS)/mfs-master.service"
+	sed 's,@SBIN@,$(PREFIX)/sbin,' deploy/systemd/chunkserver.service > "$(UNITS)/chunkserver.service"
+	test -e "$(ETC)/mfs-master.toml" || install -m 644 deploy/config/mfs-master.toml "$(ETC)/"
+	test -e "$(ETC)/chunkserver.toml" || install -m 644 deploy/config/chunkserver.toml "$(ETC)/"

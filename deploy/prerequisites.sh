@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Installs what the system lacks, from Debian's packages and crates.io, and says what it does.
+#
+#   prerequisites.sh build     the linker
+#   prerequisites.sh run       what a cluster on this machine needs (fuse3, xfsprogs)
+#   prerequisites.sh test      what the test suite needs beside that
+#   prerequisites.sh verify    what `make verify` needs beside that
+#
+# Changes nothing where everything is there. Needs root to install; without it, it names the packages and fails.
+set -euo pipefail
+
+# program:package
+build=(ld.lld:lld cc:gcc)
+run=(fusermount3:fuse3 mkfs.xfs:xfsprogs findmnt:util-linux)
+test=(git:git rsync:rsync sqlite3:sqlite3 setfattr:attr setfacl:acl chromium:chromium python3:python3 losetup:mount
+      xfs_io:xfsprogs mkfs.xfs:xfsprogs)
+
+missing() {
+  local pair
+  for pair in "$@"; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
+  done | sort -u
+}
+
+install_packages() {
+  local packages
+  packages=$(missing "$@")
+  [ -z "$packages" ] && return 0
+  # shellcheck disable=SC2086
+  set -- $packages
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "These packages are missing: $*. Install them (on Debian, as root: apt-get install $*), then run this again." >&2
+    exit 1
+  fi
+  echo "Installing $*"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get install -y -qq --no-install-recommends "$@" >/dev/null 2>&1 || {
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+  }
+}
+
+cargo_tool() {
+  command -v "$1" >/dev/null || cargo "${1#cargo-}" --version >/dev/null 2>&1 || {
+    echo "Installing $1 from crates.io"
+    CARGO_INCREMENTAL=0 cargo install --locked --quiet "$1"
+  }
+}
+
+case "${1:-}" in
+  build) install_packages "${build[@]}" ;;
+  run) install_packages "${run[@]}" ;;
+  test) install_packages "${build[@]}" "${run[@]}" "${test[@]}"; cargo_tool cargo-nextest ;;
+  verify) cargo_tool cargo-deny; cargo_tool cargo-machete ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
