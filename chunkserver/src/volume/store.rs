@@ -491,7 +491,8 @@ impl Volume {
 
     /// The open copy of a chunk, opening it if needed.
     pub(super) fn copy(&self, chunk: ChunkId) -> Result<Arc<ChunkCopy>, Fault> {
-        loop {
+        // Twice around at most when the file is found to be missing or replaced; the third time it is odd.
+        for _ in 0..3 {
             let known = self.table().find(chunk);
             let held = match known {
                 Known::Open(copy) => return Ok(copy),
@@ -501,10 +502,11 @@ impl Volume {
             };
             self.make_room();
             match ChunkCopy::open(self.layout.path(chunk), chunk, held.suspect) {
-                Ok(copy) => match self.table().add_open(copy) {
-                    Some(copy) => return Ok(copy),
-                    None => return Err(Fault::NoChunk),
-                },
+                Ok(copy) => {
+                    if let Some(copy) = self.table().add_open(copy) {
+                        return Ok(copy);
+                    }
+                }
                 Err(OpenFault::Fault(Fault::NoChunk)) => {
                     self.table().add_damaged(chunk, "its file has vanished".to_owned());
                 }
@@ -512,6 +514,7 @@ impl Volume {
                 Err(OpenFault::Header(error)) => self.table().add_damaged(chunk, error.to_string()),
             }
         }
+        Err(Fault::BadCopy { reason: "its file is not the one that the volume was opened with".to_owned() })
     }
 
     /// The copy of a chunk, made if the terms allow it; true: it was made now.

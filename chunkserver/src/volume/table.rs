@@ -58,10 +58,11 @@ impl Table {
         self.damaged.insert(chunk, reason);
     }
 
-    /// Adds an open copy, unless the chunk is gone or another thread was faster: gives the one that counts.
+    /// Adds an open copy, unless the chunk is gone or its file was replaced meanwhile, or another thread was faster: gives
+    /// the one that counts.
     pub fn add_open(&mut self, copy: ChunkCopy) -> Option<Arc<ChunkCopy>> {
         let chunk = copy.chunk();
-        if !self.entries.contains_key(&chunk) {
+        if self.entries.get(&chunk).is_none_or(|held| held.version != copy.held().version) {
             return None;
         }
         Some(Arc::clone(self.open.entry(chunk).or_insert_with(|| Arc::new(copy))))
