@@ -9,3 +9,9 @@ pub mod chunk;
 pub mod volume;
 
 mod system;
+
+pub mod volumes;
+
+pub mod data;
+
+pub mod config;
