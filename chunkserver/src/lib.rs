@@ -15,3 +15,13 @@ pub mod volumes;
 pub mod data;
 
 pub mod config;
+
+pub mod link;
+
+pub mod init;
+
+pub mod verify;
+
+pub mod daemon;
+
+pub mod cli;

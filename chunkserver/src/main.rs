@@ -1,3 +1,7 @@
 //! The `chunkserver` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rfs_chunkserver::cli::run()
+}

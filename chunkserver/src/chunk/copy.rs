@@ -164,6 +164,11 @@ impl ChunkCopy {
         held_of(&state)
     }
 
+    /// Whether the copy is bad for good.
+    pub fn is_bad(&self) -> bool {
+        self.read_state().bad.is_some()
+    }
+
     /// Whether an eviction would lose track of writes that are not durable.
     pub fn needs_sync(&self) -> bool {
         self.state.try_read().map_or(true, |state| state.generation != state.synced && !state.gone && state.bad.is_none())

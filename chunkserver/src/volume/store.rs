@@ -378,6 +378,14 @@ impl Volume {
         Ok(held)
     }
 
+    /// What the master is told of one copy.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn held(&self, chunk: ChunkId) -> Result<Held, Fault> {
+        Ok(self.copy(chunk)?.held())
+    }
+
     /// Every copy, as the master is told.
     pub fn inventory(&self) -> Vec<(ChunkId, Held)> {
         let entries = self.table().entries();
