@@ -1,11 +1,13 @@
 //! Comparing a copy's leaves with its data: verification, digests, and the raise that makes a suspect copy good again.
 
+use std::os::unix::fs::FileExt;
+
 use rfs_common::ids::ChunkVersion;
 use rfs_common::leaf::{LEAF_BYTES, LeafHash, chunk_digest, hash_leaf, leaf_length, leaves_of};
 
 use super::copy::{ChunkCopy, State, read_as_far_as_there};
 use super::fault::{Fault, IoOperation};
-use super::format::{FLAG_OPEN, Header, data_at};
+use super::format::{FLAG_OPEN, FLAG_SUSPECT, Header, data_at};
 
 impl ChunkCopy {
     /// The leaves that do not match the data. Data the file lacks counts as zeros.
@@ -21,9 +23,14 @@ impl ChunkCopy {
         Ok(rfs_common::leaf::differing(&actual, &state.leaves))
     }
 
-    /// Declares an open copy suspect, or free of suspicion.
-    pub fn set_suspect(&self, suspect: bool) {
-        self.write_state().suspect = suspect;
+    /// Declares an open copy suspect, also in its header, so that a later clean end does not make it good.
+    pub fn make_suspect(&self) {
+        let mut state = self.write_state();
+        state.suspect = true;
+        state.header.flags |= FLAG_SUSPECT;
+        if let Err(error) = self.file.write_all_at(&state.header.encode(), 0) {
+            tracing::debug!(chunk = %self.chunk, %error, "a suspect copy could not be marked in its file");
+        }
     }
 
     /// Length and digest of the copy: from its leaf hashes, or from the data where the hashes cannot be trusted.
@@ -58,7 +65,8 @@ impl ChunkCopy {
         }
         if have != to || state.suspect {
             // The open mark stays as it is, or is set: the writer goes on right away.
-            let header = Header { version: to, flags: state.header.flags | FLAG_OPEN, ..state.header };
+            let flags = state.header.flags & !FLAG_SUSPECT | FLAG_OPEN;
+            let header = Header { version: to, flags, ..state.header };
             self.write_header_durably(&mut state, header)?;
         }
         state.suspect = false;

@@ -146,7 +146,7 @@ impl ChunkCopy {
             header_dirty: false,
             trimmed: false,
             entry_durable: !header.is_open(),
-            suspect,
+            suspect: suspect || header.is_suspect(),
             bad: header.is_bad().then(|| "an earlier write or sync of it failed".to_owned()),
             gone: false,
         };
@@ -171,7 +171,10 @@ impl ChunkCopy {
 
     /// Whether an eviction would lose track of writes that are not durable.
     pub fn needs_sync(&self) -> bool {
-        self.state.try_read().map_or(true, |state| state.generation != state.synced && !state.gone && state.bad.is_none())
+        self.state.try_read().map_or(true, |state| {
+            let matters = !state.gone && !state.suspect && state.bad.is_none();
+            matters && (state.generation != state.synced || !state.entry_durable)
+        })
     }
 
     /// Whether the copy is marked open, in use by no one at this moment.
@@ -281,7 +284,8 @@ impl ChunkCopy {
     pub fn close(&self, generation: u64) -> Result<(), Fault> {
         let mut state = self.write_state();
         let durable = state.synced == state.generation && state.entry_durable;
-        if !durable || state.generation != generation || !state.header.is_open() || state.check_usable().is_err() {
+        let stays = state.suspect || state.generation != generation || !state.header.is_open();
+        if !durable || stays || state.check_usable().is_err() {
             return Ok(());
         }
         let closed = Header { flags: state.header.flags & !super::format::FLAG_OPEN, ..state.header };
@@ -440,3 +444,7 @@ pub(super) fn read_as_far_as_there(file: &File, into: &mut [u8], at: u64) -> Res
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+#[path = "copy_test.rs"]
+mod tests;

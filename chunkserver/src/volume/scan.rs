@@ -89,9 +89,12 @@ fn read_table(folder: &Path, last_end: LastEnd) -> Result<Table, Box<dyn std::er
     for_each_chunk(folder, &mut |chunk, path| {
         match header_at(path, chunk) {
             Ok(header) => {
-                let suspect = header.is_open() && is_suspect(path, chunk, last_end);
+                let suspect = header.is_suspect() || header.is_open() && became_suspect(path, chunk, last_end);
                 let (version, data_length, open) = (header.version, header.data_length, header.is_open());
                 table.add(chunk, Held { version, data_length, open, suspect });
+                if open && !suspect {
+                    table.add_left_open(chunk);
+                }
             }
             // The file was made, and the end came before its first bytes: nobody was told that it is there.
             Err(OpenFault::Header(HeaderError::NeverWritten)) if last_end != LastEnd::Clean => fs::remove_file(path)?,
@@ -103,15 +106,14 @@ fn read_table(folder: &Path, last_end: LastEnd) -> Result<Table, Box<dyn std::er
     Ok(table)
 }
 
-/// Whether an open chunk's copy is in doubt.
-fn is_suspect(path: &Path, chunk: ChunkId, last_end: LastEnd) -> bool {
-    match last_end {
-        LastEnd::PowerCut => true,
-        LastEnd::Clean | LastEnd::ProcessEnded => match ChunkCopy::open(path.to_owned(), chunk, false) {
-            Ok(copy) => !matches!(copy.mismatches().as_deref(), Ok([])),
-            Err(_) => true,
-        },
+/// Whether the last end put an open chunk's copy in doubt. If so, that is marked in the copy.
+fn became_suspect(path: &Path, chunk: ChunkId, last_end: LastEnd) -> bool {
+    let Ok(copy) = ChunkCopy::open(path.to_owned(), chunk, false) else { return true };
+    let suspect = last_end == LastEnd::PowerCut || !matches!(copy.mismatches().as_deref(), Ok([]));
+    if suspect {
+        copy.make_suspect();
     }
+    suspect
 }
 
 /// Calls `visit` for every file in the chunks' folders that is named as a chunk.

@@ -660,3 +660,7 @@ pub enum Sync {
     /// When a sync asks for it, or in the background.
     Later,
 }
+
+#[cfg(test)]
+#[path = "store_test.rs"]
+mod tests;

@@ -18,6 +18,8 @@ pub struct Table {
     open: HashMap<ChunkId, Arc<ChunkCopy>>,
     /// Files whose header cannot be read, with the reason.
     damaged: HashMap<ChunkId, String>,
+    /// Copies with the open mark that the last use left, to be closed.
+    left_open: Vec<ChunkId>,
 }
 
 /// What the table knows of a chunk.
@@ -50,6 +52,17 @@ impl Table {
     pub fn add(&mut self, chunk: ChunkId, held: Held) {
         self.damaged.remove(&chunk);
         self.entries.insert(chunk, held);
+    }
+
+    /// Notes a copy that is to be closed though nobody has used it yet.
+    pub fn add_left_open(&mut self, chunk: ChunkId) {
+        self.left_open.push(chunk);
+    }
+
+    /// Some copies to be closed.
+    pub fn take_left_open(&mut self, count: usize) -> Vec<ChunkId> {
+        let rest = self.left_open.len().saturating_sub(count);
+        self.left_open.split_off(rest)
     }
 
     /// Adds a file that is not a copy.
@@ -116,6 +129,10 @@ impl Table {
             }
             if copy.needs_sync() {
                 oldest_unsynced.get_or_insert_with(|| Arc::clone(copy));
+                continue;
+            }
+            // Closing is one small write into the page cache; one that fails keeps the copy.
+            if copy.is_open_mark_set() && copy.close(copy.generation()).is_err() {
                 continue;
             }
             let held = copy.held();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rfs_common::durable;
 use rfs_common::errno::Errno;
 
-use crate::chunk::copy::ChunkCopy;
+use crate::chunk::copy::{ChunkCopy, Held};
 use crate::chunk::fault::{Fault, IoOperation};
 
 use super::health::{self, Ground};
@@ -22,6 +22,8 @@ use super::store::Volume;
 /// From this many on, one sync of the filesystem is cheaper than one per file.
 const SYNC_FILESYSTEM_FROM: usize = 8;
 const PROBE_FILE: &str = "probe";
+/// Copies left open by the last use that are closed in one go.
+const LEFT_OPEN_STEP: usize = 64;
 const DIRECT_BYTES: usize = 4096;
 
 impl Volume {
@@ -76,6 +78,7 @@ impl Volume {
         if self.is_out() || self.read_only_reason().is_some() {
             return;
         }
+        self.load_left_open();
         let now = self.now();
         let copies = self.table().open_copies();
         let idle: Vec<(Arc<ChunkCopy>, u64)> = copies
@@ -95,6 +98,17 @@ impl Volume {
         }
     }
 
+    /// Opens some of the copies that the last use left with their open mark, so that they are closed as idle ones.
+    fn load_left_open(&self) -> usize {
+        let chunks = self.table().take_left_open(LEFT_OPEN_STEP);
+        for chunk in &chunks {
+            if let Err(fault) = self.copy(*chunk) {
+                tracing::debug!(volume = %self.id(), %chunk, %fault, "a chunk that was left open cannot be closed");
+            }
+        }
+        chunks.len()
+    }
+
     fn close_copy(&self, copy: &ChunkCopy, generation: u64) -> Result<(), Fault> {
         if !copy.is_entry_durable() {
             self.layout.sync_entry(copy.chunk()).map_err(|error| Fault::io(IoOperation::Sync)(error.source))?;
@@ -112,8 +126,12 @@ impl Volume {
 
     /// Closes every copy and marks the volume as cleanly closed, if all of it succeeded.
     pub fn close(&self) {
+        while self.load_left_open() > 0 {
+            self.close_idle(Duration::ZERO);
+        }
         self.close_idle(Duration::ZERO);
-        let all_closed = self.table().open_copies().iter().all(|copy| !copy.held().open);
+        let is_settled = |held: Held| !held.open || held.suspect;
+        let all_closed = self.table().open_copies().iter().all(|copy| copy.is_bad() || is_settled(copy.held()));
         // Headers without the open mark have to be on disk before the clean mark is.
         if self.is_out() || !all_closed || !self.sync_filesystem() {
             tracing::warn!(volume = %self.id(), "volume not closed cleanly: its open chunks are checked at the next start");
