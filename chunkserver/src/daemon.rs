@@ -134,3 +134,7 @@ pub fn raise_open_files_limit() {
         tracing::warn!(%error, "the limit of open files could not be raised; lower open_copies_max if files cannot be opened");
     }
 }
+
+#[cfg(test)]
+#[path = "daemon_test.rs"]
+mod tests;

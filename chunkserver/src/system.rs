@@ -20,5 +20,6 @@ pub(crate) fn filesystem_uuid(file: &File) -> Option<[u8; 16]> {
         let get = rustix::ioctl::Getter::<GET_UUID, FilesystemUuid>::new();
         rustix::ioctl::ioctl(file, get)
     };
-    answer.ok().filter(|uuid| uuid.length == 16).map(|uuid| uuid.bytes)
+    // A filesystem made without a UUID has zeros there.
+    answer.ok().filter(|uuid| uuid.length == 16 && uuid.bytes != [0; 16]).map(|uuid| uuid.bytes)
 }

@@ -334,7 +334,9 @@ impl Volume {
     pub fn begin_incoming(&self, chunk: ChunkId, version: ChunkVersion, number: u64) -> Result<ChunkCopy, Fault> {
         self.check_writable()?;
         self.check_space()?;
-        if let Known::Open(_) | Known::Closed(_) = self.table().find(chunk) {
+        // Not in the condition itself: the table would stay locked while the copy is opened.
+        let known = self.table().find(chunk);
+        if let Known::Open(_) | Known::Closed(_) = known {
             let have = self.copy(chunk)?.held().version;
             if have >= version {
                 return Err(Fault::Exists { have });
@@ -394,7 +396,8 @@ impl Volume {
 
     /// Reports every file that is no copy.
     pub fn report_damaged(&self) {
-        for (chunk, reason) in self.table().damaged() {
+        let damaged = self.table().damaged();
+        for (chunk, reason) in damaged {
             self.report_bad(chunk, 0, reason);
         }
     }

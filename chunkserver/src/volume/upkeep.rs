@@ -131,7 +131,8 @@ impl Volume {
         }
         self.close_idle(Duration::ZERO);
         let is_settled = |held: Held| !held.open || held.suspect;
-        let all_closed = self.table().open_copies().iter().all(|copy| copy.is_bad() || is_settled(copy.held()));
+        let copies = self.table().open_copies();
+        let all_closed = copies.iter().all(|copy| copy.is_bad() || is_settled(copy.held()));
         // Headers without the open mark have to be on disk before the clean mark is.
         if self.is_out() || !all_closed || !self.sync_filesystem() {
             tracing::warn!(volume = %self.id(), "volume not closed cleanly: its open chunks are checked at the next start");
