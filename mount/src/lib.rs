@@ -1,1 +1,3 @@
 //! rfs mount.
+
+pub mod data;
