@@ -132,9 +132,10 @@ impl BlockCache {
 
     /// Whether all of these leaves are here or on their way.
     pub(crate) fn has_or_fetches(&self, inode: InodeId, chunk: ChunkId, leaves: &Range<u32>) -> bool {
-        let fetched = self.state().fetches.iter().any(|fetch| {
-            fetch.chunk == chunk && fetch.leaves.start <= leaves.start && leaves.end <= fetch.leaves.end
-        });
+        let fetched =
+            self.state().fetches.iter().any(|fetch| {
+                fetch.chunk == chunk && fetch.leaves.start <= leaves.start && leaves.end <= fetch.leaves.end
+            });
         fetched || self.find(inode, chunk, leaves.clone()).missing.is_empty()
     }
 

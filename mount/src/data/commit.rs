@@ -75,8 +75,7 @@ impl FileData {
     pub fn committable(self: &Arc<Self>) -> Option<Committable> {
         let mut state = self.state();
         let ready = |chunk: &ChunkState| chunk.owner == Owner::Free && chunk.is_written() && chunk.repairs.is_empty();
-        let kept: Vec<u32> =
-            state.chunks.iter().filter(|(_, chunk)| ready(chunk)).map(|(index, _)| *index).collect();
+        let kept: Vec<u32> = state.chunks.iter().filter(|(_, chunk)| ready(chunk)).map(|(index, _)| *index).collect();
         for index in &kept {
             if let Some(chunk) = state.chunks.get_mut(index) {
                 chunk.owner = Owner::Commit;

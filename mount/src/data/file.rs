@@ -222,10 +222,9 @@ impl FileData {
             let blocks = split_at_blocks(part.clone());
             let mut buffers: Vec<Vec<u8>> = blocks.iter().map(|run| vec![0; run.len() * LEAF_BYTES]).collect();
             self.path.reader.read_leaves(chunk, part.start, &mut buffers)?;
-            runs.extend(blocks.iter().zip(buffers).map(|(run, bytes)| Run {
-                first_leaf: run.start,
-                bytes: Arc::new(bytes),
-            }));
+            runs.extend(
+                blocks.iter().zip(buffers).map(|(run, bytes)| Run { first_leaf: run.start, bytes: Arc::new(bytes) }),
+            );
             fetch.deliver(&runs[first..]);
             next = part.end;
         }
@@ -281,7 +280,9 @@ impl FileState {
     /// a change from then on spoils the fetch, one before is seen here.
     fn is_source(&self, chunk: &ChunkPlaces) -> bool {
         match self.known_source(chunk.index) {
-            Some(Source::Chunk(now)) => now.chunk == chunk.chunk && now.version == chunk.version && now.length == chunk.length,
+            Some(Source::Chunk(now)) => {
+                now.chunk == chunk.chunk && now.version == chunk.version && now.length == chunk.length
+            }
             Some(Source::Hole) => false,
             None => true,
         }

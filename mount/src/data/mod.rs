@@ -14,26 +14,34 @@
 //! Locks are taken in this order and never held over the network or a call of [`FileMaster`]: the file's writer, the
 //! file's chunk map, the block cache, the budget.
 
-mod file;
-mod writer;
 mod commit;
-mod read_ahead;
+mod file;
 mod path;
-mod settings;
 mod places;
+mod read_ahead;
+mod settings;
+mod writer;
 
+mod block_cache;
 mod chunk_state;
+mod connections;
 mod dirty;
 mod error_state;
-mod sending;
-mod sender;
 mod flushers;
 mod read;
-mod block_cache;
-mod connections;
+mod sender;
+mod sending;
 
 pub use commit::{Committable, CommittedChunk, Durability};
 pub use file::{DataHandle, FileData};
 pub use path::DataPath;
 pub use places::{ChunkPlaces, CopyFailure, FailedWrite, FileMaster, Place, WriteGrant};
 pub use settings::DataSettings;
+
+#[cfg(test)]
+mod fake_chunkserver;
+#[cfg(test)]
+mod fake_master;
+#[cfg(test)]
+#[path = "data_test.rs"]
+mod tests;

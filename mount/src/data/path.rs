@@ -124,7 +124,11 @@ impl Drop for DataPath {
     }
 }
 
-fn spawn<T: Send + 'static>(name: String, queue: &Arc<JobQueue<T>>, run: impl Fn(T) + Send + 'static) -> io::Result<()> {
+fn spawn<T: Send + 'static>(
+    name: String,
+    queue: &Arc<JobQueue<T>>,
+    run: impl Fn(T) + Send + 'static,
+) -> io::Result<()> {
     let queue = Arc::clone(queue);
     let work = move || {
         while let Some(job) = queue.pop() {

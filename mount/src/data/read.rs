@@ -84,9 +84,9 @@ impl Reader {
                 offset,
                 length,
             };
-            let answer = self.connections.with(place, self.settings.read_timeout, |connection| {
-                exchange(connection, &request, buffers)
-            });
+            let answer = self
+                .connections
+                .with(place, self.settings.read_timeout, |connection| exchange(connection, &request, buffers));
             match answer {
                 Ok(Answer::Good) => return Ok(()),
                 Ok(Answer::WrongVersion) => verdict = ReadError::WrongVersion,

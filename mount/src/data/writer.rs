@@ -27,7 +27,8 @@ use super::places::{FailedWrite, WriteGrant};
 use super::sender::Trouble;
 
 /// The longest file: chunk numbers have 32 bits, and offsets are signed at the kernel's interface.
-const LENGTH_MAX: u64 = if (u32::MAX as u64) < (i64::MAX as u64) / CHUNK_BYTES { u32::MAX as u64 * CHUNK_BYTES } else { i64::MAX as u64 };
+const LENGTH_MAX: u64 =
+    if (u32::MAX as u64) < (i64::MAX as u64) / CHUNK_BYTES { u32::MAX as u64 * CHUNK_BYTES } else { i64::MAX as u64 };
 /// The pause after the second failure in a row; it doubles up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -226,7 +227,8 @@ impl FileData {
     fn want(&self, state: &mut FileState, index: u32, extent: Extent) {
         let Some(chunk) = state.chunks.get_mut(&index) else { return };
         chunk.wanted = chunk.wanted.max(Some(extent));
-        if !chunk.queued && chunk.owner == Owner::Free
+        if !chunk.queued
+            && chunk.owner == Owner::Free
             && let Some(file) = self.path.file_if_there(self.inode)
         {
             chunk.queued = self.path.flushes.push(FlushJob { file, index }).is_ok();
@@ -377,12 +379,7 @@ impl FileData {
     }
 
     /// Reports copies that failed and goes on with the master's answer.
-    fn replace_copies(
-        &self,
-        index: u32,
-        epoch: u64,
-        failures: &[super::places::CopyFailure],
-    ) -> Result<(), Trouble> {
+    fn replace_copies(&self, index: u32, epoch: u64, failures: &[super::places::CopyFailure]) -> Result<(), Trouble> {
         let (chunk, version) = {
             let state = self.state();
             let grant = state.chunk_of(index, epoch)?.grant.as_ref().ok_or(Trouble::Resend)?;
