@@ -1,3 +1,5 @@
 //! The client side of rfs: the library that speaks with master and chunkservers, the FUSE mount, and the tool.
 
+pub mod data;
+
 pub mod tool;
