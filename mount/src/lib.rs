@@ -1,1 +1,7 @@
-//! rfs mount.
+//! rfs mount: the client library (session, caches, chunk data) and what stands on it.
+
+pub mod session;
+
+pub mod cache;
+
+pub mod client;
