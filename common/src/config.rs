@@ -295,7 +295,7 @@ fn nearest_key(known: &Table, path: &[String]) -> Option<String> {
                 let (distance, nearest) = level.keys().map(|key| (edit_distance(key, part), key)).min()?;
                 // Two letters exchanged are a distance of 2; a key of which nothing remains is not alike.
                 let alike = distance <= (part.len() / 3).max(2) && distance < part.len();
-                return alike.then(|| [&path[..depth], &[nearest.clone()]].concat().join("."));
+                return alike.then(|| [&path[..depth], std::slice::from_ref(nearest)].concat().join("."));
             }
         }
     }

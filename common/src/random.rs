@@ -117,6 +117,14 @@ mod tests {
         assert_eq!(random.index(0), None);
     }
 
+    /// Without refusals, numbers of the form 3n would come twice as often as others below three quarters of 2^64.
+    #[test]
+    fn below_favours_no_number_when_the_limit_is_large() {
+        let random = SeededRandom::new(4);
+        let multiples = (0..3_000).filter(|_| random.below(3 << 62).is_multiple_of(3)).count();
+        assert!((850..1150).contains(&multiples), "{multiples}");
+    }
+
     #[test]
     fn jitter_stays_between_half_and_all() {
         let random = SeededRandom::new(2);
