@@ -31,12 +31,13 @@ impl Stream {
         let _ = self.0.shutdown(Shutdown::Both);
     }
 
-    pub(super) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_read_timeout(timeout)
+    /// Closes the sending side: what was sent arrives, nothing follows.
+    pub(super) fn finish(&self) {
+        let _ = self.0.shutdown(Shutdown::Write);
     }
 
-    pub(super) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.0.set_write_timeout(timeout)
+    pub(super) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_read_timeout(timeout)
     }
 }
 
@@ -80,7 +81,7 @@ pub(super) fn begin_session(options: &SessionOptions, cluster: Option<ClusterId>
     let hello = Hello {
         role: ConnectionRole::Push.into(),
         client: Some(client),
-        subdirectory: options.subdirectory.clone(),
+        subdirectory: options.subdirectory.clone().into(),
         ..hello(cluster)
     };
     greet_any(options, &hello)
@@ -123,7 +124,7 @@ fn join(
 }
 
 fn hello(cluster: Option<ClusterId>) -> Hello {
-    let expected_cluster = cluster.map(|cluster| cluster.get().to_be_bytes().to_vec()).unwrap_or_default();
+    let expected_cluster = cluster.map(|cluster| prost::bytes::Bytes::copy_from_slice(&cluster.get().to_be_bytes())).unwrap_or_default();
     Hello { protocol_version: PROTOCOL_VERSION, expected_cluster, ..Hello::default() }
 }
 

@@ -111,7 +111,7 @@ enum Phase {
 #[derive(Clone, Debug)]
 struct Identity {
     session: u64,
-    secret: Vec<u8>,
+    secret: prost::bytes::Bytes,
     /// Counts the sessions of this client: a request of an earlier one is never repeated in a later one.
     generation: u64,
     master_start: u64,

@@ -157,18 +157,14 @@ pub(super) fn call<C: Call>(
     let deadline = shared.options.master_timeout.map(|timeout| shared.now() + timeout);
     let mut taken = shared.slots.take(lane);
     taken.slot().sequence += 1;
-    let mut sent_in = None;
+    // The session in which an attempt broke, so that nobody knows whether it was carried out.
+    let mut unsure_in = None;
     loop {
         connect(shared, &mut taken, deadline)?;
         let slot = taken.slot();
-        if sent_in.is_some_and(|generation| generation != slot.generation) && C::EFFECT == Effect::Changes {
+        if unsure_in.is_some_and(|generation| generation != slot.generation) && C::EFFECT == Effect::Changes {
             return Err(Errno::EIO);
         }
-        if sent_in.is_some() {
-            shared.statistics.repeated();
-            on_repeat();
-        }
-        sent_in = Some(slot.generation);
         match attempt(slot, request) {
             Attempt::Answered(reply) => {
                 shared.statistics.called(C::FRAME_TYPE);
@@ -177,6 +173,7 @@ pub(super) fn call<C: Call>(
             Attempt::Refused(failure) => {
                 let errno = Errno::from_raw(i32::try_from(failure.errno).unwrap_or(0));
                 if errno == Errno::ESTALE && !still_known(shared, &mut taken, deadline)? {
+                    on_repeat();
                     continue;
                 }
                 shared.statistics.called(C::FRAME_TYPE);
@@ -184,7 +181,10 @@ pub(super) fn call<C: Call>(
             }
             Attempt::Broken(error) => {
                 debug!(frame = ?C::FRAME_TYPE, %error, "a connection to the master broke");
+                unsure_in = Some(taken.slot().generation);
                 taken.disconnect();
+                shared.statistics.repeated();
+                on_repeat();
             }
         }
     }
