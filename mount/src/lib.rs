@@ -1,1 +1,3 @@
 //! rfs mount.
+pub mod options;
+pub mod mountpoint;
