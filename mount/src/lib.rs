@@ -1,3 +1,17 @@
-//! rfs mount.
+//! rfs mount: the client library (session, caches, chunk data) and what stands on it.
+
+pub mod session;
+
+pub mod cache;
+
+pub mod client;
+
+pub mod fuse;
+
+pub mod kernel;
+
 pub mod options;
+
 pub mod mountpoint;
+
+pub mod daemon;
