@@ -2,6 +2,8 @@
 
 pub mod session;
 
+pub mod data;
+
 pub mod cache;
 
 pub mod client;
