@@ -260,7 +260,9 @@ pub struct MountOptions {
     /// How far the kernel asks ahead.
     pub kernel_read_ahead: ByteSize,
     /// How long mounting waits for the master.
-    pub master_timeout: Duration,
+    pub connect_timeout: Duration,
+    /// How long a request waits for a master that is away before it fails; nothing: for ever.
+    pub master_timeout: Option<Duration>,
     /// How long a read waits for a chunk of which no copy is live before it fails.
     pub chunk_timeout: Duration,
     /// Where the log goes, if not to the journal.
@@ -293,7 +295,8 @@ impl Default for MountOptions {
             read_cache: ByteSize::mib(256),
             read_ahead: ByteSize::mib(8),
             kernel_read_ahead: ByteSize::mib(1),
-            master_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(3),
+            master_timeout: None,
             chunk_timeout: Duration::from_secs(60),
             log_file: None,
             log_level: "info".to_owned(),
@@ -383,10 +386,11 @@ fn read_size_between(value: &str, least: ByteSize, most: ByteSize) -> Result<Byt
 
 fn read_period(value: &str) -> Result<Duration, String> {
     // mount options of other file systems give seconds without a unit.
-    match value.parse::<u64>() {
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => read::<Period>(value).map(Period::get),
-    }
+    let period = match value.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => read::<Period>(value)?.get(),
+    };
+    if period.is_zero() { Err("no time at all is not possible; write a duration such as 10s".to_owned()) } else { Ok(period) }
 }
 
 fn nothing(_: &mut MountOptions, _: &str) -> Result<(), String> {
@@ -478,11 +482,18 @@ const OPTIONS: &[OptionEntry] = &[
         |value| read_size_between(value, ByteSize::new(0), ByteSize::mib(64))
     ),
     setting!(
+        "connect_timeout",
+        "TIME",
+        "How long mounting waits for a master that does not answer (3s)",
+        connect_timeout,
+        read_period
+    ),
+    setting!(
         "master_timeout",
         "TIME",
-        "How long mounting waits for a master that does not answer (10s)",
+        "How long requests wait for a master that is away before they fail with EIO (never)",
         master_timeout,
-        read_period
+        |value| if value == "never" { Ok(None) } else { read_period(value).map(Some) }
     ),
     setting!(
         "chunk_timeout",

@@ -77,8 +77,9 @@ fn values_are_read_with_their_units() {
     let read = options("write_cache=64M,read_cache=1GiB,master_timeout=5,chunk_timeout=2m,threads=4,threads_max=9");
     assert_eq!(read.write_cache, ByteSize::mib(64));
     assert_eq!(read.read_cache, ByteSize::gib(1));
-    assert_eq!((read.master_timeout, read.chunk_timeout), (Duration::from_secs(5), Duration::from_secs(120)));
+    assert_eq!((read.master_timeout, read.chunk_timeout), (Some(Duration::from_secs(5)), Duration::from_secs(120)));
     assert_eq!((read.threads, read.threads_max), (4, 9));
+    assert_eq!(options("master_timeout=5,master_timeout=never,connect_timeout=1").master_timeout, None);
     let quoted = options("log_file=\"/var/log/a,b\",fsname=x\\,y,log_level=\"info,rfs_mount=debug\"");
     assert_eq!(quoted.log_file.as_deref(), Some(Path::new("/var/log/a,b")));
     assert_eq!(quoted.source_name.as_deref(), Some("x,y"));
