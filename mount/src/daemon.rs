@@ -146,7 +146,9 @@ fn serve_and_report(request: &MountRequest) -> ExitStatus {
     match serve(request, &mut reporter) {
         Ok(status) => status,
         Err(failure) => {
-            if !reporter.failed(&failure) {
+            if reporter.failed(&failure) {
+                tracing::error!("{}", failure.text);
+            } else {
                 say(&failure.text);
             }
             failure.status

@@ -41,7 +41,7 @@ struct OptionEntry {
 /// Called by mount(8) for the types rfs and fuse.rfs, or by hand. The command returns when the file system can be used, and
 /// goes on in the background until it is unmounted with umount(8) or ended with SIGTERM.
 #[derive(Debug, Parser)]
-#[command(name = "mount.rfs", version, max_term_width = 110)]
+#[command(name = "mount.rfs", bin_name = "mount.rfs", version, max_term_width = 110)]
 struct Cli {
     /// The master, and the folder of the file system to show, if not all of it
     #[arg(value_name = "MASTER[:PORT][:/SUBDIR]")]
@@ -81,16 +81,24 @@ pub fn command() -> clap::Command {
     Cli::command().after_long_help(describe_options())
 }
 
-/// The texts of all options after `-o`.
+/// Each option after `-o` as it is written, and what it does; for the help text and the manual page.
+pub fn option_descriptions() -> Vec<(String, &'static str)> {
+    let written = |entry: &OptionEntry| match entry.value {
+        "" => entry.name.to_owned(),
+        value => format!("{}={value}", entry.name),
+    };
+    let described = OPTIONS.iter().map(|entry| (written(entry), entry.help));
+    described.chain([("x-...".to_owned(), "Notes for other programs; ignored")]).collect()
+}
+
+/// What follows the options in the help text.
 fn describe_options() -> String {
     let mut text = String::from("Options after -o:\n");
-    for entry in OPTIONS {
-        let name = if entry.value.is_empty() { entry.name.to_owned() } else { format!("{}={}", entry.name, entry.value) };
-        let _infallible = writeln!(text, "  {name:<28}{}", entry.help);
+    for (option, help) in option_descriptions() {
+        let _infallible = writeln!(text, "  {option:<28}{help}");
     }
-    text.push_str("  x-..., comment=...          Notes for other programs; ignored\n\n");
     text.push_str(
-        "Exit status: 0 mounted, 1 wrong usage, 2 an error of this system, 32 the mount failed (mount(8) uses the same).\n\n\
+        "\nExit status: 0 mounted, 1 wrong usage, 2 an error of this system, 32 the mount failed (mount(8) uses the same).\n\n\
          Without -f the log goes to -o log_file, else to the journal, else to syslog, else to /var/log/mount.rfs.log.\n\n\
          mount(8) passes its own -f (a mount that is only pretended) as -f to helpers; do not use it with this type.",
     );
