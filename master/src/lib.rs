@@ -1,1 +1,3 @@
 //! rfs master.
+
+pub mod store;

@@ -1,4 +1,4 @@
-//! rfs mount: the client library (session, caches, chunk data) and what stands on it.
+//! The client side of rfs: the library that speaks with master and chunkservers, the FUSE mount, and the tool.
 
 pub mod session;
 
@@ -17,3 +17,5 @@ pub mod options;
 pub mod mountpoint;
 
 pub mod daemon;
+
+pub mod tool;

@@ -1,0 +1,243 @@
+//! Makes a store in a folder, and opens one: checks the identity, reads the marker, opens the pages, replays the log.
+//!
+//! What always holds: the identity file is the last thing made, so a folder with one is a whole store; a failed creation
+//! leaves the folder as it was.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex};
+
+use rfs_common::clock::SharedClock;
+use rfs_common::durable::{self, FileError};
+use rfs_common::folder_lock::LOCK_FILE_NAME;
+
+use super::checkpoint::MARKER_NAME;
+use super::commit::{CheckpointState, Core};
+use super::format::{Head, HeadKind};
+use super::log::{LOG_FOLDER, Log, SyncFile, is_no_space};
+use super::log_recovery::recover;
+use super::pages::{Origin, Pages};
+use super::sled_pages::{PAGES_FOLDER, SledPages};
+use super::space::{RESERVE_NAME, Reserve, Sizes, SpaceRounds, disk_bytes};
+use super::wakeup::Wakeup;
+use super::{OpenError, Store, StoreOptions};
+
+/// The file that makes a folder a store.
+pub(crate) const IDENTITY_NAME: &str = "identity";
+
+/// Why a store was not made. The folder is as it was before.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// There is something in the folder.
+    #[error("{folder} is not empty (it has {entry}); give the metadata a folder of its own", folder = folder.display())]
+    NotEmpty {
+        /// The folder.
+        folder: PathBuf,
+        /// Something that is in it.
+        entry: String,
+    },
+    /// A file could not be made.
+    #[error("making the metadata folder {folder} failed; check the disk and the permissions", folder = folder.display())]
+    Io {
+        /// The folder.
+        folder: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+/// What a new store begins with.
+pub(crate) struct Beginning {
+    pub(crate) cluster: [u8; 16],
+    pub(crate) position: u64,
+}
+
+impl Store {
+    /// Makes an empty store in a folder that is empty (a `lock` file may be there) or does not exist.
+    pub fn create(folder: &Path, cluster: [u8; 16]) -> Result<(), CreateError> {
+        create_with(folder, &Beginning { cluster, position: 0 }, |_| Ok(()))
+    }
+
+    /// Opens the store in a folder and replays what its log has beyond the last checkpoint.
+    pub fn open(folder: &Path, options: StoreOptions, clock: SharedClock) -> Result<Store, OpenError> {
+        Store::open_with(folder, options, clock, Box::new(|file| Ok(rustix::fs::fdatasync(file)?)))
+    }
+
+    /// The same with another way of syncing the log, for tests.
+    pub(crate) fn open_with(
+        folder: &Path,
+        options: StoreOptions,
+        clock: SharedClock,
+        sync_file: SyncFile,
+    ) -> Result<Store, OpenError> {
+        let core = Arc::new(open_core(folder, options, clock, sync_file)?);
+        // Takes the reserve and the first spare segment before the first commit.
+        core.space_wakeup.ring();
+        core.want_checkpoint_if_much_changed();
+        let mut threads = Vec::new();
+        for (name, run) in [
+            ("store-flush", Core::run_flush as fn(&Core)),
+            ("store-space", Core::run_space),
+            ("store-fold", Core::run_checkpoints),
+        ] {
+            let core = core.clone();
+            let thread = std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || run(&core))
+                .map_err(|error| OpenError::io("starting a thread for", folder, error))?;
+            threads.push(thread);
+        }
+        Ok(Store { core, threads: Mutex::new(threads) })
+    }
+}
+
+/// Makes a store whose pages `fill` writes into the folder before it becomes one.
+pub(crate) fn create_with(
+    folder: &Path,
+    beginning: &Beginning,
+    fill: impl FnOnce(&Path) -> Result<(), io::Error>,
+) -> Result<(), CreateError> {
+    let failed = |source| CreateError::Io { folder: folder.to_owned(), source };
+    let existed = folder.exists();
+    if existed {
+        refuse_full(folder)?;
+    }
+    let result = make_files(folder, beginning, fill);
+    if result.is_err() {
+        remove_files(folder, existed);
+    }
+    result.map_err(failed)
+}
+
+fn refuse_full(folder: &Path) -> Result<(), CreateError> {
+    let failed = |source| CreateError::Io { folder: folder.to_owned(), source };
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        // A new filesystem has lost+found, a daemon locks the folder before it makes anything.
+        if name != LOCK_FILE_NAME && name != "lost+found" {
+            let entry = name.to_string_lossy().into_owned();
+            return Err(CreateError::NotEmpty { folder: folder.to_owned(), entry });
+        }
+    }
+    Ok(())
+}
+
+fn make_files(
+    folder: &Path,
+    beginning: &Beginning,
+    fill: impl FnOnce(&Path) -> Result<(), io::Error>,
+) -> io::Result<()> {
+    let Beginning { cluster, position } = *beginning;
+    fs::create_dir_all(folder)?;
+    fs::create_dir(folder.join(LOG_FOLDER))?;
+    fill(folder)?;
+    let marker = Head { kind: HeadKind::Marker, cluster, position, durable: 0 };
+    durable::write_atomically(&folder.join(MARKER_NAME), &marker.encode()).map_err(cause)?;
+    let identity = Head { kind: HeadKind::Identity, cluster, position: 0, durable: 0 };
+    durable::write_atomically(&folder.join(IDENTITY_NAME), &identity.encode()).map_err(cause)?;
+    if let Some(parent) = folder.canonicalize()?.parent() {
+        fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn cause(error: FileError) -> io::Error {
+    error.source
+}
+
+/// Puts the folder back to what it was; what cannot be removed is left, and the identity goes first.
+fn remove_files(folder: &Path, existed: bool) {
+    for name in [IDENTITY_NAME, MARKER_NAME, RESERVE_NAME] {
+        let _ = fs::remove_file(folder.join(name));
+        let _ = fs::remove_file(folder.join(format!("{name}.new")));
+    }
+    for name in [LOG_FOLDER, PAGES_FOLDER] {
+        let _ = fs::remove_dir_all(folder.join(name));
+    }
+    if !existed {
+        let _ = fs::remove_dir(folder);
+    }
+}
+
+/// Reads one of the store's small files.
+pub(crate) fn read_head(folder: &Path, name: &str, kind: HeadKind) -> Result<Head, OpenError> {
+    let path = folder.join(name);
+    let bytes = fs::read(&path).map_err(|error| OpenError::io("reading", &path, error))?;
+    let head = Head::decode(kind, &bytes);
+    head.map_err(|damage| OpenError::Damaged { file: path, offset: 0, what: damage.to_string() })
+}
+
+/// Identity and marker of the store in a folder.
+pub(crate) fn read_identity(folder: &Path) -> Result<(Head, Head), OpenError> {
+    if !folder.join(IDENTITY_NAME).exists() {
+        return Err(OpenError::NotAStore { folder: folder.to_owned() });
+    }
+    let identity = read_head(folder, IDENTITY_NAME, HeadKind::Identity)?;
+    let marker = read_head(folder, MARKER_NAME, HeadKind::Marker)?;
+    let pages = folder.join(PAGES_FOLDER);
+    if marker.cluster != identity.cluster {
+        let what = "it belongs to another cluster than the identity file says".to_owned();
+        return Err(OpenError::Damaged { file: folder.join(MARKER_NAME), offset: 16, what });
+    }
+    if marker.position > 0 && !pages.join("db").is_file() {
+        let what = "the pages are missing, although the log was folded into them".to_owned();
+        return Err(OpenError::Damaged { file: pages, offset: 0, what });
+    }
+    Ok((identity, marker))
+}
+
+fn open_core(folder: &Path, options: StoreOptions, clock: SharedClock, sync_file: SyncFile) -> Result<Core, OpenError> {
+    let (identity, marker) = read_identity(folder)?;
+    let (disk, _) =
+        disk_bytes(folder).map_err(|error| OpenError::io("asking for the size of the disk of", folder, error))?;
+    let sizes = Sizes::for_disk(&options, disk);
+    let reserve = Reserve::new(folder, sizes.reserve_bytes);
+    // sled writes a little when it opens; on a full disk the reserve is there for that too.
+    let made_room = reserve.make_room(0, 0);
+    made_room.map_err(|error| OpenError::io("making room on the disk of", folder, error))?;
+    let pages = Pages::open(SledPages::open(folder)?, options.page_bytes, options.cache_bytes)?;
+    let log_folder = folder.join(LOG_FOLDER);
+    let end = recover(&log_folder, identity.cluster, marker.position, &mut |record| {
+        let pinned = pages.pin(&record.changes)?;
+        pages.apply(record.position, &record.changes, pinned, Origin::Replay);
+        Ok(())
+    })?;
+    tracing::info!(
+        folder = %folder.display(),
+        replayed = end.position - marker.position,
+        position = end.position,
+        "the metadata is open"
+    );
+    let dirty_bytes = pages.dirty_bytes();
+    let log = Log::start(&log_folder, identity.cluster, sizes.segment_bytes, end, sync_file)
+        .map_err(|error| OpenError::io("going on with the log in", &log_folder, no_space_hint(error)))?;
+    Ok(Core {
+        folder: folder.to_owned(),
+        cluster: identity.cluster,
+        options,
+        sizes,
+        clock,
+        log,
+        pages,
+        checkpointing: Mutex::new(()),
+        checkpoint_state: Mutex::new(CheckpointState { marker: marker.position, ..CheckpointState::default() }),
+        checkpoint_ended: Condvar::new(),
+        checkpoint_wakeup: Wakeup::default(),
+        checkpoint_wanted: AtomicBool::new(false),
+        reserve: Mutex::new(reserve),
+        // Until the reserve is held commits wait for it.
+        space_low: AtomicBool::new(true),
+        space_wakeup: Wakeup::default(),
+        space_rounds: SpaceRounds::default(),
+        flush_wakeup: Wakeup::default(),
+        flush_idle: AtomicBool::new(false),
+        dirty_bytes: AtomicU64::new(dirty_bytes),
+        stopped: AtomicBool::new(false),
+    })
+}
+
+fn no_space_hint(error: io::Error) -> io::Error {
+    if is_no_space(&error) { io::Error::new(error.kind(), "the disk is full; free some space on it") } else { error }
+}

@@ -1,0 +1,212 @@
+//! The adapter between pages and sled: the only file of the store that knows sled.
+//!
+//! Two trees: `pages` has the pages themselves under their table and first key; `bounds` has only the keys, so that a
+//! restart reads a few bytes per page instead of all pages. A page exists if its bound does.
+//!
+//! A checkpoint is written in steps, so that a crash at any moment leaves pages that, with the log, still say the truth:
+//!
+//! 1. pages that are new (right halves of splits);
+//! 2. their bounds, all or none;
+//! 3. pages that changed;
+//! 4. the bounds of removed pages are removed, all or none;
+//! 5. the removed pages.
+//!
+//! Between the steps everything is on disk: sled's files and their folder are synced by us after each.
+//! `docs/formats/pages.md` says why that is enough.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use super::format::Damage;
+use super::page::Page;
+use super::pages::{CapturedPage, PageId};
+use super::{StoreError, sled_sync};
+
+/// sled's folder in the store's folder.
+pub(crate) const PAGES_FOLDER: &str = "pages";
+/// sled's own cache; pages are cached by us.
+const SLED_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Inserts between two looks at sled's health.
+const PAGES_PER_FLUSH: usize = 256;
+
+/// How often, and how far apart, opening sled is tried: the threads of one that was dropped let go of its lock file a
+/// moment later.
+const REOPEN_ATTEMPTS: u32 = 20;
+const REOPEN_PAUSE: Duration = Duration::from_millis(10);
+
+/// sled, or nothing after it failed and could not be opened again.
+pub(crate) struct SledPages {
+    folder: PathBuf,
+    trees: RwLock<Option<Trees>>,
+}
+
+#[derive(Clone)]
+struct Trees {
+    db: sled::Db,
+    pages: sled::Tree,
+    bounds: sled::Tree,
+}
+
+impl SledPages {
+    /// Opens sled in the store's folder, making it if it is not there.
+    pub(crate) fn open(store: &Path) -> Result<SledPages, StoreError> {
+        let folder = store.join(PAGES_FOLDER);
+        let trees = open_trees(&folder)?;
+        Ok(SledPages { folder, trees: RwLock::new(Some(trees)) })
+    }
+
+    fn trees(&self) -> Result<Trees, StoreError> {
+        let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
+        trees.clone().ok_or_else(|| StoreError::pages(&self.folder, "sled failed and could not be opened again"))
+    }
+
+    /// All bounds, in order within each table.
+    pub(crate) fn bounds(&self) -> Result<Vec<PageId>, StoreError> {
+        let mut bounds = Vec::new();
+        for entry in &self.trees()?.bounds {
+            let (key, _) = entry.map_err(|error| self.error(&error))?;
+            let page =
+                PageId::from_stored(&key).ok_or_else(|| self.damage("a bound", &Damage::new("it names no table")))?;
+            bounds.push(page);
+        }
+        Ok(bounds)
+    }
+
+    /// The page as it is stored, and whether it is whole.
+    pub(crate) fn load(&self, id: &PageId) -> Result<Page, StoreError> {
+        let bytes = self.trees()?.pages.get(id.to_stored()).map_err(|error| self.error(&error))?;
+        let bytes = bytes.ok_or_else(|| self.damage(id, &Damage::new("the page is missing")))?;
+        Page::decode(id.table, &bytes).map_err(|damage| self.damage(id, &damage))
+    }
+
+    /// Writes what a checkpoint has captured; returns when all of it is on disk.
+    pub(crate) fn write(&self, pages: &[CapturedPage], removed: &[PageId]) -> Result<(), StoreError> {
+        let trees = self.trees()?;
+        let syncs_before = sled_sync::calls();
+        let (fresh, changed) = self.divide(&trees, pages)?;
+        self.insert(&trees, &fresh)?;
+        let mut bounds = sled::Batch::default();
+        fresh.iter().for_each(|page| bounds.insert(page.id.to_stored(), &[]));
+        trees.bounds.apply_batch(bounds).map_err(|error| self.error(&error))?;
+        self.make_durable(&trees)?;
+        self.insert(&trees, &changed)?;
+        let mut bounds = sled::Batch::default();
+        removed.iter().for_each(|id| bounds.remove(id.to_stored()));
+        trees.bounds.apply_batch(bounds).map_err(|error| self.error(&error))?;
+        self.make_durable(&trees)?;
+        for id in removed {
+            trees.pages.remove(id.to_stored()).map_err(|error| self.error(&error))?;
+        }
+        if !removed.is_empty() {
+            self.make_durable(&trees)?;
+        }
+        if !pages.is_empty() && sled_sync::calls() == syncs_before {
+            return Err(StoreError::pages(&self.folder, "sled wrote without syncing; this program was linked wrongly"));
+        }
+        Ok(())
+    }
+
+    /// What a crash in the first step leaves, for tests.
+    #[cfg(test)]
+    pub(crate) fn write_without_bounds(&self, pages: &[CapturedPage]) -> Result<(), StoreError> {
+        let trees = self.trees()?;
+        let (fresh, _) = self.divide(&trees, pages)?;
+        self.insert(&trees, &fresh)
+    }
+
+    /// New pages, and those that have a bound already. sled itself is asked: a page can have been removed and made again
+    /// since the last checkpoint, and then still covers, in sled, a range that only the new bounds will cut down.
+    fn divide<'a>(
+        &self,
+        trees: &Trees,
+        pages: &'a [CapturedPage],
+    ) -> Result<(Vec<&'a CapturedPage>, Vec<&'a CapturedPage>), StoreError> {
+        let (mut fresh, mut changed) = (Vec::new(), Vec::new());
+        for page in pages {
+            let has_bound =
+                page.stored || trees.bounds.contains_key(page.id.to_stored()).map_err(|error| self.error(&error))?;
+            if has_bound { changed.push(page) } else { fresh.push(page) }
+        }
+        Ok((fresh, changed))
+    }
+
+    /// Inserts pages and waits until they are on disk.
+    fn insert(&self, trees: &Trees, pages: &[&CapturedPage]) -> Result<(), StoreError> {
+        for (count, page) in pages.iter().enumerate() {
+            trees
+                .pages
+                .insert(page.id.to_stored(), page.page.encode(page.id.table))
+                .map_err(|error| self.error(&error))?;
+            if count % PAGES_PER_FLUSH == PAGES_PER_FLUSH - 1 {
+                trees.db.flush().map_err(|error| self.error(&error))?;
+            }
+        }
+        self.make_durable(trees)
+    }
+
+    fn make_durable(&self, trees: &Trees) -> Result<(), StoreError> {
+        trees.db.flush().map_err(|error| self.error(&error))?;
+        sync_folder(&self.folder).map_err(|error| StoreError::pages(&self.folder, format!("syncing failed: {error}")))
+    }
+
+    /// After an error sled answers nothing but that error; a new one reads its files again.
+    pub(crate) fn reopen(&self) -> Result<(), StoreError> {
+        let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        *trees = None;
+        *trees = Some(open_trees(&self.folder)?);
+        Ok(())
+    }
+
+    /// Whether a failed attempt to open sled again has left the store without pages.
+    pub(crate) fn is_open(&self) -> bool {
+        self.trees.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn error(&self, error: &sled::Error) -> StoreError {
+        StoreError::pages(&self.folder, format!("sled failed: {error}"))
+    }
+
+    fn damage(&self, what: impl std::fmt::Display, damage: &Damage) -> StoreError {
+        StoreError::pages(&self.folder, format!("{what} is damaged: {damage}"))
+    }
+}
+
+fn open_trees(folder: &Path) -> Result<Trees, StoreError> {
+    let error = |error: sled::Error| StoreError::pages(folder, format!("sled cannot open it: {error}"));
+    let config = sled::Config::default()
+        .path(folder)
+        .cache_capacity(SLED_CACHE_BYTES)
+        .mode(sled::Mode::HighThroughput)
+        .flush_every_ms(None);
+    let mut attempt = config.open();
+    for _ in 0..REOPEN_ATTEMPTS {
+        if !matches!(&attempt, Err(sled::Error::Io(_))) {
+            break;
+        }
+        std::thread::sleep(REOPEN_PAUSE);
+        attempt = config.open();
+    }
+    let db = attempt.map_err(error)?;
+    let pages = db.open_tree("pages").map_err(error)?;
+    let bounds = db.open_tree("bounds").map_err(error)?;
+    Ok(Trees { db, pages, bounds })
+}
+
+/// Syncs every file of sled's and the folders they are in.
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sync_folder(&path)?;
+            continue;
+        }
+        match File::open(&path) {
+            // sled deletes snapshots and blobs it has replaced.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other?.sync_all()?,
+        }
+    }
+    File::open(folder)?.sync_all()
+}

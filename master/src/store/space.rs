@@ -1,0 +1,155 @@
+//! Disk space: how much the store may use of a disk of some size, and the reserve that lets a checkpoint run on a full
+//! one.
+//!
+//! The reserve is a file of claimed blocks. Commits are refused while it cannot be held in full; a checkpoint that would
+//! not fit gives it up, writes, and takes it back, having dropped log segments in between. So a full disk never stops
+//! the store from folding its log, and a store that was refused space works again as soon as there is some.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use super::StoreOptions;
+use super::log::{SEGMENT_BYTES_MIN, claim, locked};
+
+/// The reserve's file in the store's folder.
+pub(crate) const RESERVE_NAME: &str = "reserve";
+/// What sled writes at most per byte of pages, with its own rewriting.
+const SLED_BYTES_PER_BYTE: u64 = 3;
+/// What a checkpoint takes besides pages.
+const CHECKPOINT_OVERHEAD_BYTES: u64 = 4 << 20;
+
+/// The sizes a store uses on the disk it is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) segment_bytes: u64,
+    pub(crate) checkpoint_log_bytes: u64,
+    /// Commits wait for a checkpoint when so much has changed.
+    pub(crate) dirty_bytes_max: u64,
+    pub(crate) reserve_bytes: u64,
+}
+
+impl Sizes {
+    /// The options, cut down to what a disk of this size bears.
+    pub(crate) fn for_disk(options: &StoreOptions, disk_bytes: u64) -> Sizes {
+        let segment_bytes = options.segment_bytes.min(disk_bytes / 64).max(SEGMENT_BYTES_MIN).next_multiple_of(4096);
+        let dirty_bytes_max = options.cache_bytes.min(disk_bytes / 24).max(4 * options.page_bytes as u64);
+        let reserve_bytes = (2 * dirty_bytes_max + CHECKPOINT_OVERHEAD_BYTES).min(disk_bytes / 8);
+        let checkpoint_log_bytes = options.checkpoint_log_bytes.min(disk_bytes / 16).max(2 * segment_bytes);
+        Sizes { segment_bytes, checkpoint_log_bytes, dirty_bytes_max, reserve_bytes }
+    }
+}
+
+/// Bytes of the disk a folder is on: all of them, and those still free.
+pub(crate) fn disk_bytes(folder: &Path) -> io::Result<(u64, u64)> {
+    let disk = rustix::fs::statvfs(folder)?;
+    Ok((disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize)))
+}
+
+/// The file of claimed blocks.
+#[derive(Debug)]
+pub(crate) struct Reserve {
+    folder: PathBuf,
+    bytes: u64,
+}
+
+impl Reserve {
+    pub(crate) fn new(folder: &Path, bytes: u64) -> Reserve {
+        Reserve { folder: folder.to_owned(), bytes }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join(RESERVE_NAME)
+    }
+
+    /// Holds the reserve in full, or fails and holds what it held.
+    pub(crate) fn fill(&self) -> io::Result<()> {
+        let file = File::options().write(true).create(true).truncate(false).open(self.path())?;
+        if file.metadata()?.len() > self.bytes {
+            file.set_len(self.bytes)?;
+        }
+        claim(&file, self.bytes)
+    }
+
+    /// Makes room for a checkpoint of so many bytes of pages, if there is not enough. Says whether it gave itself up.
+    pub(crate) fn make_room(&self, page_bytes: u64, segment_bytes: u64) -> io::Result<bool> {
+        let wanted = page_bytes * SLED_BYTES_PER_BYTE + CHECKPOINT_OVERHEAD_BYTES + segment_bytes;
+        let (_, free) = disk_bytes(&self.folder)?;
+        if free >= wanted {
+            return Ok(false);
+        }
+        match File::options().write(true).open(self.path()) {
+            Ok(file) => file.set_len(0).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// How an attempt to get disk space ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Space,
+    NoSpace,
+    Failed(String),
+}
+
+#[derive(Debug)]
+struct Rounds {
+    begun: u64,
+    ended: u64,
+    verdict: Verdict,
+    closed: bool,
+}
+
+/// How commits wait for the thread that gets space: each round is one attempt, shared by all who waited for it.
+#[derive(Debug)]
+pub(crate) struct SpaceRounds {
+    rounds: Mutex<Rounds>,
+    changed: Condvar,
+}
+
+impl Default for SpaceRounds {
+    fn default() -> SpaceRounds {
+        let rounds = Rounds { begun: 0, ended: 0, verdict: Verdict::Space, closed: false };
+        SpaceRounds { rounds: Mutex::new(rounds), changed: Condvar::new() }
+    }
+}
+
+impl SpaceRounds {
+    /// Waits for the end of a round that begins after this call; `ring` wakes the thread that runs it.
+    pub(crate) fn wait(&self, ring: impl FnOnce()) -> Verdict {
+        let rounds = locked(&self.rounds);
+        let wanted = rounds.begun + 1;
+        ring();
+        let waiting = |rounds: &mut Rounds| rounds.ended < wanted && !rounds.closed;
+        let rounds = self.changed.wait_while(rounds, waiting).unwrap_or_else(PoisonError::into_inner);
+        if rounds.ended < wanted {
+            return Verdict::Failed("the store is closed".to_owned());
+        }
+        rounds.verdict.clone()
+    }
+
+    pub(crate) fn begin(&self) {
+        locked(&self.rounds).begun += 1;
+    }
+
+    pub(crate) fn end(&self, verdict: Verdict) {
+        let mut rounds = locked(&self.rounds);
+        rounds.ended = rounds.begun;
+        rounds.verdict = verdict;
+        self.changed.notify_all();
+    }
+
+    /// Lets everyone go who waits, now and later.
+    pub(crate) fn close(&self) {
+        locked(&self.rounds).closed = true;
+        self.changed.notify_all();
+    }
+
+    /// How the last round ended.
+    pub(crate) fn last(&self) -> Verdict {
+        locked(&self.rounds).verdict.clone()
+    }
+}

@@ -1,0 +1,128 @@
+//! The store on a disk that fills up: a tmpfs of its own, mounted by the test, which needs root.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use rfs_common::clock::SystemClock;
+
+use super::tests::{CLUSTER, Dice, content, model_after, put};
+use super::*;
+
+/// A filesystem that is unmounted with this value.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(mebibytes: u32) -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={mebibytes}m");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(SmallDisk(folder));
+        }
+        println!("skipped: mounting a filesystem needs root");
+        None
+    }
+
+    /// Writes a file until nothing is left.
+    fn fill(&self) {
+        let path = self.0.path().join("filler");
+        let mut file = fs::File::options().append(true).create(true).open(path).unwrap();
+        while io::Write::write_all(&mut file, &[1; 1 << 16]).is_ok() {}
+        while io::Write::write_all(&mut file, &[1; 512]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "the test's filesystem stays mounted");
+    }
+}
+
+fn defaults() -> StoreOptions {
+    StoreOptions { checkpoint_interval: Duration::from_secs(3600), ..StoreOptions::default() }
+}
+
+#[test]
+fn a_full_disk_refuses_commits_until_there_is_space() {
+    let Some(disk) = SmallDisk::mount(96) else { return };
+    let folder = disk.0.path().join("store");
+    Store::create(&folder, CLUSTER).unwrap();
+    let store = Store::open(&folder, defaults(), SystemClock::shared()).unwrap();
+    let seed = 3;
+    let mut dice = Dice::new(seed);
+    for _ in 0..2000 {
+        store.commit(&dice.commit()).unwrap();
+    }
+    disk.fill();
+    let mut commits = 2000;
+    let mut next = dice.commit();
+    let error = loop {
+        match store.commit(&next) {
+            Ok(_) => commits += 1,
+            Err(error) => break error,
+        }
+        next = dice.commit();
+        assert!(commits < 1_000_000, "the disk is full but commits go on");
+    };
+    println!("{} commits after the disk was full", commits - 2000);
+    assert_eq!(error, CommitError::NoSpace);
+    assert_eq!(store.status().state, StoreState::NoSpace);
+    assert_eq!(store.commit(&next), Err(CommitError::NoSpace));
+    assert_eq!(store.position().get(), commits);
+    assert!(content(&store) == model_after(seed, commits), "reads go on");
+    store.checkpoint().unwrap();
+    disk.free();
+    store.commit(&next).unwrap();
+    commits += 1;
+    assert_eq!(store.status().state, StoreState::Working);
+    drop(store);
+    let store = Store::open(&folder, defaults(), SystemClock::shared()).unwrap();
+    assert!(content(&store) == model_after(seed, commits));
+    store.close().unwrap();
+}
+
+#[test]
+fn a_small_disk_works_for_long_and_recovers_when_full() {
+    let Some(disk) = SmallDisk::mount(128) else { return };
+    let folder = disk.0.path().join("store");
+    Store::create(&folder, CLUSTER).unwrap();
+    let store = Store::open(&folder, defaults(), SystemClock::shared()).unwrap();
+    let mut dice = Dice::new(4);
+    let value = |number: u64| number.to_le_bytes().repeat(50);
+    let mut numbers = std::collections::BTreeMap::new();
+    // More log than fits the disk, over 5 MB of records: segments must be dropped all the time.
+    for number in 0..250_000_u64 {
+        let key = dice.below(12_000);
+        store.commit(&[put(Table::Inodes, &key.to_be_bytes(), &value(number))]).unwrap();
+        numbers.insert(key, number);
+    }
+    disk.fill();
+    let mut number = 250_000;
+    loop {
+        let key = dice.below(12_000);
+        match store.commit(&[put(Table::Inodes, &key.to_be_bytes(), &value(number))]) {
+            Ok(_) => numbers.insert(key, number),
+            Err(error) => break assert_eq!(error, CommitError::NoSpace),
+        };
+        number += 1;
+    }
+    drop(store);
+    // A restart on the full disk reads everything. sled may give some space back when it opens, so it is filled again.
+    let store = Store::open(&folder, defaults(), SystemClock::shared()).unwrap();
+    for (key, number) in &numbers {
+        assert_eq!(store.get(Table::Inodes, &key.to_be_bytes()).unwrap().unwrap(), value(*number));
+    }
+    disk.fill();
+    while store.commit(&[put(Table::Chunks, b"x", &value(number))]) != Err(CommitError::NoSpace) {}
+    disk.free();
+    store.commit(&[put(Table::Inodes, b"x", b"y")]).unwrap();
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(Store::verify(&folder).unwrap(), []);
+}
