@@ -239,11 +239,11 @@ impl Mount {
         request: &MountRequest,
         folder: &Path,
         client: &Arc<Client>,
-        kernel: &KernelNotifier,
+        kernel: &Arc<KernelNotifier>,
         shutdown: &Shutdown,
         clock: &SharedClock,
     ) -> Result<Mount, Failure> {
-        let adapter = Adapter::new(Arc::clone(client), &request.options, Arc::clone(clock));
+        let adapter = Adapter::new(Arc::clone(client), Arc::clone(kernel), &request.options, Arc::clone(clock));
         let as_root = rustix::process::geteuid().is_root();
         let config = fuse::session_config(&request.options, &request.source_name(), as_root);
         let mut session =

@@ -22,7 +22,8 @@ use super::locks::Interrupted;
 use super::reply::{self, Nodes, XattrAnswer};
 use super::{Adapter, REQUEST_BYTES_MAX};
 use crate::client::{
-    AttributeChanges, AttributesAnswer, Caller, Entry, Handle, KERNEL_VALID, NewNode, NodeAnswer, Opened, Seek, Taken,
+    AttributeChanges, AttributesAnswer, Caller, Entry, Handle, KERNEL_VALID, KernelCaches, NewNode, NodeAnswer, Opened,
+    Seek, Taken,
 };
 
 /// The master never uses an inode number twice, so every node has the same generation.
@@ -88,14 +89,17 @@ impl Adapter {
     /// Opens a file, and truncates it separately where the set-id bits have to go with the data.
     fn open_file(&self, caller: &Caller, inode: InodeId, flags: i32, kill_set_id: bool) -> Result<Opened, Errno> {
         let truncates = kill_set_id && flags & libc::O_TRUNC != 0;
-        if !truncates || self.client.get_attributes(inode)?.attributes.mode & SET_ID_BITS == 0 {
+        if !truncates || !self.has_set_id(inode)? {
             return self.client.open(caller, inode, flags);
         }
         let opened = self.client.open(caller, inode, flags & !libc::O_TRUNC)?;
         let handle = Some(opened.handle);
         let changes = AttributeChanges { length: Some(0), kill_set_id, handle, ..AttributeChanges::default() };
         match self.client.set_attributes(caller, inode, &changes) {
-            Ok(_) => Ok(opened),
+            Ok(_) => {
+                self.kernel.invalidate_attributes(inode);
+                Ok(opened)
+            }
             Err(errno) => {
                 self.client.release(opened.handle, None);
                 Err(errno)
@@ -104,16 +108,25 @@ impl Adapter {
     }
 
     /// Writes, and waits for the disks where the file or the mount is synchronous: the kernel does not do it for files
-    /// that bypass its page cache.
-    fn write_file(&self, handle: Handle, offset: u64, data: &[u8], write_flags: WriteFlags, flags: i32) -> Result<(), Errno> {
+    /// that bypass its page cache. The answer to a write has no attributes, so a mode that changed with it is made known by
+    /// having the kernel ask again.
+    fn write_file(&self, write: &FileWrite<'_>, write_flags: WriteFlags, flags: i32) -> Result<(), Errno> {
         let kill_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.client.write(handle, offset, data, kill_set_id)?;
+        let changes_mode = kill_set_id && self.has_set_id(write.inode)?;
+        self.client.write(write.handle, write.offset, write.data, kill_set_id)?;
+        if changes_mode {
+            self.kernel.invalidate_attributes(write.inode);
+        }
         match flags & libc::O_SYNC {
-            libc::O_SYNC => self.client.fsync(handle, false),
-            libc::O_DSYNC => self.client.fsync(handle, true),
-            _ if self.synchronous.writes => self.client.fsync(handle, false),
+            libc::O_SYNC => self.client.fsync(write.handle, false),
+            libc::O_DSYNC => self.client.fsync(write.handle, true),
+            _ if self.synchronous.writes => self.client.fsync(write.handle, false),
             _ => Ok(()),
         }
+    }
+
+    fn has_set_id(&self, inode: InodeId) -> Result<bool, Errno> {
+        Ok(self.client.get_attributes(inode)?.attributes.mode & SET_ID_BITS != 0)
     }
 
     /// Sets an attribute, and clears set-group-id if the kernel asks for it with an ACL.
@@ -145,6 +158,14 @@ impl Adapter {
             self.client.cancel_lock(ticket);
         }
     }
+}
+
+/// Bytes for a file.
+struct FileWrite<'a> {
+    inode: InodeId,
+    handle: Handle,
+    offset: u64,
+    data: &'a [u8],
 }
 
 /// What an open file is to the kernel. What is only written goes past the page cache, which makes it several times faster,
@@ -413,7 +434,7 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         file: FileHandle,
         offset: u64,
         data: &[u8],
@@ -423,7 +444,8 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let _busy = self.threads.busy();
-        let written = self.write_file(handle(file), offset, data, write_flags, flags.0);
+        let write = FileWrite { inode: self.inode(node), handle: handle(file), offset, data };
+        let written = self.write_file(&write, write_flags, flags.0);
         answer_written(written.map(|()| data.len()), reply);
     }
 

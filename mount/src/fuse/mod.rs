@@ -22,6 +22,7 @@ use fuser::{InitFlags, KernelConfig, MountOption, Request, SessionACL};
 use rfs_common::clock::SharedClock;
 
 use crate::client::{Caller, Client};
+use crate::kernel::KernelNotifier;
 use crate::options::MountOptions;
 use groups::Groups;
 use locks::WaitingLocks;
@@ -61,6 +62,7 @@ const CAPABILITIES: [InitFlags; 16] = [
 /// The filesystem as fuser sees it.
 pub struct Adapter {
     client: Arc<Client>,
+    kernel: Arc<KernelNotifier>,
     groups: Groups,
     locks: Arc<WaitingLocks>,
     threads: Threads,
@@ -77,10 +79,16 @@ struct Synchronous {
 }
 
 impl Adapter {
-    /// An adapter for this client.
-    pub fn new(client: Arc<Client>, options: &MountOptions, clock: SharedClock) -> Adapter {
+    /// An adapter for this client, and for the kernel whose caches it fills.
+    pub fn new(
+        client: Arc<Client>,
+        kernel: Arc<KernelNotifier>,
+        options: &MountOptions,
+        clock: SharedClock,
+    ) -> Adapter {
         Adapter {
             client,
+            kernel,
             groups: Groups::new(clock),
             locks: Arc::default(),
             threads: Threads::new(options.threads, threads_of(options)),
