@@ -184,11 +184,8 @@ fn serve(request: &MountRequest, reporter: &mut Reporter) -> Result<ExitStatus, 
 fn start_log(request: &MountRequest) -> Result<(), Failure> {
     // In the background stderr is the log already.
     let log_file = request.options.log_file.clone().filter(|_| !handshake::is_background());
-    let arguments = LogArguments {
-        log_level: request.options.log_level.clone(),
-        log_format: request.options.log_format,
-        log_file,
-    };
+    let arguments =
+        LogArguments { log_level: request.options.log_level.clone(), log_format: request.options.log_format, log_file };
     logging::init(&arguments).map_err(|error| Failure::new(ExitStatus::Usage, chain(&error)))
 }
 

@@ -180,7 +180,9 @@ pub struct MountSource {
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// What stands before the folder is not a master.
-    #[error("{text:?} does not name a master to mount from: {reason}; write MASTER, MASTER:PORT or MASTER:PORT:/SUBDIR")]
+    #[error(
+        "{text:?} does not name a master to mount from: {reason}; write MASTER, MASTER:PORT or MASTER:PORT:/SUBDIR"
+    )]
     Master {
         /// What was written.
         text: String,
@@ -398,7 +400,11 @@ fn read_period(value: &str) -> Result<Duration, String> {
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => read::<Period>(value)?.get(),
     };
-    if period.is_zero() { Err("no time at all is not possible; write a duration such as 10s".to_owned()) } else { Ok(period) }
+    if period.is_zero() {
+        Err("no time at all is not possible; write a duration such as 10s".to_owned())
+    } else {
+        Ok(period)
+    }
 }
 
 fn nothing(_: &mut MountOptions, _: &str) -> Result<(), String> {
@@ -425,32 +431,43 @@ macro_rules! accepted {
 /// An option with a value for one field.
 macro_rules! setting {
     ($name:literal, $value_name:literal, $help:literal, $field:ident, $read:expr) => {
-        OptionEntry { name: $name, value: $value_name, help: $help, apply: |options, value| {
-            let read: fn(&str) -> Result<_, String> = $read;
-            options.$field = read(value)?;
-            Ok(())
-        } }
+        OptionEntry {
+            name: $name,
+            value: $value_name,
+            help: $help,
+            apply: |options, value| {
+                let read: fn(&str) -> Result<_, String> = $read;
+                options.$field = read(value)?;
+                Ok(())
+            },
+        }
     };
 }
 
 /// An option that makes the mount one of a person who is not trusted.
 macro_rules! distrusted {
     ($name:literal, $help:literal) => {
-        OptionEntry { name: $name, value: "", help: $help, apply: |options, _| {
-            options.distrust();
-            Ok(())
-        } }
+        OptionEntry {
+            name: $name,
+            value: "",
+            help: $help,
+            apply: |options, _| {
+                options.distrust();
+                Ok(())
+            },
+        }
     };
 }
 
 /// All options after `-o`, in the order of the help text.
 const OPTIONS: &[OptionEntry] = &[
-    setting!("port", "PORT", "The master's port for clients, instead of one in MASTER:PORT (9421)", port, |value| read(
+    setting!("port", "PORT", "The master's port for clients, instead of one in MASTER:PORT (9421)", port, |value| {
+        read(value).map(Some)
+    }),
+    setting!("cluster", "UUID", "Refuse to mount if the master belongs to another cluster", cluster, |value| read(
         value
     )
     .map(Some)),
-    setting!("cluster", "UUID", "Refuse to mount if the master belongs to another cluster", cluster, |value| read(value)
-        .map(Some)),
     setting!("threads", "N", "Threads that take requests of the kernel (3)", threads, |value| read_between(
         value,
         1,
@@ -548,7 +565,12 @@ const OPTIONS: &[OptionEntry] = &[
     accepted!("lazytime", "Accepted, like atime"),
     accepted!("nolazytime", "Accepted, like atime"),
     flag!("sync", "Every write is on the disks of all copies before it returns", sync = true, dirsync = true),
-    flag!("async", "Writes are durable after fsync and shortly after close; the default", sync = false, dirsync = false),
+    flag!(
+        "async",
+        "Writes are durable after fsync and shortly after close; the default",
+        sync = false,
+        dirsync = false
+    ),
     flag!("dirsync", "Every change of a directory is on the master's disk before it returns", dirsync = true),
     accepted!("defaults", "The defaults"),
     accepted!("_netdev", "For fstab: mount when the network is up; ignored here"),
@@ -556,8 +578,18 @@ const OPTIONS: &[OptionEntry] = &[
     accepted!("noauto", "For fstab; ignored here"),
     accepted!("nofail", "For fstab; ignored here"),
     distrusted!("user", "For fstab: users may mount; implies noexec, nosuid, nodev unless said otherwise after it"),
-    OptionEntry { name: "user_id", value: "UID", help: "Accepted for the sake of libfuse's tools; ignored", apply: nothing },
-    OptionEntry { name: "group_id", value: "GID", help: "Accepted for the sake of libfuse's tools; ignored", apply: nothing },
+    OptionEntry {
+        name: "user_id",
+        value: "UID",
+        help: "Accepted for the sake of libfuse's tools; ignored",
+        apply: nothing,
+    },
+    OptionEntry {
+        name: "group_id",
+        value: "GID",
+        help: "Accepted for the sake of libfuse's tools; ignored",
+        apply: nothing,
+    },
     accepted!("nouser", "For fstab; ignored here"),
     distrusted!("users", "For fstab: users may mount and unmount; implies what user implies"),
     accepted!("nousers", "For fstab; ignored here"),
@@ -570,7 +602,13 @@ const OPTIONS: &[OptionEntry] = &[
         source_name,
         |value| Ok(Some(value.to_owned()))
     ),
-    setting!("subtype", "NAME", "The type in the mount table is fuse.NAME (rfs)", subtype, |value| Ok(value.to_owned())),
+    setting!(
+        "subtype",
+        "NAME",
+        "The type in the mount table is fuse.NAME (rfs)",
+        subtype,
+        |value| Ok(value.to_owned())
+    ),
     OptionEntry { name: "comment", value: "TEXT", help: "Ignored", apply: nothing },
     OptionEntry { name: "uhelper", value: "NAME", help: "For umount(8); ignored here", apply: nothing },
     OptionEntry { name: "helper", value: "NAME", help: "For umount(8); ignored here", apply: nothing },

@@ -30,7 +30,10 @@ pub(super) fn serve_in_background(arguments: &[OsString], log: LogTarget) -> Res
         Failure::with_source(ExitStatus::System, "cannot start the process that serves the mount", &error)
     })?;
     let Some(output) = child.stdout.take() else {
-        return Err(Failure::new(ExitStatus::System, "the process that serves the mount has no pipe to tell its state"));
+        return Err(Failure::new(
+            ExitStatus::System,
+            "the process that serves the mount has no pipe to tell its state",
+        ));
     };
     match read_reports(BufReader::new(output), |note| super::say(note)) {
         Some(outcome) => outcome,

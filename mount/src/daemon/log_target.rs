@@ -99,7 +99,11 @@ fn open_journal(socket: &Path) -> io::Result<UnixStream> {
 /// Starts logger(1), which ends when nobody can write to it any more.
 fn start_logger() -> io::Result<OwnedFd> {
     let mut command = Command::new("logger");
-    command.args(["-t", IDENTIFIER, "-p", "daemon.info"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["-t", IDENTIFIER, "-p", "daemon.info"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut logger = command.spawn()?;
     let pipe = logger.stdin.take();
     pipe.map(OwnedFd::from).ok_or_else(|| io::Error::other("logger(1) has no standard input"))

@@ -11,8 +11,8 @@ use std::time::SystemTime;
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, ForgetOne, Generation, INodeNo,
     InterruptOutcome, KernelConfig, LockKind, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, RequestId, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, RequestId, TimeOrNow, WriteFlags,
 };
 use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
@@ -493,7 +493,14 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn readdirplus(&self, request: &Request, _node: INodeNo, file: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        file: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         let _busy = self.threads.busy();
         let nodes = self.nodes();
         let mut take = |entry: &Entry<'_>| add_entry_with_node(&mut reply, entry, nodes);

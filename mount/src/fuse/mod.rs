@@ -153,7 +153,9 @@ mod tests {
     fn people_without_rights_get_a_mount_without_rights() {
         let options = MountOptions::default();
         let config = session_config(&options, "m:1", false);
-        assert!(config.mount_options.contains(&MountOption::NoSuid) && config.mount_options.contains(&MountOption::NoDev));
+        assert!(
+            config.mount_options.contains(&MountOption::NoSuid) && config.mount_options.contains(&MountOption::NoDev)
+        );
         assert_eq!(config.acl, SessionACL::Owner);
         let config = session_config(&options, "m:1", true);
         assert!(config.mount_options.contains(&MountOption::Suid) && config.mount_options.contains(&MountOption::Dev));

@@ -121,7 +121,13 @@ pub(super) fn xattr_list(names: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// A lock request; nothing for a type that does not exist.
-pub(super) fn lock(family: fuser::LockKind, owner: u64, range: (u64, u64), lock_type: i32, process: u32) -> Option<Lock> {
+pub(super) fn lock(
+    family: fuser::LockKind,
+    owner: u64,
+    range: (u64, u64),
+    lock_type: i32,
+    process: u32,
+) -> Option<Lock> {
     let family = match family {
         fuser::LockKind::Posix => LockFamily::Posix,
         fuser::LockKind::Flock => LockFamily::Flock,

@@ -68,8 +68,7 @@ impl Threads {
     /// For a session of `total` threads of which `usual` are enough as a rule.
     pub(super) fn new(usual: usize, total: usize) -> Threads {
         let usual = usual.min(total);
-        let state =
-            State { total, busy: 0, parked: 0, wanted: usual, finished: 0, watched: false, closed: false };
+        let state = State { total, busy: 0, parked: 0, wanted: usual, finished: 0, watched: false, closed: false };
         Threads { state: Mutex::new(state), parked: Condvar::new(), usual }
     }
 

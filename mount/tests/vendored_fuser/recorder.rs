@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     InterruptOutcome, KernelConfig, LockKind, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyWrite, Request, RequestId, TimeOrNow, WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyWrite, Request, RequestId,
+    TimeOrNow, WriteFlags,
 };
 
 /// The one file's number.
@@ -139,14 +140,7 @@ impl Filesystem for Recorder {
     }
 
     /// One entry, without its node.
-    fn readdirplus(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
+    fn readdirplus(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         self.0.add(format!("readdirplus offset={offset}"));
         if offset == 0 {
             let nothing_known = attributes(INodeNo(0));
