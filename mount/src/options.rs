@@ -273,7 +273,7 @@ pub struct MountOptions {
     pub connect_timeout: Duration,
     /// How long a request waits for a master that is away before it fails; nothing: for ever.
     pub master_timeout: Option<Duration>,
-    /// How long a read waits for a chunk of which no copy is live before it fails.
+    /// How long a chunk of which no copy can be reached is waited for, before reading fails and written data is lost.
     pub chunk_timeout: Duration,
     /// Where the log goes, if not to the journal.
     pub log_file: Option<PathBuf>,
@@ -301,8 +301,8 @@ impl Default for MountOptions {
             cluster: None,
             threads: 3,
             threads_max: 16,
-            write_cache: ByteSize::mib(128),
-            read_cache: ByteSize::mib(256),
+            write_cache: ByteSize::mib(64),
+            read_cache: ByteSize::mib(128),
             read_ahead: ByteSize::mib(8),
             kernel_read_ahead: ByteSize::mib(1),
             connect_timeout: Duration::from_secs(3),
@@ -483,11 +483,11 @@ const OPTIONS: &[OptionEntry] = &[
     setting!(
         "write_cache",
         "SIZE",
-        "Memory for written data on its way to chunkservers (128MiB)",
+        "Memory for written data on its way to chunkservers (64MiB)",
         write_cache,
         |value| read_size_between(value, ByteSize::mib(4), ByteSize::gib(256))
     ),
-    setting!("read_cache", "SIZE", "Memory for data that was read (256MiB)", read_cache, |value| read_size_between(
+    setting!("read_cache", "SIZE", "Memory for data that was read (128MiB)", read_cache, |value| read_size_between(
         value,
         ByteSize::mib(4),
         ByteSize::gib(1024)
@@ -523,7 +523,7 @@ const OPTIONS: &[OptionEntry] = &[
     setting!(
         "chunk_timeout",
         "TIME",
-        "How long a read waits for a copy to come back before it fails (60s)",
+        "How long reads and writes of a chunk without live copies wait before they fail (60s)",
         chunk_timeout,
         read_period
     ),

@@ -35,7 +35,7 @@ pub(super) fn serve_in_background(arguments: &[OsString], log: LogTarget) -> Res
             "the process that serves the mount has no pipe to tell its state",
         ));
     };
-    match read_reports(BufReader::new(output), |note| super::say(note)) {
+    match read_reports(BufReader::new(output), super::say) {
         Some(outcome) => outcome,
         None => Err(died(&mut child, &described)),
     }
