@@ -10,4 +10,14 @@ pub mod cache;
 
 pub mod client;
 
+pub mod fuse;
+
+pub mod kernel;
+
+pub mod options;
+
+pub mod mountpoint;
+
+pub mod daemon;
+
 pub mod tool;
