@@ -35,11 +35,13 @@ use crate::init::{InitArguments, init};
 const CLUSTER: ClusterId = ClusterId::new(0x1234);
 const LIMIT: Duration = Duration::from_secs(10);
 
+type Orders = mpsc::Sender<Result<ToChunkserver, tonic::Status>>;
+
 /// Answers registrations, keeps what it is told, and passes on orders.
 #[derive(Clone, Default)]
 struct Recorder {
     told: Arc<Mutex<Vec<FromChunkserver>>>,
-    orders: Arc<Mutex<Vec<mpsc::Sender<Result<ToChunkserver, tonic::Status>>>>>,
+    orders: Arc<Mutex<Vec<Orders>>>,
     refusal: Arc<Mutex<Option<Refused>>>,
 }
 
@@ -386,7 +388,7 @@ fn registers_tells_what_it_has_obeys_and_leaves() {
     let from = source.place(0);
     let sources = vec![
         Source { server: 1, volume: 1, address: "127.0.0.1:1".into() },
-        Source { server: from.server, volume: from.volume, address: from.address.clone() },
+        Source { server: from.server, volume: from.volume, address: from.address },
     ];
     let to = target.place(0);
     let replicate = Replicate { volume: to.volume, chunk: 6, version: 1, sources };
@@ -400,12 +402,12 @@ fn registers_tells_what_it_has_obeys_and_leaves() {
     assert!(!wrong.done && wrong.message.contains("STATUS_NO_CHUNK"), "{wrong:?}");
 
     let raise = Raise { volume: to.volume, chunk: 6, from: 1, to: 5 };
-    let raised = master.order(1, 103, Order::Raise(raise.clone()));
+    let raised = master.order(1, 103, Order::Raise(raise));
     assert!(raised.done && raised.version == 5, "{raised:?}");
     assert_eq!(statuses(&client.write(6, (1, 1), 0, b"late", &[])), [Status::WrongVersion]);
     let delete = rfs_proto::cluster::Delete { volume: to.volume, chunk: 6, version: 1 };
-    assert!(!master.order(1, 104, Order::Delete(delete.clone())).done);
-    assert!(master.order(1, 105, Order::Delete(rfs_proto::cluster::Delete { version: 5, ..delete.clone() })).done);
+    assert!(!master.order(1, 104, Order::Delete(delete)).done);
+    assert!(master.order(1, 105, Order::Delete(rfs_proto::cluster::Delete { version: 5, ..delete })).done);
     let gone = master.order(1, 106, Order::Delete(rfs_proto::cluster::Delete { volume: 3, ..delete }));
     assert_eq!((gone.done, gone.errno), (false, 19));
 

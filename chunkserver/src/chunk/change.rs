@@ -150,7 +150,7 @@ impl ChunkCopy {
         let changed = first..first + new_leaves.len() as u32;
         state.generation += 1;
         let written = self.file.write_all_at(bytes, data_at(offset)).map_err(Fault::io(IoOperation::Write));
-        self.finish(state, written, new_leaves, changed, new_length)
+        self.finish(state, written, &new_leaves, changed, new_length)
     }
 
     /// Takes over the leaves of a change whose data was written, or repairs what a failure left.
@@ -158,14 +158,14 @@ impl ChunkCopy {
         &self,
         state: &mut State,
         written: Result<(), Fault>,
-        new_leaves: Vec<LeafHash>,
+        new_leaves: &[LeafHash],
         changed: Range<u32>,
         new_length: u32,
     ) -> Result<(), Fault> {
         let old_length = state.header.data_length;
         let finished = written.and_then(|()| {
             state.leaves.resize(leaves_of(new_length) as usize, LeafHash::default());
-            state.leaves[changed.start as usize..changed.end as usize].copy_from_slice(&new_leaves);
+            state.leaves[changed.start as usize..changed.end as usize].copy_from_slice(new_leaves);
             if new_length != old_length {
                 state.header.data_length = new_length;
                 state.header_dirty = true;
@@ -245,7 +245,7 @@ impl ChunkCopy {
         let changed = first..first + new_leaves.len() as u32;
         state.generation += 1;
         let written = self.zero_data(offset, length).map_err(Fault::io(IoOperation::Write));
-        self.finish(state, written, new_leaves, changed, old_length)
+        self.finish(state, written, &new_leaves, changed, old_length)
     }
 
     /// Punches a hole; a filesystem that cannot gets zeros written.

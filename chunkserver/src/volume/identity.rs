@@ -243,8 +243,9 @@ mod tests {
         identity.write(folder.path()).unwrap();
         assert_eq!(Identity::read(folder.path()).unwrap(), identity);
         identity.check_ground(folder.path(), &ground).unwrap();
-        let other = Ground { filesystem_uuid: "other".into(), ..ground.clone() };
-        if !ground.filesystem_uuid.is_empty() {
+        let mut other = Ground::of(folder.path()).unwrap();
+        other.filesystem_uuid = "other".into();
+        if !identity.filesystem_uuid.is_empty() {
             let refusal = identity.check_ground(folder.path(), &other).unwrap_err();
             assert!(matches!(refusal, Refusal::OtherFilesystem { .. }), "{refusal}");
         }

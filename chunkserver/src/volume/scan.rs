@@ -15,7 +15,6 @@ use rfs_common::folder_lock::FolderLock;
 use rfs_common::ids::{ChunkId, ClusterId, ServerId};
 
 use crate::chunk::copy::{ChunkCopy, Held, OpenFault, header_at};
-use crate::chunk::fault::Fault;
 use crate::chunk::format::HeaderError;
 
 use super::health::{self, Ground};
@@ -53,7 +52,7 @@ impl Volume {
             other => other,
         };
         durable::create_folder(&folder.join(CHUNKS)).map_err(|error| system(error.into()))?;
-        clear_incoming(&folder.join(INCOMING)).map_err(|error| system(error.into()))?;
+        clear_incoming(&folder.join(INCOMING)).map_err(system)?;
         running::mark_in_use(folder, &ground).map_err(|error| system(error.into()))?;
         let root = File::open(folder).map_err(|error| system(error.into()))?;
         let space = health::space_of(&root).map_err(|error| system(error.into()))?;
@@ -143,9 +142,4 @@ pub fn for_each_chunk(
         }
     }
     Ok(())
-}
-
-/// Whether a fault means that the file could not be looked at, rather than that it is wrong.
-pub fn is_unreadable(fault: &Fault) -> bool {
-    matches!(fault, Fault::Io { .. })
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use rfs_common::durable;
 use rfs_common::errno::Errno;
 
 use crate::chunk::copy::{ChunkCopy, Held};
@@ -149,13 +148,6 @@ impl Volume {
         let unknown = Ground { mount: 0, ..self.ground.clone() };
         if let Err(error) = running::mark_in_use(&self.folder, &unknown) {
             tracing::debug!(volume = %self.id(), error = %identity::with_sources(&error), "a failed volume cannot be marked");
-        }
-    }
-
-    /// Removes what probing left.
-    pub fn remove_probe(&self) {
-        if let Err(error) = durable::remove_file(&self.folder.join(PROBE_FILE)) {
-            tracing::debug!(volume = %self.id(), %error, "the probe's file stays");
         }
     }
 }
