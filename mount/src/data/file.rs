@@ -30,7 +30,7 @@ const FETCH_LEAVES_MAX: u32 = 64;
 /// Between two attempts to find a copy.
 const READ_RETRY: Duration = Duration::from_millis(20);
 
-/// The data of one file.
+/// The data of one file. Whoever drops the last one has flushed and committed it before, or means to lose the rest.
 pub struct FileData {
     pub(crate) path: Arc<DataPath>,
     pub(crate) inode: InodeId,
