@@ -148,7 +148,7 @@ impl FileData {
             let state = self.state();
             match state.chunks.get(&index) {
                 Some(chunk) => chunk.read_over(start, out).ok_or(Errno::EIO)?,
-                None => vec![start..start + out.len() as u32],
+                None => std::iter::once(start..start + out.len() as u32).collect(),
             }
         };
         for gap in gaps {
