@@ -1,4 +1,6 @@
 //! The client side of rfs: the library that speaks with master and chunkservers, the FUSE mount, and the tool.
+//!
+//! Each module knows only those above it; `tool` knows none of them.
 
 pub mod session;
 
