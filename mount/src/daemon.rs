@@ -21,14 +21,16 @@ use rfs_common::background;
 use rfs_common::clock::{Monotonic, SharedClock, SystemClock};
 use rfs_common::logging::{self, LogArguments};
 use rfs_common::shutdown::{Reason, Shutdown};
+use rfs_common::size::ByteSize;
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::client::Client;
+use crate::client::{Client, KernelCaches};
+use crate::data::DataSettings;
 use crate::fuse::{self, Adapter};
 use crate::kernel::{self, KernelNotifier};
 use crate::mountpoint::{self, Content, DeviceNumber};
-use crate::options::{MountRequest, UsageError};
-use crate::session::SessionOptions;
+use crate::options::{MountOptions, MountRequest, UsageError};
+use crate::session::{Session, SessionOptions};
 use handshake::Reporter;
 use log_target::LogTarget;
 
@@ -199,7 +201,7 @@ fn leave_the_terminal() {
     }
 }
 
-/// Begins the session with the master.
+/// Begins the session with the master, and the client that works in it.
 fn connect(
     request: &MountRequest,
     folder: &Path,
@@ -209,17 +211,41 @@ fn connect(
     let options = SessionOptions {
         cluster: request.options.cluster,
         subdirectory: request.source.subdirectory.clone().unwrap_or_default().into_bytes(),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: host_name(),
         mount_point: folder.display().to_string(),
         read_only: request.options.read_only,
         connect_timeout: request.options.connect_timeout,
         master_timeout: request.options.master_timeout,
         ..SessionOptions::new(request.source.master.clone(), Arc::clone(clock))
     };
-    let failed = |error: &dyn std::error::Error| {
-        Failure::with_source(ExitStatus::MountFailed, &format!("cannot mount {}", request.source), error)
-    };
-    begin(options, request, kernel).map_err(|error| failed(&*error))
+    let session = Session::connect(options).map_err(|error| {
+        Failure::with_source(ExitStatus::MountFailed, &format!("cannot mount {}", request.source), &error)
+    })?;
+    let caches: Arc<dyn KernelCaches> = Arc::<KernelNotifier>::clone(kernel);
+    let client = Client::start(session, data_settings(&request.options), caches, Arc::clone(clock));
+    client
+        .map(Arc::new)
+        .map_err(|error| Failure::with_source(ExitStatus::System, "cannot start the client's threads", &error))
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The data path's limits as the options set them.
+fn data_settings(options: &MountOptions) -> DataSettings {
+    let bytes = |size: ByteSize| usize::try_from(size.get()).unwrap_or(usize::MAX);
+    DataSettings {
+        from: host_name(),
+        dirty_bytes_max: bytes(options.write_cache),
+        // One file must not stop the writers of all others.
+        dirty_bytes_per_file_max: bytes(options.write_cache) / 2,
+        cache_bytes_max: bytes(options.read_cache),
+        read_ahead_bytes_max: options.read_ahead.get(),
+        read_give_up: options.chunk_timeout,
+        write_give_up: options.chunk_timeout,
+        ..DataSettings::default()
+    }
 }
 
 /// A mount that is served.
@@ -275,7 +301,9 @@ impl Mount {
         }
         let client = Arc::clone(client);
         let patience = remaining(deadline, clock);
-        if within(patience + END_MARGIN, move || client.shut_down(patience)).is_some() {
+        let returned = within(patience + END_MARGIN, move || client.shut_down(patience)).is_some();
+        // The client gives up when its time is over.
+        if returned && clock.monotonic() < deadline {
             tracing::info!("the session has ended");
             return ExitStatus::Success;
         }
@@ -302,16 +330,6 @@ impl Mount {
         }
         within(remaining(deadline, clock), move || serving.join()).is_some()
     }
-}
-
-/// Begins the client's part.
-fn begin(
-    options: SessionOptions,
-    request: &MountRequest,
-    kernel: &Arc<KernelNotifier>,
-) -> Result<Arc<Client>, Box<dyn std::error::Error>> {
-    let session = crate::session::Session::connect(options)?;
-    unimplemented!()
 }
 
 fn remaining(deadline: Monotonic, clock: &SharedClock) -> Duration {

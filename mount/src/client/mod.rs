@@ -1,78 +1,166 @@
-//! [`Client`]: one method for each filesystem call. Signatures first; the bodies follow.
-#![allow(unused_variables, missing_docs, clippy::too_many_arguments)]
+//! [`Client`]: a mounted filesystem without its kernel side, one method for each filesystem call.
+//!
+//! Methods block, and any thread may call any of them; what they may wait for, and the order of locks, stands at the top of
+//! `core.rs`. Types are plain ([`types`]); prost stops here. An inode is always the master's number: the adapter shows
+//! [`Client::root`] as the kernel's node 1. Answers to calls that name a node by an entry raise the kernel's lookup count,
+//! which [`Client::forget`] lowers.
 
 mod types;
 
+mod names;
+
+mod attributes;
+
+mod files;
+
+mod space;
+
+mod directories;
+
+mod locks;
+
+mod core;
+
+mod handles;
+
+mod recalls;
+
+mod kernel;
+
+mod background_work;
+
+mod bytes;
+
+mod master;
+
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use rfs_common::errno::Errno;
+use rfs_common::background::{self, WorkerHandle};
+use rfs_common::clock::SharedClock;
 use rfs_common::ids::InodeId;
+use rfs_common::shutdown::Shutdown;
 
+use self::background_work::BackgroundWork;
+use self::core::{Core, lock};
+use self::kernel::KernelNotifier;
+use self::recalls::Events;
+use crate::cache::node::Mode;
+use crate::data::{DataPath, DataSettings};
+use crate::session::{Session, SessionEvents, Statistics};
+
+pub use bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
+pub use master::SessionMaster;
 pub use types::*;
 
-/// A mounted filesystem without its kernel side. Methods block; any thread may call any of them. Flags are Linux's (libc).
+/// A mounted filesystem without its kernel side. Flags of open files are Linux's (`libc::O_*`).
 pub struct Client {
-    root: InodeId,
+    core: Arc<Core>,
+    worker: Mutex<Option<WorkerHandle>>,
+    shutdown: Shutdown,
 }
 
-const NOT_YET: Errno = Errno::ENOSYS;
-
 impl Client {
-    pub fn root(&self) -> InodeId { self.root }
-    /// ENOENT for a negative answer (the kernel must not keep it).
-    pub fn lookup(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<NodeAnswer, Errno> { Err(NOT_YET) }
-    pub fn forget(&self, inode: InodeId, count: u64) {}
-    pub fn get_attributes(&self, inode: InodeId) -> Result<AttributesAnswer, Errno> { Err(NOT_YET) }
-    pub fn set_attributes(&self, caller: &Caller, inode: InodeId, changes: &AttributeChanges) -> Result<AttributesAnswer, Errno> { Err(NOT_YET) }
-    pub fn access(&self, caller: &Caller, inode: InodeId, mask: u32) -> Result<(), Errno> { Err(NOT_YET) }
-    pub fn read_symlink(&self, inode: InodeId) -> Result<Vec<u8>, Errno> { Err(NOT_YET) }
+    /// A client of this session, with the data path for its bytes. To be called once for a session, soon after it was
+    /// begun; the kernel's caches may be those of a mount that is not there yet, as long as it has no requests.
+    ///
+    /// # Errors
+    /// If the system has no threads left.
+    pub fn start(
+        session: Session,
+        settings: DataSettings,
+        kernel: Arc<dyn KernelCaches>,
+        clock: SharedClock,
+    ) -> io::Result<Client> {
+        let cluster = session.cluster().cluster.get().to_be_bytes();
+        let settings = DataSettings { cluster: bytes_of(&cluster), ..settings };
+        let master = Arc::new(SessionMaster::new(session.clone()));
+        let path = DataPath::new(settings, Arc::clone(&clock), master)?;
+        Client::start_with(session, Arc::new(master::DataBytes(path)), kernel, clock)
+    }
 
-    pub fn make_node(&self, caller: &Caller, parent: InodeId, name: &[u8], kind: Kind, new: NewNode, device: u32) -> Result<NodeAnswer, Errno> { Err(NOT_YET) }
-    pub fn make_directory(&self, caller: &Caller, parent: InodeId, name: &[u8], new: NewNode) -> Result<NodeAnswer, Errno> { Err(NOT_YET) }
-    pub fn make_symlink(&self, caller: &Caller, parent: InodeId, name: &[u8], target: &[u8]) -> Result<NodeAnswer, Errno> { Err(NOT_YET) }
-    /// open(2) flags: O_EXCL, O_TRUNC and O_APPEND count.
-    pub fn create(&self, caller: &Caller, parent: InodeId, name: &[u8], new: NewNode, flags: i32) -> Result<(NodeAnswer, Opened), Errno> { Err(NOT_YET) }
-    pub fn make_unnamed(&self, caller: &Caller, parent: InodeId, new: NewNode, flags: i32) -> Result<(NodeAnswer, Opened), Errno> { Err(NOT_YET) }
-    pub fn link(&self, caller: &Caller, inode: InodeId, new_parent: InodeId, new_name: &[u8]) -> Result<NodeAnswer, Errno> { Err(NOT_YET) }
-    pub fn unlink(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<(), Errno> { Err(NOT_YET) }
-    pub fn remove_directory(&self, caller: &Caller, parent: InodeId, name: &[u8]) -> Result<(), Errno> { Err(NOT_YET) }
-    pub fn rename(&self, caller: &Caller, parent: InodeId, name: &[u8], new_parent: InodeId, new_name: &[u8], flags: u32) -> Result<(), Errno> { Err(NOT_YET) }
+    /// The same with another keeper of bytes.
+    ///
+    /// # Errors
+    /// If the system has no threads left.
+    pub fn start_with(
+        session: Session,
+        bytes: Arc<dyn Bytes>,
+        kernel: Arc<dyn KernelCaches>,
+        clock: SharedClock,
+    ) -> io::Result<Client> {
+        let notifier = KernelNotifier::start(&kernel, Arc::clone(&clock))?;
+        let core = Arc::new(Core {
+            session,
+            table: crate::cache::table::Table::default(),
+            order: crate::cache::order::Order::default(),
+            bytes,
+            kernel,
+            notifier,
+            clock: Arc::clone(&clock),
+            handles: handles::Handles::default(),
+            locks: locks::Locks::default(),
+            later: core::Later::default(),
+            this: OnceLock::new(),
+        });
+        // It is the first to set it.
+        let _ = core.this.set(Arc::downgrade(&core));
+        let events: Arc<dyn SessionEvents> = Arc::new(Events(Arc::clone(&core)));
+        core.session.start(&events)?;
+        let shutdown = Shutdown::new();
+        let work = BackgroundWork { core: Arc::clone(&core) };
+        let worker = background::start(work, shutdown.clone(), clock)?;
+        Ok(Client { core, worker: Mutex::new(Some(worker)), shutdown })
+    }
 
-    pub fn open(&self, caller: &Caller, inode: InodeId, flags: i32) -> Result<Opened, Errno> { Err(NOT_YET) }
-    /// Fills `into` (cleared first) with up to `size` bytes; fewer at the end of the file.
-    pub fn read(&self, handle: Handle, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<(), Errno> { Err(NOT_YET) }
-    /// Takes all of `data` or fails. With O_APPEND the offset given is not used.
-    pub fn write(&self, handle: Handle, offset: u64, data: &[u8], kill_set_id: bool) -> Result<(), Errno> { Err(NOT_YET) }
-    /// close(2): pushes and commits what is dirty; releases the owner's POSIX locks.
-    pub fn flush(&self, handle: Handle, lock_owner: u64) -> Result<(), Errno> { Err(NOT_YET) }
-    pub fn fsync(&self, handle: Handle, data_only: bool) -> Result<(), Errno> { Err(NOT_YET) }
-    /// The last use of the handle; `flock_owner` if the kernel says that a flock is to be released.
-    pub fn release(&self, handle: Handle, flock_owner: Option<u64>) {}
-    pub fn fallocate(&self, caller: &Caller, handle: Handle, offset: u64, length: u64, mode: i32) -> Result<(), Errno> { Err(NOT_YET) }
-    pub fn seek(&self, handle: Handle, offset: u64, seek: Seek) -> Result<u64, Errno> { Err(NOT_YET) }
-    pub fn copy_file_range(&self, from: Handle, from_offset: u64, to: Handle, to_offset: u64, length: u64) -> Result<u64, Errno> { Err(NOT_YET) }
+    /// The node that is this client's root.
+    pub fn root(&self) -> InodeId {
+        self.core.session.cluster().root
+    }
 
-    pub fn open_directory(&self, caller: &Caller, inode: InodeId) -> Result<Opened, Errno> { Err(NOT_YET) }
-    /// Gives the entries after `offset` (0: from the start, "." and ".." included) to `take` until it has no room.
-    pub fn read_directory(&self, caller: &Caller, handle: Handle, offset: u64, with_attributes: bool, take: &mut dyn FnMut(&Entry<'_>) -> Taken) -> Result<(), Errno> { Err(NOT_YET) }
-    pub fn release_directory(&self, handle: Handle) {}
-    pub fn fsync_directory(&self, handle: Handle) -> Result<(), Errno> { Err(NOT_YET) }
-    pub fn filesystem_space(&self) -> Result<FilesystemSpace, Errno> { Err(NOT_YET) }
+    /// The session, for its counts and the cluster's addresses.
+    pub fn session(&self) -> &Session {
+        &self.core.session
+    }
 
-    pub fn get_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<Vec<u8>, Errno> { Err(NOT_YET) }
-    pub fn list_xattr(&self, caller: &Caller, inode: InodeId) -> Result<Vec<Vec<u8>>, Errno> { Err(NOT_YET) }
-    pub fn set_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8], value: &[u8], flags: u32) -> Result<(), Errno> { Err(NOT_YET) }
-    pub fn remove_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<(), Errno> { Err(NOT_YET) }
+    /// Counts of round trips.
+    pub fn statistics(&self) -> &Statistics {
+        self.core.session.statistics()
+    }
 
-    /// The lock in the way, if any.
-    pub fn get_lock(&self, inode: InodeId, lock: &Lock) -> Result<Option<Lock>, Errno> { Err(NOT_YET) }
-    /// EAGAIN if it cannot be had now.
-    pub fn set_lock(&self, inode: InodeId, lock: &Lock) -> Result<(), Errno> { Err(NOT_YET) }
-    /// `waiter` is called exactly once, possibly before this returns.
-    pub fn set_lock_wait(&self, inode: InodeId, lock: &Lock, waiter: LockWaiter) -> LockTicket { waiter(Err(NOT_YET)); LockTicket(0) }
-    /// Ends a wait: its waiter gets EINTR, unless the lock was granted first.
-    pub fn cancel_lock(&self, ticket: LockTicket) {}
+    /// Commits what is dirty, gives every WRITE lease back and ends the session: at unmount. Calls that wait, and all
+    /// later ones, answer EIO. What cannot be committed within `patience` is given up.
+    pub fn shut_down(&self, patience: Duration) {
+        self.shutdown.request();
+        let core = Arc::clone(&self.core);
+        let done = Shutdown::new();
+        let told = done.clone();
+        let started = background::spawn("last-commits", move || {
+            for node in core.table.all() {
+                if node.state().mode == Mode::Write {
+                    // What is lost here was told to nobody who is still there to hear it; lower() logs it.
+                    let _ = core.lower(&node, Mode::Read, None);
+                }
+            }
+            told.request();
+        });
+        if started.is_ok() {
+            done.wait_timeout(patience);
+        }
+        self.core.session.end();
+        if let Some(worker) = lock(&self.worker).take() {
+            worker.join();
+        }
+    }
+}
 
-    /// Commits what is dirty, gives everything back and ends the session: at unmount. Calls after it answer EIO.
-    pub fn shut_down(&self, patience: Duration) {}
+fn bytes_of(bytes: &[u8]) -> ::bytes::Bytes {
+    ::bytes::Bytes::copy_from_slice(bytes)
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Client").field("session", &self.core.session).finish_non_exhaustive()
+    }
 }
