@@ -375,3 +375,7 @@ impl State {
     }
 }
 
+
+#[cfg(test)]
+#[path = "engine_test.rs"]
+mod tests;
