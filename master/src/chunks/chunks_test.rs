@@ -167,9 +167,14 @@ fn suspect_copies_are_settled_and_the_last_resort_of_readers() {
     connect(&mut chunks, 1, &[suspect]);
     connect(&mut chunks, 2, &[suspect]);
     assert_eq!((chunks.wants_settling(), chunks.places(ChunkId::new(1)).len()), (vec![ChunkId::new(1)], 2));
+    connect(&mut chunks, 4, &[]);
     connect(&mut chunks, 3, &[held(1, 2)]);
     assert!(chunks.wants_settling().is_empty());
     assert_eq!(chunks.places(ChunkId::new(1)).len(), 1);
+    // Without a server for a fresh copy, a suspect one has to become old before it can be replaced.
+    chunks.disconnected(at(1), ServerId::new(4), StreamId(4));
+    pass(&mut chunks, 6, &[1, 2, 3]);
+    assert_eq!(chunks.wants_settling(), [ChunkId::new(1)]);
 }
 
 #[test]

@@ -245,7 +245,7 @@ impl Chunks {
         }
     }
 
-    /// A sign of life with the state of the volumes. Returns the volumes whose inventory is to be asked for.
+    /// A sign of life with the state of the volumes and what was served since the last one. Returns the volumes whose inventory is to be asked for.
     pub fn heartbeat(
         &mut self,
         now: Monotonic,
@@ -259,7 +259,7 @@ impl Chunks {
             return Vec::new();
         }
         self.heard(server);
-        self.servers.server_mut(server).traffic = traffic;
+        self.servers.server_mut(server).traffic += traffic;
         let mut wanted = Vec::new();
         for report in reports {
             let Some(slot) = self.volume_of(server, stream, report.volume) else { continue };

@@ -108,8 +108,8 @@ impl Chunks {
             let Some(copy) = self.entries.get_mut(&chunk).and_then(|entry| entry.copy_on_mut(slot)) else { continue };
             copy.flags.set(CopyFlags::DELETING);
             // A place of a new chunk that was never heard of has the version that its writer was to create.
-            let version = copy.version;
-            let version = if version == 0 { self.entries[&chunk].granted().max(1) } else { version };
+            let (version, bad) = (copy.version, copy.flags.has(CopyFlags::BAD));
+            let version = if version == 0 && !bad { self.entries[&chunk].granted().max(1) } else { version };
             self.order_deletion(slot, chunk, version, Purpose::Delete);
         }
         self.refresh(chunk);

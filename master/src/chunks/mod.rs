@@ -69,8 +69,8 @@ pub struct Chunks {
     cleanup: BTreeSet<ChunkId>,
     /// Freed chunks whose copies are not all known to be gone.
     doomed: BTreeSet<ChunkId>,
-    /// Settled chunks all of whose live copies are suspect.
-    all_suspect: BTreeSet<ChunkId>,
+    /// Settled chunks all of whose live copies are suspect, or whose repair a bad copy stands in the way of.
+    to_settle: BTreeSet<ChunkId>,
     /// Where the last look for work stopped, so that what cannot be helped does not keep the rest waiting.
     repair_cursor: Option<(u8, ChunkId)>,
     cleanup_cursor: Option<ChunkId>,
@@ -100,7 +100,7 @@ impl Chunks {
             under_goal: BTreeSet::new(),
             cleanup: BTreeSet::new(),
             doomed: BTreeSet::new(),
-            all_suspect: BTreeSet::new(),
+            to_settle: BTreeSet::new(),
             repair_cursor: None,
             cleanup_cursor: None,
             asked_back: BTreeMap::new(),
@@ -291,14 +291,16 @@ impl Chunks {
         }
     }
 
-    /// Settled chunks all of whose live copies went through a crash while open: settle them as if their writer were gone.
+    /// Settled chunks that need a new version: all of their live copies went through a crash while open, or a bad copy can be
+    /// replaced only once it is old. Settle them as if their writer were gone.
     pub fn wants_settling(&self) -> Vec<ChunkId> {
         const AT_ONCE_MAX: usize = 100;
-        if self.all_suspect.is_empty() || self.is_waiting_for_servers() {
+        if self.to_settle.is_empty() || self.is_waiting_for_servers() {
             return Vec::new();
         }
-        let free = |chunk: &&ChunkId| !self.writers.contains_key(*chunk);
-        self.all_suspect.iter().filter(free).take(AT_ONCE_MAX).copied().collect()
+        let repairing = |chunk: &ChunkId| self.entries.get(chunk).is_some_and(Entry::is_repairing);
+        let free = |chunk: &&ChunkId| !self.writers.contains_key(*chunk) && !repairing(chunk);
+        self.to_settle.iter().filter(free).take(AT_ONCE_MAX).copied().collect()
     }
 
     /// What happened that a person should know, since the last call.

@@ -245,7 +245,8 @@ impl Chunks {
             Purpose::Delete => {
                 if let Some(copy) = self.entries.get_mut(&pending.chunk).and_then(|e| e.copy_on_mut(pending.slot)) {
                     copy.flags.clear(CopyFlags::DELETING);
-                    if version != 0 {
+                    // A damaged file has no version any more: it is deleted as version 0.
+                    if version != 0 || copy.flags.has(CopyFlags::BAD) {
                         copy.version = version;
                     }
                 }

@@ -256,10 +256,27 @@ impl World {
             }
         }
         self.chunks.tick(self.now);
+        self.settle();
         for chunk in self.chunks.removed_everywhere() {
             let left = self.machines.values().flat_map(|m| m.volumes.values()).any(|disk| disk.contains_key(&chunk));
             assert!(!left, "chunk {chunk} is called gone but a copy is left");
             self.chunks.forget_freed(chunk);
+        }
+    }
+
+    /// What the engine does: the good copies get a version of their own.
+    fn settle(&mut self) {
+        for chunk in self.chunks.wants_settling() {
+            let places: Vec<Place> = self.chunks.settle_candidates(chunk).candidates.into_iter().map(|c| c.place).collect();
+            let to = self.records[&chunk].granted.next();
+            for place in &places {
+                assert!(!self.bad.contains(&(place.volume, chunk)), "a bad copy is to be settled on");
+                self.disk(place).insert(chunk, to.get());
+            }
+            self.change(chunk, |info| info.granted = to);
+            self.grant(chunk, to, to, places);
+            self.writing.remove(&chunk);
+            self.change(chunk, |info| info.version = to);
         }
     }
 
@@ -405,8 +422,11 @@ fn carry_out(machine: &mut Machine, command: &Command) -> CommandResult {
             same
         }
         Order::Replicate { version, .. } => {
-            disk.insert(chunk, version.get());
-            true
+            let older = disk.get(&chunk).is_none_or(|have| *have < version.get());
+            if older {
+                disk.insert(chunk, version.get());
+            }
+            older
         }
         Order::Raise { from, to, .. } => {
             let same = disk.get(&chunk) == Some(&from.get());

@@ -45,7 +45,12 @@ impl Chunks {
         if entry.is_repairing() || self.orders.is_paused(chunk) || !self.is_due(entry.under_since_s, live, entry.goal()) {
             return;
         }
-        let Some(target) = self.repair_target(chunk) else { return };
+        let Some(target) = self.repair_target(chunk) else {
+            if self.is_blocked_by_useless(chunk) {
+                self.to_settle.insert(chunk);
+            }
+            return;
+        };
         let entry = &self.entries[&chunk];
         if !entry.is_settled() || self.writers.contains_key(&chunk) {
             let inode = entry.inode();
@@ -85,7 +90,7 @@ impl Chunks {
         slots
     }
 
-    /// A volume for one more copy: on a server without any, else in the place of a stale or bad copy. A server that holds
+    /// A volume for one more copy: on a server without any, else in the place of a stale copy. A server that holds
     /// such a copy gets the new one on the same volume, so that it never has two.
     fn repair_target(&self, chunk: ChunkId) -> Option<u16> {
         let entry = &self.entries[&chunk];
@@ -106,9 +111,21 @@ impl Chunks {
             let nothing_good = entry.copies().iter().filter(of_server).all(useless);
             let volume = self.servers.volume(copy.slot);
             let deleting = copy.flags.has(super::index::CopyFlags::DELETING);
-            nothing_good && volume.takes_writes() && !deleting && !entry.is_anomaly(copy)
+            let older = copy.version < entry.version();
+            nothing_good && older && volume.takes_writes() && !deleting
         });
         replaceable.map(|copy| copy.slot).filter(is_free)
+    }
+
+    /// Whether a bad or suspect copy of the right version stands where a new one could be. Chunkservers replace only copies
+    /// that are older: settling the chunk gives the good ones a newer version, and so makes the other one old.
+    fn is_blocked_by_useless(&self, chunk: ChunkId) -> bool {
+        let entry = &self.entries[&chunk];
+        let useless = |copy: &super::index::HeldCopy| {
+            let writable = self.servers.volume(copy.slot).takes_writes();
+            writable && entry.is_current(copy) && !copy.flags.is_good() && copy.flags.is_last_resort()
+        };
+        entry.is_settled() && entry.copies().iter().any(useless)
     }
 
     fn order_repair(&mut self, chunk: ChunkId, version: ChunkVersion, sources: &[u16], target: u16) {

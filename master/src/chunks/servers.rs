@@ -92,7 +92,7 @@ pub(super) struct Server {
     pub(super) traffic: Traffic,
 }
 
-/// What a server says it has served since it started.
+/// What a server has served, in a heartbeat or since the master started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Reads answered.

@@ -60,6 +60,10 @@ impl Chunks {
             ranked.push((copy.flags.has(CopyFlags::BAD), Reverse(copy.version), suspect, candidate));
         }
         ranked.sort_by_key(|(bad, version, suspect, candidate)| (*bad, *version, *suspect, candidate.place.volume));
+        if ranked.first().is_some_and(|(bad, ..)| !bad) {
+            // Bad copies are only better than nothing.
+            ranked.retain(|(bad, ..)| !bad);
+        }
         view.candidates = ranked.into_iter().map(|(_, _, _, candidate)| candidate).collect();
         view
     }

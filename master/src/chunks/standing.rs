@@ -28,7 +28,7 @@ impl Chunks {
         if let Some(counted) = under {
             self.under_goal.insert((counted.live, chunk));
         }
-        put(&mut self.all_suspect, chunk, suspect);
+        put(&mut self.to_settle, chunk, suspect);
         put(&mut self.cleanup, chunk, removable);
         let now_s = self.now.since(self.started).as_secs() as u32;
         if let Some(entry) = self.entries.get_mut(&chunk) {

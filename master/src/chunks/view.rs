@@ -163,7 +163,7 @@ impl Chunks {
         }
     }
 
-    /// What all connected servers have served since they started.
+    /// What all known servers have served since the master started.
     pub fn traffic(&self) -> Traffic {
         let mut sum = Traffic::default();
         self.servers.servers.values().for_each(|server| sum += server.traffic);
