@@ -164,3 +164,11 @@ impl std::fmt::Debug for Client {
         formatter.debug_struct("Client").field("session", &self.core.session).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod fake_bytes;
+#[cfg(test)]
+mod fake_master;
+#[cfg(test)]
+#[path = "client_test.rs"]
+mod tests;
