@@ -173,3 +173,8 @@ fn run_daemon(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     }
 }
+
+/// The whole command line, for the manual page.
+pub fn command() -> clap::Command {
+    <Arguments as clap::CommandFactory>::command()
+}

@@ -18,8 +18,8 @@ const UNMOUNTED_WITHIN: Duration = Duration::from_secs(30);
 /// What the daemons make in the folders they were given. Only these are removed by `--purge`: a folder may be a mount
 /// point, or hold what is not ours.
 const OURS_IN_META: &[&str] =
-    &["identity.toml", "identity", "log", "pages", "checkpoint", "ballast", "lock", "addresses.json", "exports"];
-const OURS_IN_DATA: &[&str] = &["rfs-volume.toml", "chunks", "lock", "clean", "addresses.json", "temporary"];
+    &["identity", "log", "pages", "checkpoint", "reserve", "lock", "addresses.json", "exports"];
+const OURS_IN_DATA: &[&str] = &["volume.toml", "running.toml", "chunks", "incoming", "lock"];
 const OURS_IN_DIR: &[&str] = &["run", "log"];
 
 /// `rfs quickstart --stop [--purge]`
