@@ -223,6 +223,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn members_of_a_group_do_not_count_as_others() {
+        let entries = [(1, 7, NO_ID), (4, 4, NO_ID), (8, 1, 60), (0x10, 7, NO_ID), (0x20, 7, NO_ID)];
+        let acl = Acl::decode(&acl_value(&entries)).unwrap().unwrap();
+        let node = InodeRecord { user: 1, group: 2, ..InodeRecord::default() };
+        assert!(acl.permits(&node, &caller(9, 9), 7));
+        assert!(!acl.permits(&node, &caller(9, 2), 2));
+        let both = Caller { groups: vec![60], ..caller(9, 2) };
+        assert!(acl.permits(&node, &both, 4) && acl.permits(&node, &both, 1));
+        assert!(!acl.permits(&node, &both, 5), "no single entry grants both");
+    }
+
+    #[test]
     fn mode_and_list_follow_each_other() {
         let acl = named_user();
         assert_eq!(acl.mode_bits(), 0o750);
