@@ -34,10 +34,13 @@ impl Source for Store {
     }
 }
 
+/// Keys and values of one table.
+type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// Records in memory: for tests, and to check an export without a store.
 #[derive(Debug, Default)]
 pub struct MemorySource {
-    tables: RwLock<BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>>,
+    tables: RwLock<BTreeMap<Table, Records>>,
 }
 
 impl MemorySource {
