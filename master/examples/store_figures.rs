@@ -47,6 +47,7 @@ fn measure(folder: &Path, records: u64) -> anyhow::Result<()> {
     let began = clock.monotonic();
     store = Store::open(&store_folder, options.clone(), clock.clone())?;
     row(&format!("open with {} commits to replay", records / 16), format!("{:?}", clock.monotonic().since(began)));
+    store.close()?;
     drop(store);
 
     let small = StoreOptions { cache_bytes: 8 << 20, ..options };
@@ -158,7 +159,8 @@ fn scan(store: &Store, clock: &SharedClock) -> anyhow::Result<()> {
 
 fn percentiles(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
-    let at = |share: f64| times.get((times.len() as f64 * share) as usize).or(times.last()).copied().unwrap_or_default();
+    let at =
+        |share: f64| times.get((times.len() as f64 * share) as usize).or(times.last()).copied().unwrap_or_default();
     format!("p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}", at(0.5), at(0.99), at(0.999), at(1.0))
 }
 
@@ -168,7 +170,13 @@ fn disk_space(folder: &Path) -> anyhow::Result<u64> {
         let entry = entry?;
         let metadata = entry.metadata()?;
         let is_reserve = entry.file_name() == "reserve";
-        total += if metadata.is_dir() { disk_space(&entry.path())? } else if is_reserve { 0 } else { metadata.len() };
+        total += if metadata.is_dir() {
+            disk_space(&entry.path())?
+        } else if is_reserve {
+            0
+        } else {
+            metadata.len()
+        };
     }
     Ok(total)
 }

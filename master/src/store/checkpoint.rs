@@ -89,11 +89,18 @@ impl Core {
             return Err(error);
         }
         self.pages.stored(captured);
-        self.log.drop_through(position).map_err(|error| CheckpointError(format!("deleting folded log failed: {error}")))?;
+        self.log
+            .drop_through(position)
+            .map_err(|error| CheckpointError(format!("deleting folded log failed: {error}")))?;
         Ok(position)
     }
 
-    fn store_captured(&self, position: u64, captured: &[CapturedPage], removed: &[PageId]) -> Result<(), CheckpointError> {
+    fn store_captured(
+        &self,
+        position: u64,
+        captured: &[CapturedPage],
+        removed: &[PageId],
+    ) -> Result<(), CheckpointError> {
         self.log.sync(position).map_err(CheckpointError)?;
         let page_bytes = captured.iter().map(|page| page.page.record_bytes() as u64).sum();
         let reserve = locked(&self.reserve);
@@ -141,6 +148,7 @@ impl Core {
     fn is_checkpoint_due(&self, since_last: Duration) -> bool {
         let changed = self.log.position() > locked(&self.checkpoint_state).marker;
         changed
-            && (since_last >= self.options.checkpoint_interval || self.log.kept_bytes() >= self.sizes.checkpoint_log_bytes)
+            && (since_last >= self.options.checkpoint_interval
+                || self.log.kept_bytes() >= self.sizes.checkpoint_log_bytes)
     }
 }

@@ -128,6 +128,11 @@ impl Core {
         if !self.log.is_prepared() {
             self.space_wakeup.ring();
         }
+        self.want_checkpoint_if_much_changed();
+    }
+
+    /// Half of what may change between two checkpoints is when the next one begins; a replay can come to that too.
+    pub(crate) fn want_checkpoint_if_much_changed(&self) {
         if self.dirty_bytes.load(Ordering::Relaxed) > self.sizes.dirty_bytes_max / 2 {
             self.want_checkpoint();
         }
@@ -174,7 +179,8 @@ impl Core {
             let woken = self.flush_wakeup.sleep(self.options.log_flush_interval);
             // The log keeps the reason of a failure and tells it to every commit.
             let _ = self.log.sync(self.log.position());
-            if woken == Woken::Ended || (self.log.failure().is_some() && self.flush_wakeup.sleep(IDLE) == Woken::Ended) {
+            if woken == Woken::Ended || (self.log.failure().is_some() && self.flush_wakeup.sleep(IDLE) == Woken::Ended)
+            {
                 return;
             }
         }

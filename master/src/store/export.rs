@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use rfs_common::ids::LogPosition;
 
+use super::StoreError;
 use super::checkpoint::CheckpointError;
 use super::commit::Core;
 use super::format::{
@@ -24,7 +25,6 @@ use super::open::{Beginning, CreateError, create_with};
 use super::page::Page;
 use super::pages::{CapturedPage, PageId};
 use super::sled_pages::SledPages;
-use super::StoreError;
 
 const BUFFER_BYTES: usize = 1 << 20;
 /// A restore writes pages to sled in groups of about this many bytes.
@@ -199,8 +199,7 @@ fn read_export(
 ) -> Result<(Head, ExportReport), RestoreError> {
     let failed = |source| RestoreError::Io { file: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
-    let mut reader =
-        ExportReader { path, file: BufReader::with_capacity(BUFFER_BYTES, file), offset: 0, content: 0 };
+    let mut reader = ExportReader { path, file: BufReader::with_capacity(BUFFER_BYTES, file), offset: 0, content: 0 };
     let head = reader.take(HEAD_BYTES)?;
     let head = Head::decode(HeadKind::Export, &head).map_err(|damage| reader.damaged(0, &damage))?;
     let mut trailer = Trailer { blocks: 0, records: 0, content: 0 };
@@ -261,10 +260,9 @@ impl ExportReader<'_> {
         bytes.copy_from_slice(&read);
         let Some(head) = decode_block_head(&bytes).map_err(|damage| self.damaged(begin, &damage))? else {
             self.offset = begin;
-            self.file.seek_relative(-(BLOCK_HEAD_BYTES as i64)).map_err(|source| RestoreError::Io {
-                file: self.path.to_owned(),
-                source,
-            })?;
+            self.file
+                .seek_relative(-(BLOCK_HEAD_BYTES as i64))
+                .map_err(|source| RestoreError::Io { file: self.path.to_owned(), source })?;
             return Ok(None);
         };
         self.content = crc32c::crc32c_append(self.content, &bytes);

@@ -38,8 +38,8 @@ const TRAILER_MAGIC: u32 = u32::from_le_bytes(*b"REND");
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 
-const _: () = assert!(RECORD_HEAD_BYTES % RECORD_ALIGNMENT_BYTES == 0);
-const _: () = assert!(SEGMENT_HEAD_BYTES % RECORD_ALIGNMENT_BYTES == 0);
+const _: () = assert!(RECORD_HEAD_BYTES.is_multiple_of(RECORD_ALIGNMENT_BYTES));
+const _: () = assert!(SEGMENT_HEAD_BYTES.is_multiple_of(RECORD_ALIGNMENT_BYTES));
 const _: () = assert!(KEY_BYTES_MAX <= u16::MAX as usize);
 
 /// What is wrong with bytes that should have decoded. Whoever reads them adds the file and the offset.
@@ -290,7 +290,10 @@ pub(crate) fn decode_block_head(bytes: &[u8; BLOCK_HEAD_BYTES]) -> Result<Option
     let table = Table::from_number(bytes[4]).ok_or_else(|| Damage::new(format!("there is no table {}", bytes[4])))?;
     let head = BlockHead { table, first_key_bytes: u32_at(bytes, 8), page_bytes: u32_at(bytes, 12) };
     let page_bytes_max = super::page::PAGE_BYTES_MAX;
-    if bytes[5..8] != [0; 3] || head.first_key_bytes as usize > KEY_BYTES_MAX || head.page_bytes as usize > page_bytes_max {
+    if bytes[5..8] != [0; 3]
+        || head.first_key_bytes as usize > KEY_BYTES_MAX
+        || head.page_bytes as usize > page_bytes_max
+    {
         return Err(Damage::new("the block's head is out of bounds"));
     }
     Ok(Some(head))

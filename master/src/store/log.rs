@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::FallocateFlags;
 
@@ -50,7 +50,8 @@ pub(crate) struct Log {
     appender: Mutex<Appender>,
     written: AtomicU64,
     durable: AtomicU64,
-    syncing: Mutex<()>,
+    sync_running: Mutex<bool>,
+    sync_ended: Condvar,
     unsynced: Mutex<Unsynced>,
     prepared: Mutex<Option<Arc<File>>>,
     segments: Mutex<Vec<Segment>>,
@@ -122,7 +123,8 @@ impl Log {
             appender: Mutex::new(Appender { file: newest.clone(), offset, capacity, record: Vec::new() }),
             written: AtomicU64::new(position),
             durable: AtomicU64::new(position),
-            syncing: Mutex::new(()),
+            sync_running: Mutex::new(false),
+            sync_ended: Condvar::new(),
             unsynced: Mutex::new(Unsynced { newest, older: Vec::new(), folder_changed: false }),
             prepared: Mutex::new(None),
             segments: Mutex::new(segments),
@@ -207,7 +209,10 @@ impl Log {
     /// Keeps the first reason and returns it.
     fn fail(&self, reason: String) -> String {
         let first = self.failed.get_or_init(|| {
-            tracing::error!(reason, "the metadata log takes no more changes; restart the master when the disk is sound");
+            tracing::error!(
+                reason,
+                "the metadata log takes no more changes; restart the master when the disk is sound"
+            );
             reason
         });
         first.clone()
@@ -215,23 +220,35 @@ impl Log {
 
     /// Waits until everything up to this position is on disk, or says why it never will be known to be.
     pub(crate) fn sync(&self, position: u64) -> Result<(), String> {
-        if self.durable_position() >= position {
-            return Ok(());
+        let mut running = locked(&self.sync_running);
+        loop {
+            if self.durable_position() >= position {
+                return Ok(());
+            }
+            if let Some(reason) = self.failure() {
+                return Err(reason.to_owned());
+            }
+            if !*running {
+                break;
+            }
+            // It may have begun before our record was written; then the next one is ours to run, or another's to share.
+            running = self.sync_ended.wait(running).unwrap_or_else(PoisonError::into_inner);
         }
-        let _one_at_a_time = locked(&self.syncing);
-        if self.durable_position() >= position {
-            return Ok(());
-        }
-        if let Some(reason) = self.failure() {
-            return Err(reason.to_owned());
-        }
+        *running = true;
+        drop(running);
+        let result = self.sync_now();
+        *locked(&self.sync_running) = false;
+        self.sync_ended.notify_all();
+        result
+    }
+
+    /// Syncs what is written; only one runs at a time.
+    fn sync_now(&self) -> Result<(), String> {
         let target = self.position();
         let (files, folder_changed) = self.take_unsynced();
         let result = files.iter().try_for_each(|file| (self.sync_file)(file));
         let result = result.and_then(|()| if folder_changed { File::open(&self.folder)?.sync_all() } else { Ok(()) });
-        result.map_err(|error| {
-            self.fail(format!("syncing the log in {} failed: {error}", self.folder.display()))
-        })?;
+        result.map_err(|error| self.fail(format!("syncing the log in {} failed: {error}", self.folder.display())))?;
         self.durable.fetch_max(target, Ordering::AcqRel);
         Ok(())
     }

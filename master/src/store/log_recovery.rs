@@ -26,14 +26,17 @@ pub(crate) fn list_segments(folder: &Path) -> Result<Vec<Segment>, OpenError> {
         let entry = entry.map_err(read)?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let first = name.strip_suffix(".log").filter(|digits| digits.len() == 20).and_then(|digits| digits.parse().ok());
+        let first =
+            name.strip_suffix(".log").filter(|digits| digits.len() == 20).and_then(|digits| digits.parse().ok());
         match first {
             Some(first) => {
                 let bytes = entry.metadata().map_err(read)?.len();
                 segments.push(Segment { first, path: entry.path(), bytes });
             }
             None if name == PREPARED_NAME => {}
-            None => tracing::warn!(file = %entry.path().display(), "a file that is no log segment lies in the log; it is ignored"),
+            None => {
+                tracing::warn!(file = %entry.path().display(), "a file that is no log segment lies in the log; it is ignored");
+            }
         }
     }
     segments.sort_by_key(|segment| segment.first);

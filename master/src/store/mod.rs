@@ -9,23 +9,23 @@
 //!
 //! The store knows bytes, not inodes: what is in the tables is the business of its callers.
 //!
-//! What always holds: a commit that returned an error changed nothing and never will; commits are made in the order of
+//! What always holds: a commit that was refused changed nothing and never will; commits are made in the order of
 //! their positions; reads see every commit that returned.
 
+mod checkpoint;
+mod commit;
+mod export;
 mod format;
-mod page;
 mod log;
 mod log_recovery;
-mod pages;
-mod sled_sync;
-mod sled_pages;
-mod space;
-mod wakeup;
-mod commit;
-mod checkpoint;
 mod open;
-mod export;
+mod page;
+mod pages;
+mod sled_pages;
+mod sled_sync;
+mod space;
 mod verify;
+mod wakeup;
 
 use std::io;
 use std::ops::{Bound, ControlFlow};
@@ -172,13 +172,14 @@ impl StoreError {
     }
 }
 
-/// Why a commit was refused. In each case it changed nothing and never will.
+/// Why a commit was refused. It changed nothing and never will, except after [`CommitError::Failed`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
     /// The disk is full. Reads go on; commits work again, without a restart, when there is space.
     #[error("the disk of the metadata is full; free space on it, nothing has to be restarted")]
     NoSpace,
-    /// A write or sync failed earlier; this is the first reason. Nothing is committed any more; reads go on.
+    /// A write or sync failed, now or earlier; this is the first reason. Nothing is committed any more; reads go on. What
+    /// was being written or waited for when it failed may or may not be there after a restart, as after a crash.
     #[error("the metadata log takes no more changes: {0}; restart the master when the disk is sound")]
     Failed(String),
     /// A page that the commit would change cannot be read.
@@ -234,6 +235,9 @@ impl OpenError {
         OpenError::Io { doing, path: path.to_owned(), source }
     }
 }
+
+/// What [`Store::scan`] calls with each key and value; it breaks to end the scan.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// One thing that [`Store::verify`] found wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -298,7 +302,7 @@ impl Store {
         table: Table,
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), StoreError> {
         let mut cursor = match from {
             Bound::Included(key) | Bound::Excluded(key) => key.to_vec(),

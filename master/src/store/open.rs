@@ -75,6 +75,7 @@ impl Store {
         let core = Arc::new(open_core(folder, options, clock, sync_file)?);
         // Takes the reserve and the first spare segment before the first commit.
         core.space_wakeup.ring();
+        core.want_checkpoint_if_much_changed();
         let mut threads = Vec::new();
         for (name, run) in [
             ("store-flush", Core::run_flush as fn(&Core)),
@@ -187,14 +188,10 @@ pub(crate) fn read_identity(folder: &Path) -> Result<(Head, Head), OpenError> {
     Ok((identity, marker))
 }
 
-fn open_core(
-    folder: &Path,
-    options: StoreOptions,
-    clock: SharedClock,
-    sync_file: SyncFile,
-) -> Result<Core, OpenError> {
+fn open_core(folder: &Path, options: StoreOptions, clock: SharedClock, sync_file: SyncFile) -> Result<Core, OpenError> {
     let (identity, marker) = read_identity(folder)?;
-    let (disk, _) = disk_bytes(folder).map_err(|error| OpenError::io("asking for the size of the disk of", folder, error))?;
+    let (disk, _) =
+        disk_bytes(folder).map_err(|error| OpenError::io("asking for the size of the disk of", folder, error))?;
     let sizes = Sizes::for_disk(&options, disk);
     let reserve = Reserve::new(folder, sizes.reserve_bytes);
     // sled writes a little when it opens; on a full disk the reserve is there for that too.

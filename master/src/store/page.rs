@@ -194,7 +194,10 @@ impl Page {
             return Err(Damage::new("the page belongs to another table"));
         }
         if u32_at(head, 20) as usize != data.len() || data.len() > PAGE_BYTES_MAX {
-            return Err(Damage::new(format!("the page has {} bytes of records and not as many as it says", data.len())));
+            return Err(Damage::new(format!(
+                "the page has {} bytes of records and not as many as it says",
+                data.len()
+            )));
         }
         let offsets = find_records(data, u32_at(head, 16))?;
         Ok(Page { position: u64_at(head, 8), data: data.to_vec(), offsets })

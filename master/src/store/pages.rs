@@ -201,13 +201,7 @@ impl Pages {
 
     /// Makes the changes of one record, whose pages must be pinned up to this call. Returns how many bytes of pages have
     /// changed since they were last stored.
-    pub(crate) fn apply(
-        &self,
-        position: u64,
-        changes: &[Change],
-        pinned: Vec<Arc<Page>>,
-        origin: Origin,
-    ) -> u64 {
+    pub(crate) fn apply(&self, position: u64, changes: &[Change], pinned: Vec<Arc<Page>>, origin: Origin) -> u64 {
         let mut inner = self.write();
         // Given up under the lock: nothing can be evicted before it is changed, and nothing is copied for the pin's sake.
         drop(pinned);
@@ -224,7 +218,8 @@ impl Pages {
         let left = {
             let inner = self.read();
             let map = &inner.tables[id.table.index()];
-            let is_empty = map.get(&id.first_key).is_some_and(|slot| slot.page.as_ref().is_some_and(|page| page.is_empty()));
+            let is_empty =
+                map.get(&id.first_key).is_some_and(|slot| slot.page.as_ref().is_some_and(|page| page.is_empty()));
             if !is_empty || id.first_key.is_empty() {
                 return Ok(true);
             }
@@ -411,7 +406,8 @@ impl Inner {
             }
         };
         let (bytes, count) = (page.record_bytes(), page.record_count());
-        let first_key = (slot.state != State::Dirty || bytes > page_bytes || put_at.is_none()).then(|| first_key.clone());
+        let first_key =
+            (slot.state != State::Dirty || bytes > page_bytes || put_at.is_none()).then(|| first_key.clone());
         let before = slot.memory_bytes;
         slot.memory_bytes = page.memory_bytes();
         let was_dirty = std::mem::replace(&mut slot.state, State::Dirty) == State::Dirty;

@@ -3,10 +3,16 @@
 //! Two trees: `pages` has the pages themselves under their table and first key; `bounds` has only the keys, so that a
 //! restart reads a few bytes per page instead of all pages. A page exists if its bound does.
 //!
-//! How a checkpoint is written so that a crash at any moment leaves pages that, with the log, still say the truth:
-//! 1. pages that are new (right halves of splits), 2. their bounds, all or none, 3. pages that changed, 4. the bounds of
-//! removed pages are removed, all or none, 5. the removed pages. Between the steps everything is on disk.
-//! `docs/formats/pages.md` says why that is enough. sled's files and their folder are synced by us after each step.
+//! A checkpoint is written in steps, so that a crash at any moment leaves pages that, with the log, still say the truth:
+//!
+//! 1. pages that are new (right halves of splits);
+//! 2. their bounds, all or none;
+//! 3. pages that changed;
+//! 4. the bounds of removed pages are removed, all or none;
+//! 5. the removed pages.
+//!
+//! Between the steps everything is on disk: sled's files and their folder are synced by us after each.
+//! `docs/formats/pages.md` says why that is enough.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -61,7 +67,8 @@ impl SledPages {
         let mut bounds = Vec::new();
         for entry in &self.trees()?.bounds {
             let (key, _) = entry.map_err(|error| self.error(&error))?;
-            let page = PageId::from_stored(&key).ok_or_else(|| self.damage("a bound", &Damage::new("it names no table")))?;
+            let page =
+                PageId::from_stored(&key).ok_or_else(|| self.damage("a bound", &Damage::new("it names no table")))?;
             bounds.push(page);
         }
         Ok(bounds)
@@ -118,7 +125,8 @@ impl SledPages {
     ) -> Result<(Vec<&'a CapturedPage>, Vec<&'a CapturedPage>), StoreError> {
         let (mut fresh, mut changed) = (Vec::new(), Vec::new());
         for page in pages {
-            let has_bound = page.stored || trees.bounds.contains_key(page.id.to_stored()).map_err(|error| self.error(&error))?;
+            let has_bound =
+                page.stored || trees.bounds.contains_key(page.id.to_stored()).map_err(|error| self.error(&error))?;
             if has_bound { changed.push(page) } else { fresh.push(page) }
         }
         Ok((fresh, changed))
@@ -127,7 +135,10 @@ impl SledPages {
     /// Inserts pages and waits until they are on disk.
     fn insert(&self, trees: &Trees, pages: &[&CapturedPage]) -> Result<(), StoreError> {
         for (count, page) in pages.iter().enumerate() {
-            trees.pages.insert(page.id.to_stored(), page.page.encode(page.id.table)).map_err(|error| self.error(&error))?;
+            trees
+                .pages
+                .insert(page.id.to_stored(), page.page.encode(page.id.table))
+                .map_err(|error| self.error(&error))?;
             if count % PAGES_PER_FLUSH == PAGES_PER_FLUSH - 1 {
                 trees.db.flush().map_err(|error| self.error(&error))?;
             }

@@ -96,14 +96,14 @@ fn a_small_disk_works_for_long_and_recovers_when_full() {
     let mut dice = Dice::new(4);
     let value = |number: u64| number.to_le_bytes().repeat(50);
     let mut numbers = std::collections::BTreeMap::new();
-    // Many times the disk's size of log, over 5 MB of records: segments must be dropped all the time.
-    for number in 0..400_000_u64 {
+    // More log than fits the disk, over 5 MB of records: segments must be dropped all the time.
+    for number in 0..250_000_u64 {
         let key = dice.below(12_000);
         store.commit(&[put(Table::Inodes, &key.to_be_bytes(), &value(number))]).unwrap();
         numbers.insert(key, number);
     }
     disk.fill();
-    let mut number = 400_000;
+    let mut number = 250_000;
     loop {
         let key = dice.below(12_000);
         match store.commit(&[put(Table::Inodes, &key.to_be_bytes(), &value(number))]) {

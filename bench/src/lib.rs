@@ -1,1 +1,0 @@
-//! rfs bench.

@@ -1,0 +1,161 @@
+//! The command line of `rfs`; the manual page is made from the same definitions.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use rfs_common::endpoint::{CLIENT_TO_MASTER_PORT, Endpoint};
+
+/// The tool of rfs: state of the cluster, places of files, goals, administration, small clusters.
+#[derive(Debug, Parser)]
+#[command(name = "rfs", version, max_term_width = 100)]
+pub struct Cli {
+    /// The master, HOST[:PORT] (port 9421 if not given). Without it: RFS_MASTER, else the mount that the given path or the
+    /// current folder is on, else the only rfs mount of this machine, else localhost.
+    #[arg(long, short = 'm', global = true, env = "RFS_MASTER", value_parser = parse_endpoint, value_name = "HOST[:PORT]")]
+    pub master: Option<Endpoint>,
+    /// Print one JSON document instead of tables.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
+    Endpoint::parse(text, CLIENT_TO_MASTER_PORT).map_err(|error| error.to_string())
+}
+
+/// What `rfs` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Health, space, chunks by goal and live copies, what is wrong and what to do about it.
+    Status(StatusArguments),
+    /// The chunkservers and whether they are there.
+    Servers,
+    /// The volumes with state and space.
+    Volumes,
+    /// The mounts and what they hold.
+    Sessions,
+    /// What happened lately.
+    Events(EventsArguments),
+    /// Where the bytes of a file are: chunks, versions, copies, volumes, health.
+    Fileinfo(PathsArguments),
+    /// The goal of files and folders: how many copies are to be kept.
+    Getgoal(PathsArguments),
+    /// Sets the goal of files and folders.
+    Setgoal(SetgoalArguments),
+    /// Metadata: export, restore, checkpoint.
+    Admin(AdminArguments),
+    /// Starts a whole cluster on this machine in the background and mounts it; or ends it.
+    Quickstart(QuickstartArguments),
+}
+
+/// Arguments of `rfs status`.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    /// Wait, showing progress, until everything is fully replicated; at most this long (for example 5m).
+    #[arg(long, value_name = "TIME")]
+    pub wait: Option<rfs_common::size::Period>,
+}
+
+/// Arguments of `rfs events`.
+#[derive(Debug, Args)]
+pub struct EventsArguments {
+    /// How many, newest last.
+    #[arg(long, short = 'n', default_value_t = 20)]
+    pub limit: u32,
+}
+
+/// Commands about files.
+#[derive(Debug, Args)]
+pub struct PathsArguments {
+    /// Files or folders: paths on a mount of rfs, or, with --from-root, paths from the filesystem's root.
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
+    /// The paths are from the root of the filesystem; no mount is needed.
+    #[arg(long)]
+    pub from_root: bool,
+}
+
+/// Arguments of `rfs setgoal`.
+#[derive(Debug, Args)]
+pub struct SetgoalArguments {
+    /// How many copies, 1 to 9.
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub goal: u8,
+    /// What to set it on.
+    #[command(flatten)]
+    pub paths: PathsArguments,
+    /// Also everything below.
+    #[arg(short, long)]
+    pub recursive: bool,
+}
+
+/// Arguments of `rfs admin`.
+#[derive(Debug, Args)]
+pub struct AdminArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: AdminCommand,
+}
+
+/// Administration of the master's metadata.
+#[derive(Debug, Subcommand)]
+pub enum AdminCommand {
+    /// Has the master write a checksummed export of the whole metadata.
+    Export {
+        /// File on the master's machine; without it the master's configured export folder is used.
+        path: Option<PathBuf>,
+    },
+    /// Makes a new metadata folder from an export (on the master's machine, with the master stopped).
+    Restore {
+        /// The export.
+        export: PathBuf,
+        /// The folder to make; must not exist or be empty.
+        folder: PathBuf,
+    },
+    /// Has the master fold its log into its pages now.
+    Checkpoint,
+    /// Removes a chunkserver that will never come back from the lists.
+    ForgetServer {
+        /// Its id, 16 hexadecimal digits, as `rfs servers` shows it.
+        server: rfs_common::ids::ServerId,
+    },
+}
+
+/// Arguments of `rfs quickstart`.
+#[derive(Debug, Clone, Args)]
+pub struct QuickstartArguments {
+    /// Folder of the cluster: process ids, logs, and all data that is not placed elsewhere.
+    #[arg(long, default_value = "rfs-quickstart")]
+    pub dir: PathBuf,
+    /// Where to mount it [default: DIR/mnt].
+    #[arg(long, value_name = "MNT")]
+    pub mount: Option<PathBuf>,
+    /// How many chunkservers [default: 3, or as many as --data].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub chunkservers: Option<u16>,
+    /// Copies to keep of each chunk [default: 2, or 1 with one chunkserver].
+    #[arg(long, value_name = "G", value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub goal: Option<u8>,
+    /// Folder for the master's metadata; made if it is not there [default: DIR/master].
+    #[arg(long, value_name = "DIR")]
+    pub meta: Option<PathBuf>,
+    /// Folder for a chunkserver's volume, once for each chunkserver [default: DIR/chunkserverN].
+    #[arg(long, value_name = "DIR")]
+    pub data: Vec<PathBuf>,
+    /// First of the ports; the others follow from it [default: the first free ones from 9420].
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1024..=65000))]
+    pub port_base: Option<u16>,
+    /// Ends the cluster in DIR: unmounts it, then stops its daemons.
+    #[arg(long)]
+    pub stop: bool,
+    /// With --stop: also removes everything that the cluster made.
+    #[arg(long, requires = "stop")]
+    pub purge: bool,
+}
+
+/// The whole command line, for the manual page.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}

@@ -1,0 +1,172 @@
+//! `rfs servers`, `rfs volumes`, `rfs sessions`, `rfs events`: lists of what the cluster consists of.
+
+use rfs_common::clock::Time;
+use rfs_common::ids::{ServerId, VolumeId};
+use rfs_proto::admin::{Event, EventsRequest, ListRequest, Server, Session, VolumeStatus};
+use serde_json::{Value, json};
+
+use super::cli::EventsArguments;
+use super::master_link::MasterLink;
+use super::output::{Form, ago, bytes, print_json, print_table};
+
+/// `rfs servers`
+pub(super) fn servers(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
+    let servers = list_servers(link)?;
+    if form == Form::Programs {
+        return print_json(&servers.iter().map(server_document).collect::<Vec<_>>());
+    }
+    let rows = servers
+        .iter()
+        .map(|server| {
+            let state =
+                if server.connected { "connected".into() } else { format!("away for {}", ago(server.last_seen_ms)) };
+            vec![
+                ServerId::new(server.server).to_string(),
+                server.host.clone(),
+                server.address.clone(),
+                state,
+                server.volumes.len().to_string(),
+                server.volumes.iter().map(|volume| volume.chunks).sum::<u64>().to_string(),
+                server.version.clone(),
+            ]
+        })
+        .collect();
+    print_table(
+        &["server", "host", "address", "state", "volumes", "chunks", "version"],
+        rows,
+        "No chunkserver has registered yet.",
+    )
+}
+
+/// `rfs volumes`
+pub(super) fn volumes(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
+    let servers = list_servers(link)?;
+    if form == Form::Programs {
+        let documents: Vec<Value> = servers
+            .iter()
+            .flat_map(|server| server.volumes.iter().map(move |volume| volume_document(server, volume)))
+            .collect();
+        return print_json(&documents);
+    }
+    let rows = servers
+        .iter()
+        .flat_map(|server| server.volumes.iter().map(move |volume| (server, volume)))
+        .map(|(server, volume)| {
+            vec![
+                VolumeId::new(volume.volume).to_string(),
+                server.host.clone(),
+                volume.path.clone(),
+                if volume.reason.is_empty() {
+                    volume.state.clone()
+                } else {
+                    format!("{}: {}", volume.state, volume.reason)
+                },
+                bytes(volume.free),
+                bytes(volume.total),
+                volume.chunks.to_string(),
+                volume.storage_machine.clone(),
+            ]
+        })
+        .collect();
+    print_table(
+        &["volume", "host", "path", "state", "free", "size", "chunks", "storage"],
+        rows,
+        "No chunkserver has registered a volume yet.",
+    )
+}
+
+/// `rfs sessions`
+pub(super) fn sessions(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
+    let sessions = link.call(|mut client| async move { client.list_sessions(ListRequest {}).await })?.sessions;
+    if form == Form::Programs {
+        return print_json(&sessions.iter().map(session_document).collect::<Vec<_>>());
+    }
+    let rows = sessions
+        .iter()
+        .map(|session| {
+            vec![
+                session.session.to_string(),
+                session.host.clone(),
+                session.mount_point.clone(),
+                if session.read_only { "read-only".into() } else { "read-write".into() },
+                ago(session.last_heard_ms),
+                session.leases.to_string(),
+                session.write_leases.to_string(),
+                session.locks.to_string(),
+                session.operations.to_string(),
+            ]
+        })
+        .collect();
+    print_table(
+        &["session", "host", "mount point", "mode", "heard", "leases", "to write", "locks", "operations"],
+        rows,
+        "Nobody has mounted the filesystem.",
+    )
+}
+
+/// `rfs events`
+pub(super) fn events(link: &mut MasterLink, arguments: &EventsArguments, form: Form) -> anyhow::Result<()> {
+    let request = EventsRequest { limit: arguments.limit };
+    let events = link.call(|mut client| async move { client.list_events(request).await })?.events;
+    if form == Form::Programs {
+        let document =
+            |event: &Event| json!({ "unix_ms": event.unix_ms, "severity": event.severity, "message": event.message });
+        return print_json(&events.iter().map(document).collect::<Vec<_>>());
+    }
+    let rows =
+        events.iter().map(|event| vec![moment(event.unix_ms), event.severity.clone(), event.message.clone()]).collect();
+    print_table(&["when", "severity", "what"], rows, "Nothing has happened yet.")
+}
+
+fn moment(unix_ms: i64) -> String {
+    let nanoseconds = u32::try_from(unix_ms.rem_euclid(1000)).unwrap_or(0) * 1_000_000;
+    Time::new(unix_ms.div_euclid(1000), nanoseconds).to_string()
+}
+
+fn list_servers(link: &mut MasterLink) -> anyhow::Result<Vec<Server>> {
+    Ok(link.call(|mut client| async move { client.list_servers(ListRequest {}).await })?.servers)
+}
+
+fn server_document(server: &Server) -> Value {
+    json!({
+        "server": ServerId::new(server.server).to_string(),
+        "host": server.host,
+        "address": server.address,
+        "version": server.version,
+        "connected": server.connected,
+        "last_seen_ms": server.last_seen_ms,
+        "volumes": server.volumes.iter().map(|volume| volume_document(server, volume)).collect::<Vec<_>>(),
+    })
+}
+
+fn volume_document(server: &Server, volume: &VolumeStatus) -> Value {
+    json!({
+        "volume": VolumeId::new(volume.volume).to_string(),
+        "server": ServerId::new(server.server).to_string(),
+        "host": server.host,
+        "path": volume.path,
+        "state": volume.state,
+        "reason": volume.reason,
+        "total": volume.total,
+        "free": volume.free,
+        "chunks": volume.chunks,
+        "storage_machine": volume.storage_machine,
+    })
+}
+
+fn session_document(session: &Session) -> Value {
+    json!({
+        "session": session.session,
+        "host": session.host,
+        "mount_point": session.mount_point,
+        "address": session.address,
+        "version": session.version,
+        "read_only": session.read_only,
+        "age_ms": session.age_ms,
+        "last_heard_ms": session.last_heard_ms,
+        "leases": session.leases,
+        "write_leases": session.write_leases,
+        "locks": session.locks,
+        "operations": session.operations,
+    })
+}

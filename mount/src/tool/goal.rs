@@ -1,0 +1,95 @@
+//! `rfs getgoal` and `rfs setgoal`.
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use rfs_common::endpoint::Endpoint;
+use rfs_proto::admin::{GoalRequest, SetGoalProgress, SetGoalRequest};
+use serde_json::json;
+
+use super::cli::{PathsArguments, SetgoalArguments};
+use super::file::{Link, target};
+use super::master_link::MasterLink;
+use super::output::{Form, print_json, print_table, print_text};
+
+/// `rfs getgoal PATH...`
+pub(super) fn getgoal(
+    link: Link<'_>,
+    named: Option<&Endpoint>,
+    arguments: &PathsArguments,
+    form: Form,
+) -> anyhow::Result<()> {
+    let mut found = Vec::new();
+    for path in &arguments.paths {
+        let (mut link, target) = target(link, named, path, arguments.from_root)?;
+        let request = GoalRequest { inode: target.inode, path: target.path };
+        let reply = link
+            .call(|mut client| async move { client.get_goal(request).await })
+            .with_context(|| format!("{}", path.display()))?;
+        found.push((path, reply.goal));
+    }
+    match form {
+        Form::Programs => {
+            let documents: Vec<_> =
+                found.iter().map(|(path, goal)| json!({ "path": path.to_string_lossy(), "goal": goal })).collect();
+            print_json(&documents)
+        }
+        Form::People => {
+            let rows = found.iter().map(|(path, goal)| vec![goal.to_string(), path.display().to_string()]).collect();
+            print_table(&["goal", "path"], rows, "")
+        }
+    }
+}
+
+/// `rfs setgoal [-r] GOAL PATH...`
+pub(super) fn setgoal(
+    link: Link<'_>,
+    named: Option<&Endpoint>,
+    arguments: &SetgoalArguments,
+    form: Form,
+) -> anyhow::Result<()> {
+    let mut documents = Vec::new();
+    for path in &arguments.paths.paths {
+        let (mut link, target) = target(link, named, path, arguments.paths.from_root)?;
+        let request = SetGoalRequest {
+            inode: target.inode,
+            path: target.path,
+            goal: u32::from(arguments.goal),
+            recursive: arguments.recursive,
+        };
+        let last = follow(&mut link, request, form).with_context(|| format!("{}", path.display()))?;
+        match form {
+            Form::Programs => {
+                documents.push(json!({ "path": path.to_string_lossy(), "changed": last.changed, "seen": last.seen }))
+            }
+            Form::People => print_text(&format!(
+                "{}: goal {} ({} of {} changed)",
+                path.display(),
+                arguments.goal,
+                last.changed,
+                last.seen
+            ))?,
+        }
+    }
+    if form == Form::Programs { print_json(&documents) } else { Ok(()) }
+}
+
+/// Shows the progress of a long change and gives its end.
+fn follow(link: &mut MasterLink, request: SetGoalRequest, form: Form) -> anyhow::Result<SetGoalProgress> {
+    let mut stream = link.call(|mut client| async move { client.set_goal(request).await })?;
+    let bar = if form == Form::People { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    let mut last = SetGoalProgress::default();
+    while let Some(progress) = link.next(&mut stream)? {
+        bar.set_message(format!("{} files and folders seen, {} changed", progress.seen, progress.changed));
+        bar.tick();
+        last = progress;
+    }
+    bar.finish_and_clear();
+    anyhow::ensure!(
+        last.done,
+        "the master ended before it was done; run the command again, it goes on where it is needed"
+    );
+    Ok(last)
+}

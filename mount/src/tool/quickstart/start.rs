@@ -1,0 +1,253 @@
+//! Starts what is down of a quickstart cluster, in order: master, chunkservers, mount.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use rfs_common::durable;
+use rfs_common::endpoint::Endpoint;
+use rfs_common::folder_lock::{FolderLock, FolderLockError};
+use rfs_proto::admin::StatusRequest;
+use serde_json::json;
+
+use super::plan::{Plan, absolute};
+use super::processes::{Process, Started, Wait};
+use super::programs::{mount_program, program};
+use crate::tool::cli::QuickstartArguments;
+use crate::tool::find_master;
+use crate::tool::master_link::{MasterLink, ask};
+use crate::tool::output::{Form, print_json, print_text};
+
+const MASTER_READY: Duration = Duration::from_secs(30);
+const CHUNKSERVERS_READY: Duration = Duration::from_secs(30);
+const MOUNT_READY: Duration = Duration::from_secs(30);
+/// All daemons listen on, and the mount connects to, this machine only.
+const HOST: &str = "127.0.0.1";
+
+/// The daemons of a cluster, whether they run or not.
+pub(super) struct Daemons {
+    /// `mfs-master`
+    pub(super) master: Process,
+    /// `chunkserver1`, ...
+    pub(super) chunkservers: Vec<Process>,
+    /// `mount`
+    pub(super) mount: Process,
+}
+
+impl Daemons {
+    /// Those of the cluster in `dir`.
+    pub(super) fn of(dir: &Path, plan: &Plan) -> anyhow::Result<Self> {
+        let chunkserver = program("chunkserver")?;
+        let chunkservers = (1..=plan.data.len())
+            .map(|number| Process::new(dir, &format!("chunkserver{number}"), chunkserver.clone()))
+            .collect();
+        Ok(Self {
+            master: Process::new(dir, "mfs-master", program("mfs-master")?),
+            chunkservers,
+            mount: Process::new(dir, "mount", mount_program()?),
+        })
+    }
+}
+
+/// `rfs quickstart`
+pub(super) fn start(arguments: &QuickstartArguments, form: Form) -> anyhow::Result<()> {
+    let dir = absolute(&arguments.dir)?;
+    let known = Plan::load(&dir)?;
+    let plan = match &known {
+        Some(plan) => {
+            plan.agree(arguments)?;
+            plan.clone()
+        }
+        None => new_plan(&dir, arguments)?,
+    };
+    make_folders(&dir, &plan)?;
+    let _only_one = lock(&dir)?;
+    plan.save(&dir)?;
+    let daemons = Daemons::of(&dir, &plan)?;
+    start_master(&daemons.master, &plan)?;
+    start_chunkservers(&daemons.chunkservers, &dir, &plan)?;
+    start_mount(&daemons.mount, &plan)?;
+    report(&dir, &plan, form)
+}
+
+/// A plan for a new cluster, after a look at what is already in its places.
+fn new_plan(dir: &Path, arguments: &QuickstartArguments) -> anyhow::Result<Plan> {
+    let plan = Plan::new(dir, arguments)?;
+    let foreign = |folder: &Path, why: &str| -> anyhow::Result<()> {
+        ensure!(
+            is_empty(folder)?,
+            "{} is not empty; {why} needs a folder of its own: name another one, or empty it",
+            folder.display()
+        );
+        Ok(())
+    };
+    foreign(&plan.mount, "the mount point")?;
+    foreign(&plan.meta, "the master")?;
+    plan.data.iter().try_for_each(|folder| foreign(folder, "a chunkserver"))?;
+    if dir.exists() && !is_empty(dir)? {
+        let inside = |folder: &PathBuf| folder.starts_with(dir);
+        ensure!(
+            plan.data.iter().chain([&plan.meta, &plan.mount]).any(inside),
+            "{} is not empty and not a quickstart cluster; name another --dir",
+            dir.display()
+        );
+    }
+    Ok(plan)
+}
+
+/// Whether nothing is in the folder, or it is not there. A fresh filesystem's lost+found does not count.
+fn is_empty(folder: &Path) -> anyhow::Result<bool> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().all(|entry| entry.file_name() == "lost+found")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error).with_context(|| format!("cannot look into {}", folder.display())),
+    }
+}
+
+fn make_folders(dir: &Path, plan: &Plan) -> anyhow::Result<()> {
+    let run_and_log = [dir.join("run"), dir.join("log")];
+    for folder in run_and_log.iter().chain(&plan.data).chain([&plan.meta]) {
+        durable::create_folder(folder)?;
+    }
+    // The mount point may be a dead mount of an earlier life, which mount.rfs takes care of.
+    if fs::symlink_metadata(&plan.mount).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        durable::create_folder(&plan.mount)?;
+    }
+    Ok(())
+}
+
+/// Two quickstarts on one folder at once would start everything twice.
+pub(super) fn lock(dir: &Path) -> anyhow::Result<FolderLock> {
+    match FolderLock::acquire(&dir.join("run")) {
+        Ok(lock) => Ok(lock),
+        Err(FolderLockError::Held { .. }) => {
+            bail!("another `rfs quickstart` works on {} just now; wait for it to end", dir.display())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn client_endpoint(plan: &Plan) -> Endpoint {
+    Endpoint::new(HOST, plan.client_port())
+}
+
+fn start_master(process: &Process, plan: &Plan) -> anyhow::Result<()> {
+    if process.running().is_some() {
+        return Ok(());
+    }
+    let meta = plan.meta.display().to_string();
+    if is_empty(&plan.meta)? {
+        process
+            .run(&["init".into(), meta.clone(), "--goal".into(), plan.goal.to_string()])
+            .with_context(|| format!("cannot make the master's folder {meta}"))?;
+    }
+    let mut arguments = vec!["--data".to_owned(), meta];
+    let settings = [
+        ("listen.clients", format!("{HOST}:{}", plan.client_port())),
+        ("listen.cluster", format!("{HOST}:{}", plan.cluster_port())),
+        ("listen.web", format!("{HOST}:{}", plan.web_port())),
+        ("listen.metrics", format!("{HOST}:{}", plan.metrics_port())),
+    ];
+    for (key, value) in settings {
+        arguments.extend(["-o".to_owned(), format!("{key}={value}")]);
+    }
+    process.start(&arguments)?.wait_until(MASTER_READY, "it served", || ask(&client_endpoint(plan)).is_ok())
+}
+
+fn start_chunkservers(processes: &[Process], dir: &Path, plan: &Plan) -> anyhow::Result<()> {
+    let mut started: Vec<Started> = Vec::new();
+    for (index, (process, folder)) in processes.iter().zip(&plan.data).enumerate() {
+        if process.running().is_none() {
+            started.push(start_chunkserver(process, index, folder, dir, plan)?);
+        }
+    }
+    let mut link = MasterLink::connect(&client_endpoint(plan))?;
+    let expected = plan.data.len();
+    let mut in_service = || {
+        link.call(|mut client| async move { client.get_status(StatusRequest {}).await })
+            .is_ok_and(|status| status.volumes_in_service as usize >= expected)
+    };
+    match started.as_mut_slice() {
+        [] => Ok(()),
+        [all @ .., last] => {
+            last.wait_until(CHUNKSERVERS_READY, "the master had all volumes in service", &mut in_service)?;
+            // The others are there as well, or the wait above had not ended; an early end still wants its own words.
+            all.iter_mut().try_for_each(|one| one.wait_until(Duration::ZERO, "its volume served", || true))
+        }
+    }
+}
+
+fn start_chunkserver(
+    process: &Process,
+    index: usize,
+    folder: &Path,
+    dir: &Path,
+    plan: &Plan,
+) -> anyhow::Result<Started> {
+    let data = folder.display().to_string();
+    let master = client_endpoint(plan).to_string();
+    let name = process.name().to_owned();
+    if is_empty(folder)? {
+        let init = ["init", &data, "--master", &master, "--host", &name, "--not-a-mount-point"];
+        process.run(&init.map(str::to_owned)).with_context(|| format!("cannot make the volume {data}"))?;
+    }
+    let run_dir = dir.join("run").join(&name);
+    durable::create_folder(&run_dir)?;
+    let mut arguments: Vec<String> = ["--data", &data, "--master", &master].map(str::to_owned).to_vec();
+    arguments.extend(["-o".to_owned(), format!("listen={HOST}:{}", plan.data_port(index))]);
+    process.start(&arguments)
+}
+
+fn start_mount(process: &Process, plan: &Plan) -> anyhow::Result<()> {
+    if process.running().is_some() && is_mounted(plan) {
+        return Ok(());
+    }
+    let arguments = [client_endpoint(plan).to_string(), plan.mount.display().to_string(), "-f".to_owned()];
+    process.start(&arguments)?.wait_until(MOUNT_READY, "the mount served", || {
+        is_mounted(plan) && rustix::fs::statvfs(&plan.mount).is_ok_and(|space| space.f_blocks > 0)
+    })
+}
+
+/// Whether our filesystem is mounted there.
+pub(super) fn is_mounted(plan: &Plan) -> bool {
+    find_master::mounts().is_ok_and(|mounts| mounts.iter().any(|mount| mount.mount_point == plan.mount))
+}
+
+/// Waits until it is not mounted any more.
+pub(super) fn wait_until_unmounted(plan: &Plan, limit: Duration) -> bool {
+    let wait = Wait::new(limit);
+    while is_mounted(plan) {
+        if !wait.again() {
+            return false;
+        }
+    }
+    true
+}
+
+fn report(dir: &Path, plan: &Plan, form: Form) -> anyhow::Result<()> {
+    let data: Vec<String> = (0..plan.data.len()).map(|index| format!("{HOST}:{}", plan.data_port(index))).collect();
+    let web = format!("http://{HOST}:{}/", plan.web_port());
+    if form == Form::Programs {
+        return print_json(&json!({
+            "dir": dir, "mount": plan.mount, "master": client_endpoint(plan).to_string(),
+            "cluster": format!("{HOST}:{}", plan.cluster_port()), "web": web,
+            "metrics": format!("http://{HOST}:{}/metrics", plan.metrics_port()), "chunkservers": data,
+            "meta": plan.meta, "data": plan.data, "goal": plan.goal,
+        }));
+    }
+    print_text(&format!("Mounted on    {}", plan.mount.display()))?;
+    print_text(&format!("Web page      {web}"))?;
+    print_text(&format!(
+        "Master        {} (clients), {HOST}:{} (chunkservers, administration)",
+        client_endpoint(plan),
+        plan.cluster_port()
+    ))?;
+    print_text(&format!("Metrics       http://{HOST}:{}/metrics", plan.metrics_port()))?;
+    for (index, (address, folder)) in data.iter().zip(&plan.data).enumerate() {
+        print_text(&format!("Chunkserver {} {address}, volume {}", index + 1, folder.display()))?;
+    }
+    print_text(&format!("Goal          {} copies", plan.goal))?;
+    print_text(&format!("State         rfs status --master {}", client_endpoint(plan)))?;
+    print_text(&format!("End it        rfs quickstart --stop --dir {}", dir.display()))
+}

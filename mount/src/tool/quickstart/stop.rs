@@ -1,0 +1,99 @@
+//! Ends a quickstart cluster: the mount first, so that all it holds is written, then chunkservers, then the master.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::plan::{Plan, absolute};
+use super::processes::{Ended, Process};
+use super::start::{Daemons, is_mounted, lock, wait_until_unmounted};
+use crate::tool::cli::QuickstartArguments;
+use crate::tool::output::{complain, print_text};
+
+const UNMOUNTED_WITHIN: Duration = Duration::from_secs(30);
+
+/// What the daemons make in the folders they were given. Only these are removed by `--purge`: a folder may be a mount
+/// point, or hold what is not ours.
+const OURS_IN_META: &[&str] =
+    &["identity.toml", "identity", "log", "pages", "checkpoint", "ballast", "lock", "addresses.json", "exports"];
+const OURS_IN_DATA: &[&str] = &["rfs-volume.toml", "chunks", "lock", "clean", "addresses.json", "temporary"];
+const OURS_IN_DIR: &[&str] = &["run", "log"];
+
+/// `rfs quickstart --stop [--purge]`
+pub(super) fn stop(arguments: &QuickstartArguments) -> anyhow::Result<()> {
+    let dir = absolute(&arguments.dir)?;
+    let Some(plan) = Plan::load(&dir)? else {
+        bail!("there is no quickstart cluster in {}; name its folder with --dir", dir.display());
+    };
+    let only_one = lock(&dir)?;
+    let daemons = Daemons::of(&dir, &plan)?;
+    end_mount(&daemons.mount, &plan)?;
+    for process in daemons.chunkservers.iter().chain([&daemons.master]) {
+        end(process)?;
+    }
+    drop(only_one);
+    if arguments.purge {
+        purge(&dir, &plan)?;
+        return print_text(&format!("The cluster in {} is ended and removed.", dir.display()));
+    }
+    print_text(&format!("The cluster in {0} is ended. `rfs quickstart --dir {0}` starts it again.", dir.display()))
+}
+
+fn end_mount(process: &Process, plan: &Plan) -> anyhow::Result<()> {
+    if is_mounted(plan) {
+        match unmount(&plan.mount, UnmountFlags::empty()) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::BUSY) => bail!(
+                "{0} is in use; end what uses it (fuser -vm {0} shows it), then run this again",
+                plan.mount.display()
+            ),
+            Err(error) => return Err(error).with_context(|| format!("cannot unmount {}", plan.mount.display())),
+        }
+        if !wait_until_unmounted(plan, UNMOUNTED_WITHIN) {
+            bail!("{} is still mounted; see {}", plan.mount.display(), process.log_file().display());
+        }
+    }
+    end(process)
+}
+
+fn end(process: &Process) -> anyhow::Result<()> {
+    if process.end()? == Ended::Killed {
+        complain(&format!(
+            "{} did not end by itself and was killed; its log is {}",
+            process.name(),
+            process.log_file().display()
+        ));
+    }
+    Ok(())
+}
+
+fn purge(dir: &Path, plan: &Plan) -> anyhow::Result<()> {
+    remove_ours(&plan.meta, OURS_IN_META)?;
+    for folder in &plan.data {
+        remove_ours(folder, OURS_IN_DATA)?;
+    }
+    remove_ours(dir, OURS_IN_DIR)?;
+    Plan::forget(dir)?;
+    // Folders go if nothing else is in them; mount points and other people's files stay.
+    for folder in plan.data.iter().chain([&plan.meta, &plan.mount]) {
+        let _ = fs::remove_dir(folder);
+    }
+    let _ = fs::remove_dir(dir);
+    Ok(())
+}
+
+fn remove_ours(folder: &Path, names: &[&str]) -> anyhow::Result<()> {
+    for name in names {
+        let path = folder.join(name);
+        let removed = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
+            Ok(_) => fs::remove_file(&path),
+            Err(_) => continue,
+        };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! `rfs status`: health in one line, what is wrong and what to do, then the figures.
+
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use rfs_common::clock::SystemClock;
+use rfs_common::ids::ClusterId;
+use rfs_proto::admin::{Health, Status, StatusRequest};
+use serde_json::{Value, json};
+
+use super::cli::StatusArguments;
+use super::file::Link;
+use super::output::{Form, ago, bytes, print_json, print_table, print_text};
+
+/// How often `--wait` looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Exit status when something lacks copies.
+const DEGRADED: u8 = 3;
+/// Exit status when something cannot be read or changed.
+const UNAVAILABLE: u8 = 4;
+
+/// `rfs status [--wait TIME]`. The exit status tells scripts the health: 0 ok, 3 degraded, 4 unavailable.
+pub(super) fn status(link: Link<'_>, arguments: &StatusArguments, form: Form) -> anyhow::Result<ExitCode> {
+    let status = match arguments.wait {
+        None => link(None)?.call(|mut client| async move { client.get_status(StatusRequest {}).await })?,
+        Some(limit) => wait(link, limit.get(), form)?,
+    };
+    match form {
+        Form::Programs => print_json(&document(&status))?,
+        Form::People => show(&status)?,
+    }
+    Ok(match status.health() {
+        Health::Ok => ExitCode::SUCCESS,
+        Health::Degraded => ExitCode::from(DEGRADED),
+        Health::Unavailable | Health::Unspecified => ExitCode::from(UNAVAILABLE),
+    })
+}
+
+/// Looks until all is replicated or the time is over; gives what it saw last. A master that is away is waited for.
+fn wait(link: Link<'_>, limit: Duration, form: Form) -> anyhow::Result<Status> {
+    let clock = SystemClock::shared();
+    let end = clock.monotonic() + limit;
+    let bar = if form == Form::People { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} chunks at their goal {msg}") {
+        bar.set_style(style);
+    }
+    loop {
+        let seen = link(None)
+            .and_then(|mut link| link.call(|mut client| async move { client.get_status(StatusRequest {}).await }));
+        let over = clock.monotonic() >= end;
+        match seen {
+            Ok(status) if status.fully_replicated || over => {
+                bar.finish_and_clear();
+                return Ok(status);
+            }
+            Err(error) if over => return Err(error),
+            Ok(status) => {
+                let chunks = status.counts.unwrap_or_default().chunks;
+                bar.set_length(chunks);
+                bar.set_position(chunks.saturating_sub(status.under_goal));
+                bar.set_message(status.summary.clone());
+            }
+            Err(_) => bar.set_message("(the master does not answer)"),
+        }
+        sleep(LOOK_EVERY);
+    }
+}
+
+fn show(status: &Status) -> anyhow::Result<()> {
+    let space = status.space.unwrap_or_default();
+    let counts = status.counts.unwrap_or_default();
+    let metadata = status.metadata.clone().unwrap_or_default();
+    print_text(&format!("{}: {}", health_word(status.health()), status.summary))?;
+    for problem in &status.problems {
+        print_text(&format!("  - {problem}"))?;
+    }
+    print_text("")?;
+    let mut facts = vec![
+        ("cluster", format!("{}, up {}, version {}", cluster(status), ago(status.uptime_ms), status.version)),
+        ("chunkservers", format!("{} of {} connected", status.servers_up, status.servers_known)),
+        ("volumes", format!("{} of {} in service", status.volumes_in_service, status.volumes_known)),
+        ("space", format!("{} used, {} free of {}", bytes(space.used), bytes(space.free), bytes(space.total))),
+        ("nodes", format!("{} files, {} directories, {} in all", counts.files, counts.directories, counts.inodes)),
+        ("chunks", format!("{} with {} live copies; {} being written", counts.chunks, counts.copies, status.unsettled)),
+        (
+            "repair",
+            format!(
+                "{} chunks under their goal, {} unavailable, {} repairs running",
+                status.under_goal, status.unavailable, status.repairs_running
+            ),
+        ),
+        (
+            "metadata",
+            format!(
+                "{}, {} of log not folded, last checkpoint {} ago",
+                metadata.state,
+                bytes(metadata.log_bytes),
+                ago(metadata.checkpoint_age_ms)
+            ),
+        ),
+    ];
+    if status.deletions_waiting > 0 {
+        facts.push(("deletions", format!("{} copies wait to be deleted", status.deletions_waiting)));
+    }
+    for (name, text) in facts {
+        print_text(&format!("{name:<13} {text}"))?;
+    }
+    if status.chunks.is_empty() {
+        return Ok(());
+    }
+    print_text("")?;
+    let rows = status
+        .chunks
+        .iter()
+        .map(|at| vec![at.goal.to_string(), at.copies.to_string(), at.chunks.to_string()])
+        .collect();
+    print_table(&["goal", "live copies", "chunks"], rows, "")
+}
+
+fn health_word(health: Health) -> &'static str {
+    match health {
+        Health::Ok => "OK",
+        Health::Degraded => "DEGRADED",
+        Health::Unavailable => "UNAVAILABLE",
+        Health::Unspecified => "UNKNOWN",
+    }
+}
+
+fn cluster(status: &Status) -> String {
+    <[u8; 16]>::try_from(status.cluster.as_ref())
+        .map(|bytes| ClusterId::new(u128::from_be_bytes(bytes)).to_string())
+        .unwrap_or_default()
+}
+
+fn document(status: &Status) -> Value {
+    let space = status.space.unwrap_or_default();
+    let counts = status.counts.unwrap_or_default();
+    let metadata = status.metadata.clone().unwrap_or_default();
+    let rates: serde_json::Map<String, Value> = status
+        .rates
+        .iter()
+        .flat_map(|rates| rates.rates.iter())
+        .map(|rate| (rate.name.clone(), json!(rate.per_second)))
+        .collect();
+    let chunks: Vec<Value> = status
+        .chunks
+        .iter()
+        .map(|at| json!({ "goal": at.goal, "live_copies": at.copies, "chunks": at.chunks }))
+        .collect();
+    json!({
+        "health": health_word(status.health()).to_lowercase(),
+        "summary": status.summary,
+        "problems": status.problems,
+        "fully_replicated": status.fully_replicated,
+        "cluster": cluster(status),
+        "version": status.version,
+        "uptime_ms": status.uptime_ms,
+        "space": { "total": space.total, "used": space.used, "free": space.free },
+        "counts": {
+            "inodes": counts.inodes, "files": counts.files, "directories": counts.directories,
+            "chunks": counts.chunks, "copies": counts.copies, "orphans": counts.orphans, "bytes": counts.bytes,
+        },
+        "chunks": chunks,
+        "under_goal": status.under_goal,
+        "unavailable": status.unavailable,
+        "unsettled": status.unsettled,
+        "repairs_running": status.repairs_running,
+        "deletions_waiting": status.deletions_waiting,
+        "servers_up": status.servers_up,
+        "servers_known": status.servers_known,
+        "volumes_in_service": status.volumes_in_service,
+        "volumes_known": status.volumes_known,
+        "default_goal": status.default_goal,
+        "metadata": {
+            "state": metadata.state, "position": metadata.position, "durable_position": metadata.durable_position,
+            "log_bytes": metadata.log_bytes, "dirty_pages": metadata.dirty_pages, "cached_bytes": metadata.cached_bytes,
+            "checkpoint_age_ms": metadata.checkpoint_age_ms, "export_age_ms": metadata.export_age_ms,
+            "disk_free": metadata.disk_free,
+        },
+        "rates": rates,
+    })
+}

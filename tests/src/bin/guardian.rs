@@ -1,0 +1,82 @@
+//! Cleans up after one test: reads what the test made, one thing a line, and removes all of it when its input ends.
+//!
+//! Lines: `process PID`, `mount PATH`, `loop DEVICE`, `folder PATH`, `keep` (folders stay: the test failed). It runs in a process
+//! group of its own, so that nothing that ends the test ends it too.
+
+use std::io::BufRead;
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+#[derive(Default)]
+struct Made {
+    processes: Vec<Pid>,
+    mounts: Vec<String>,
+    loops: Vec<String>,
+    folders: Vec<String>,
+    keep: bool,
+}
+
+fn main() {
+    let mut made = Made::default();
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        made.note(&line);
+    }
+    made.remove();
+}
+
+impl Made {
+    fn note(&mut self, line: &str) {
+        let (kind, what) = line.split_once(' ').unwrap_or((line, ""));
+        match kind {
+            "process" => self.processes.extend(what.parse().ok().and_then(Pid::from_raw)),
+            "mount" => self.mounts.push(what.to_owned()),
+            "loop" => self.loops.push(what.to_owned()),
+            "folder" => self.folders.push(what.to_owned()),
+            "keep" => self.keep = true,
+            _ => {}
+        }
+    }
+
+    /// Mounts first, by force, so that no process waits for one; then processes; then what lies beneath.
+    fn remove(&self) {
+        for path in self.mounts.iter().rev() {
+            let _ = unmount(path, UnmountFlags::FORCE | UnmountFlags::DETACH);
+        }
+        for pid in &self.processes {
+            let _ = kill_process(*pid, Signal::CONT);
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        for pid in &self.processes {
+            wait_until_gone(*pid);
+        }
+        for path in self.mounts.iter().rev() {
+            let _ = unmount(path, UnmountFlags::DETACH);
+        }
+        for device in &self.loops {
+            let _ = Command::new("losetup").args(["-d", device]).output();
+        }
+        if !self.keep {
+            for folder in &self.folders {
+                if Path::new(folder).starts_with(rfs_tests::guardian::folder_of_all_tests()) {
+                    let _ = std::fs::remove_dir_all(folder);
+                }
+            }
+        }
+    }
+}
+
+fn wait_until_gone(pid: Pid) {
+    let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    for _ in 0..500 {
+        match std::fs::read_to_string(&stat) {
+            // A zombie waits only for its parent.
+            Ok(text) if !text.contains(") Z ") => sleep(Duration::from_millis(10)),
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,646 @@
+//! A cluster of real processes: one master, some chunkservers, any number of mounts.
+
+use std::fs::{self, OpenOptions};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use rfs_common::clock::{Monotonic, SharedClock, SystemClock};
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::guardian::{Guardian, folder_of_all_tests};
+use crate::programs::{program, require_root_and_fuse, run};
+use crate::volumes::XfsVolume;
+
+const HOST: &str = "127.0.0.1";
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// For anything that happens in well under a second on an idle machine.
+pub const SOON: Duration = Duration::from_secs(30);
+/// For repair and other work that goes on by itself.
+pub const IN_TIME: Duration = Duration::from_secs(120);
+
+/// Where the daemons' data is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Folders beside each other.
+    Folders,
+    /// Each daemon on an XFS filesystem of its own, of this many bytes.
+    Xfs {
+        /// For the master.
+        master_bytes: u64,
+        /// For each chunkserver.
+        chunkserver_bytes: u64,
+    },
+}
+
+/// What a cluster is to be like.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// How many chunkservers.
+    pub chunkservers: usize,
+    /// Copies of each chunk.
+    pub goal: u8,
+    /// Where data is.
+    pub storage: Storage,
+    /// `key=value` settings of the master.
+    pub master_settings: Vec<String>,
+    /// `key=value` settings of each chunkserver.
+    pub chunkserver_settings: Vec<String>,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self {
+            chunkservers: 3,
+            goal: 2,
+            storage: Storage::Folders,
+            master_settings: Vec::new(),
+            chunkserver_settings: Vec::new(),
+        }
+    }
+}
+
+/// A running cluster; everything it made is removed when it is dropped.
+pub struct Cluster {
+    folder: PathBuf,
+    shape: Shape,
+    master: Daemon,
+    chunkservers: Vec<Daemon>,
+    ports: Ports,
+    volumes: Vec<XfsVolume>,
+    mounts_made: Mutex<usize>,
+    clock: SharedClock,
+    // Last, so that it removes what the fields above have let go of.
+    guardian: Guardian,
+}
+
+struct Ports {
+    cluster: u16,
+    clients: u16,
+    web: u16,
+    metrics: u16,
+    data: Vec<u16>,
+}
+
+impl Ports {
+    /// Free ones. All are taken at once and then let go of, so they differ.
+    fn free(chunkservers: usize) -> anyhow::Result<Self> {
+        let listeners = (0..chunkservers + 4)
+            .map(|_| TcpListener::bind((HOST, 0)))
+            .collect::<Result<Vec<_>, _>>()
+            .context("no free ports")?;
+        let mut ports = listeners.iter().map(|listener| listener.local_addr().map(|address| address.port()));
+        let mut next = || ports.next().context("a port for each")?.context("a bound socket has a port");
+        Ok(Self {
+            cluster: next()?,
+            clients: next()?,
+            web: next()?,
+            metrics: next()?,
+            data: (0..chunkservers).map(|_| next()).collect::<anyhow::Result<_>>()?,
+        })
+    }
+}
+
+impl Cluster {
+    /// Three chunkservers, goal 2, in folders.
+    ///
+    /// # Errors
+    /// With the log of the daemon that did not start.
+    pub fn start() -> anyhow::Result<Self> {
+        Self::start_shaped(Shape::default())
+    }
+
+    /// Makes and starts a cluster, and waits until all its volumes are in service.
+    ///
+    /// # Errors
+    /// With the log of the daemon that did not start.
+    pub fn start_shaped(shape: Shape) -> anyhow::Result<Self> {
+        require_root_and_fuse();
+        let guardian = Guardian::start();
+        let name = std::thread::current().name().unwrap_or("test").replace("::", "-");
+        fs::create_dir_all(folder_of_all_tests())?;
+        let folder = tempfile::Builder::new().prefix(&format!("{name}.")).tempdir_in(folder_of_all_tests())?.keep();
+        guardian.folder(&folder);
+        fs::create_dir(folder.join("log"))?;
+        let ports = Ports::free(shape.chunkservers)?;
+        let mut cluster = Self {
+            master: Daemon::new(&folder, "mfs-master", "mfs-master"),
+            chunkservers: (1..=shape.chunkservers)
+                .map(|number| Daemon::new(&folder, &format!("chunkserver{number}"), "chunkserver"))
+                .collect(),
+            folder,
+            shape,
+            ports,
+            volumes: Vec::new(),
+            mounts_made: Mutex::new(0),
+            clock: SystemClock::shared(),
+            guardian,
+        };
+        cluster.make_volumes()?;
+        cluster.initialise()?;
+        cluster.start_everything()?;
+        Ok(cluster)
+    }
+
+    fn make_volumes(&mut self) -> anyhow::Result<()> {
+        match self.shape.storage {
+            Storage::Folders => {
+                for daemon in std::iter::once(&self.master).chain(&self.chunkservers) {
+                    fs::create_dir(&daemon.data)?;
+                }
+            }
+            Storage::Xfs { master_bytes, chunkserver_bytes } => {
+                for (at, daemon) in std::iter::once(&self.master).chain(&self.chunkservers).enumerate() {
+                    let bytes = if at == 0 { master_bytes } else { chunkserver_bytes };
+                    let image = self.folder.join(format!("{}.xfs", daemon.name));
+                    self.volumes.push(XfsVolume::create(&self.guardian, image, daemon.data.clone(), bytes)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn initialise(&mut self) -> anyhow::Result<()> {
+        let goal = self.shape.goal.to_string();
+        run(Command::new(program("mfs-master")).arg("init").arg(&self.master.data).args(["--goal", &goal]))?;
+        self.start_master()?;
+        let master = self.master_address();
+        for daemon in &self.chunkservers {
+            let mut init = Command::new(program("chunkserver"));
+            init.arg("init").arg(&daemon.data).args(["--master", &master, "--host", &daemon.name]);
+            if self.shape.storage == Storage::Folders {
+                init.arg("--not-a-mount-point");
+            }
+            run(&mut init)?;
+        }
+        Ok(())
+    }
+
+    /// Starts all daemons that do not run and waits until every volume is in service.
+    ///
+    /// # Errors
+    /// With the log of the daemon that did not start.
+    pub fn start_everything(&mut self) -> anyhow::Result<()> {
+        self.start_master()?;
+        for index in 0..self.chunkservers.len() {
+            self.start_chunkserver(index)?;
+        }
+        self.wait_for_volumes(self.chunkservers.len())
+    }
+
+    // ------------------------------------------------------------ the master
+
+    /// Starts the master, unless it runs, and waits until it answers.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub fn start_master(&mut self) -> anyhow::Result<()> {
+        if self.master.runs() {
+            return Ok(());
+        }
+        let mut arguments = vec!["--data".to_owned(), self.master.data.display().to_string()];
+        let listen = [
+            ("listen.clients", self.ports.clients),
+            ("listen.cluster", self.ports.cluster),
+            ("listen.web", self.ports.web),
+            ("listen.metrics", self.ports.metrics),
+        ];
+        let settings = listen.iter().map(|(key, port)| format!("{key}={HOST}:{port}"));
+        for setting in settings.chain(self.shape.master_settings.iter().cloned()) {
+            arguments.extend(["-o".to_owned(), setting]);
+        }
+        self.master.start(&arguments, &self.guardian)?;
+        let port = self.ports.clients;
+        self.master.wait_until(SOON, "it listens", || std::net::TcpStream::connect((HOST, port)).is_ok())
+    }
+
+    /// Ends the master with SIGKILL.
+    pub fn kill_master(&mut self) {
+        self.master.signal(Signal::KILL);
+        self.master.reap();
+    }
+
+    /// Ends the master with SIGTERM and gives its exit status.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn stop_master(&mut self) -> anyhow::Result<ExitStatus> {
+        self.master.stop()
+    }
+
+    /// Stops the master's threads without ending it (SIGSTOP).
+    pub fn pause_master(&self) {
+        self.master.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume_master(&self) {
+        self.master.signal(Signal::CONT);
+    }
+
+    /// Folder of the master's metadata.
+    pub fn master_folder(&self) -> &Path {
+        &self.master.data
+    }
+
+    /// HOST:PORT for clients.
+    pub fn master_address(&self) -> String {
+        format!("{HOST}:{}", self.ports.clients)
+    }
+
+    /// The page's address.
+    pub fn web_address(&self) -> String {
+        format!("http://{HOST}:{}", self.ports.web)
+    }
+
+    /// Port of chunkservers and administration at the master.
+    pub fn cluster_port(&self) -> u16 {
+        self.ports.cluster
+    }
+
+    // ------------------------------------------------------------ chunkservers
+
+    /// Starts a chunkserver (counted from 0) unless it runs.
+    ///
+    /// # Errors
+    /// If the program cannot be started.
+    pub fn start_chunkserver(&mut self, index: usize) -> anyhow::Result<()> {
+        let master = self.master_address();
+        let daemon = &mut self.chunkservers[index];
+        if daemon.runs() {
+            return Ok(());
+        }
+        let mut arguments: Vec<String> =
+            ["--data", &daemon.data.display().to_string(), "--master", &master].map(str::to_owned).to_vec();
+        let listen = format!("listen={HOST}:{}", self.ports.data[index]);
+        for setting in std::iter::once(&listen).chain(&self.shape.chunkserver_settings) {
+            arguments.extend(["-o".to_owned(), setting.clone()]);
+        }
+        daemon.start(&arguments, &self.guardian)
+    }
+
+    /// Ends a chunkserver with SIGKILL.
+    pub fn kill_chunkserver(&mut self, index: usize) {
+        self.chunkservers[index].signal(Signal::KILL);
+        self.chunkservers[index].reap();
+    }
+
+    /// Ends a chunkserver with SIGTERM.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub fn stop_chunkserver(&mut self, index: usize) -> anyhow::Result<ExitStatus> {
+        self.chunkservers[index].stop()
+    }
+
+    /// SIGSTOP.
+    pub fn pause_chunkserver(&self, index: usize) {
+        self.chunkservers[index].signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume_chunkserver(&self, index: usize) {
+        self.chunkservers[index].signal(Signal::CONT);
+    }
+
+    /// The folder of a chunkserver's volume.
+    pub fn chunkserver_folder(&self, index: usize) -> &Path {
+        &self.chunkservers[index].data
+    }
+
+    /// Port of a chunkserver's data connections.
+    pub fn data_port(&self, index: usize) -> u16 {
+        self.ports.data[index]
+    }
+
+    /// How many chunkservers there are.
+    pub fn chunkserver_count(&self) -> usize {
+        self.chunkservers.len()
+    }
+
+    /// All chunk files of a chunkserver's volume.
+    pub fn chunk_files(&self, index: usize) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.chunkserver_folder(index).join("chunks")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.is_dir() { folders.push(path) } else { found.push(path) }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// The XFS volume of the master (`None`) or of a chunkserver.
+    ///
+    /// # Panics
+    /// If the cluster lies in folders.
+    pub fn volume(&self, chunkserver: Option<usize>) -> &XfsVolume {
+        &self.volumes[chunkserver.map_or(0, |index| index + 1)]
+    }
+
+    // ------------------------------------------------------------ state
+
+    /// Runs `rfs` with these arguments against this cluster's master.
+    pub fn rfs(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("rfs"));
+        command.args(["--master", &self.master_address()]).args(arguments);
+        command
+    }
+
+    /// `rfs ... --json`, parsed. The exit status, which tells the health, is not looked at.
+    ///
+    /// # Errors
+    /// If what it prints is not JSON.
+    pub fn rfs_json(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let output = self.rfs(arguments).arg("--json").output()?;
+        serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("rfs {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// `rfs status --json`.
+    ///
+    /// # Errors
+    /// If the master does not answer.
+    pub fn status(&self) -> anyhow::Result<Value> {
+        self.rfs_json(&["status"])
+    }
+
+    /// Waits until so many volumes are in service.
+    ///
+    /// # Errors
+    /// With the last status, after a while.
+    pub fn wait_for_volumes(&self, count: usize) -> anyhow::Result<()> {
+        self.wait_for_status(SOON, "volumes in service", |status| status["volumes_in_service"] == count)
+    }
+
+    /// Waits until `rfs status` says that everything is fully replicated and healthy.
+    ///
+    /// # Errors
+    /// With the last status, after two minutes.
+    pub fn wait_until_fully_replicated(&self) -> anyhow::Result<()> {
+        self.wait_for_status(IN_TIME, "fully replicated", |status| {
+            status["fully_replicated"] == true && status["health"] == "ok"
+        })
+    }
+
+    /// Waits until the status is as asked.
+    ///
+    /// # Errors
+    /// With the last status, when the time is over.
+    pub fn wait_for_status(&self, limit: Duration, what: &str, is_so: impl Fn(&Value) -> bool) -> anyhow::Result<()> {
+        let mut last = Value::Null;
+        let found = self.wait(limit, || match self.status() {
+            Ok(status) => {
+                last = status;
+                is_so(&last)
+            }
+            Err(_) => false,
+        });
+        ensure!(found, "not {what} after {} s; the last status: {last:#}", limit.as_secs());
+        Ok(())
+    }
+
+    /// Looks again and again until it is so; false if the time is over.
+    pub fn wait(&self, limit: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+        let end = self.clock.monotonic() + limit;
+        while !is_so() {
+            if self.clock.monotonic() >= end {
+                return false;
+            }
+            sleep(LOOK_EVERY * 5);
+        }
+        true
+    }
+
+    /// Time on a clock that only goes forward.
+    pub fn now(&self) -> Monotonic {
+        self.clock.monotonic()
+    }
+
+    /// A folder of this test's own for anything else.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// To tell of other things that are to be removed.
+    pub fn guardian(&self) -> &Guardian {
+        &self.guardian
+    }
+
+    // ------------------------------------------------------------ mounts
+
+    /// Mounts the filesystem at a new place.
+    ///
+    /// # Errors
+    /// With the end of the mount's log.
+    pub fn mount(&self) -> anyhow::Result<Mount> {
+        self.mount_with(&[])
+    }
+
+    /// Mounts it with more arguments, such as `-o ro`.
+    ///
+    /// # Errors
+    /// With the end of the mount's log.
+    pub fn mount_with(&self, arguments: &[&str]) -> anyhow::Result<Mount> {
+        let number = {
+            let mut made = self.mounts_made.lock().expect("not poisoned");
+            *made += 1;
+            *made
+        };
+        let name = format!("mount{number}");
+        let path = self.folder.join(&name);
+        fs::create_dir(&path)?;
+        self.guardian.mount(&path);
+        let mut daemon = Daemon::new(&self.folder, &name, "mount-rfs");
+        let mut all: Vec<String> = vec![self.master_address(), path.display().to_string(), "-f".to_owned()];
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        daemon.start(&all, &self.guardian)?;
+        daemon.wait_until(SOON, "it serves", || is_mounted(&path))?;
+        Ok(Mount { path, daemon })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show_logs();
+        }
+    }
+}
+
+impl Cluster {
+    /// The ends of all logs, for the report of a failed test.
+    fn show_logs(&self) {
+        eprintln!("The cluster's folder is kept: {}", self.folder.display());
+        let mut logs: Vec<PathBuf> =
+            fs::read_dir(self.folder.join("log")).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        logs.sort();
+        for log in logs {
+            eprintln!("--- the end of {}\n{}", log.display(), end_of(&log, 25));
+        }
+    }
+}
+
+/// Whether an rfs is mounted there and answers.
+pub fn is_mounted(path: &Path) -> bool {
+    let listed = fs::read_to_string("/proc/self/mountinfo")
+        .is_ok_and(|text| text.lines().any(|line| line.split(' ').nth(4) == path.to_str() && line.contains(" - fuse")));
+    listed && rustix::fs::statvfs(path).is_ok()
+}
+
+/// A mounted filesystem.
+pub struct Mount {
+    path: PathBuf,
+    daemon: Daemon,
+}
+
+impl Mount {
+    /// Its root.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Process id of mount.rfs.
+    pub fn process_id(&self) -> u32 {
+        self.daemon.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// Unmounts it as `umount` does, and waits for the process to end well.
+    ///
+    /// # Errors
+    /// If it is in use, or the process ends badly.
+    pub fn unmount(mut self) -> anyhow::Result<()> {
+        unmount(&self.path, UnmountFlags::empty())
+            .with_context(|| format!("cannot unmount {}", self.path.display()))?;
+        let status = self.daemon.wait_for_end(SOON)?;
+        ensure!(status.success(), "mount.rfs ended with {status}:\n{}", end_of(&self.daemon.log, 25));
+        Ok(())
+    }
+
+    /// Ends the process with SIGKILL: what it had not sent is lost, and the mount is dead.
+    pub fn kill(mut self) {
+        self.daemon.signal(Signal::KILL);
+        self.daemon.reap();
+        let _ = unmount(&self.path, UnmountFlags::DETACH);
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        self.daemon.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.daemon.signal(Signal::CONT);
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = unmount(&self.path, UnmountFlags::DETACH);
+        if self.daemon.wait_for_end(Duration::from_secs(10)).is_err() {
+            self.daemon.signal(Signal::KILL);
+            self.daemon.reap();
+        }
+    }
+}
+
+/// One process of the cluster.
+struct Daemon {
+    name: String,
+    program: &'static str,
+    data: PathBuf,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Daemon {
+    fn new(folder: &Path, name: &str, program: &'static str) -> Self {
+        Self {
+            name: name.to_owned(),
+            program,
+            data: folder.join(name),
+            log: folder.join("log").join(format!("{name}.log")),
+            child: None,
+        }
+    }
+
+    fn start(&mut self, arguments: &[String], guardian: &Guardian) -> anyhow::Result<()> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        let child = Command::new(program(self.program))
+            .args(arguments)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program))?;
+        guardian.process(child.id());
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn runs(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    fn wait_until(&mut self, limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) -> anyhow::Result<()> {
+        let clock = SystemClock::shared();
+        let end = clock.monotonic() + limit;
+        while !is_so() {
+            if !self.runs() {
+                bail!("{} ended before {what}:\n{}", self.name, end_of(&self.log, 25));
+            }
+            if clock.monotonic() >= end {
+                bail!("{} runs, but not {what}:\n{}", self.name, end_of(&self.log, 25));
+            }
+            sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.child.as_ref().and_then(|child| Pid::from_raw(child.id().cast_signed())) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    fn reap(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+
+    fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+        self.signal(Signal::TERM);
+        self.wait_for_end(SOON)
+    }
+
+    fn wait_for_end(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        let clock = SystemClock::shared();
+        let end = clock.monotonic() + limit;
+        loop {
+            let Some(child) = self.child.as_mut() else { bail!("{} does not run", self.name) };
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(status);
+            }
+            ensure!(clock.monotonic() < end, "{} does not end:\n{}", self.name, end_of(&self.log, 25));
+            sleep(LOOK_EVERY);
+        }
+    }
+}
+
+fn end_of(log: &Path, lines: usize) -> String {
+    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

@@ -1,0 +1,78 @@
+//! The test's side of the guardian process: tell it what was made; it removes all that when the test is gone.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::programs::test_program;
+
+/// Everything that tests write lies below this folder.
+pub fn folder_of_all_tests() -> PathBuf {
+    std::env::var_os("RFS_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp/rfs-tests"), PathBuf::from)
+}
+
+/// A handle to the guardian of one test. When the last one is dropped, everything is removed.
+#[derive(Clone)]
+pub struct Guardian(Arc<Inner>);
+
+struct Inner {
+    child: Mutex<Child>,
+    input: Mutex<Option<ChildStdin>>,
+}
+
+impl Guardian {
+    /// Starts one.
+    ///
+    /// # Panics
+    /// If the program is not built.
+    pub fn start() -> Self {
+        let mut child = Command::new(test_program("rfs-test-guardian"))
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .current_dir("/")
+            .spawn()
+            .expect("the guardian starts");
+        let input = child.stdin.take();
+        Self(Arc::new(Inner { child: Mutex::new(child), input: Mutex::new(input) }))
+    }
+
+    /// A process to kill.
+    pub fn process(&self, pid: u32) {
+        self.tell(&format!("process {pid}"));
+    }
+
+    /// A mount to detach.
+    pub fn mount(&self, path: &Path) {
+        self.tell(&format!("mount {}", path.display()));
+    }
+
+    /// A loop device to free.
+    pub fn loop_device(&self, device: &str) {
+        self.tell(&format!("loop {device}"));
+    }
+
+    /// A folder to remove.
+    pub fn folder(&self, path: &Path) {
+        self.tell(&format!("folder {}", path.display()));
+    }
+
+    fn tell(&self, line: &str) {
+        let mut input = self.0.input.lock().expect("not poisoned");
+        writeln!(input.as_mut().expect("the guardian listens until the end"), "{line}").expect("the guardian lives");
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let mut input = self.input.lock().ok().and_then(|mut input| input.take());
+        if let Some(input) = input.as_mut().filter(|_| std::thread::panicking()) {
+            let _ = writeln!(input, "keep");
+        }
+        drop(input);
+        if let Ok(mut child) = self.child.lock() {
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Two mounts at once: what one has done, the other sees; what excludes, excludes on both.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rfs_tests::cluster::Cluster;
+use rustix::fs::{FlockOperation, flock};
+
+/// A read-modify-write of the number in a file, under its flock, through a descriptor opened for it.
+fn count_up(path: &Path) {
+    let mut file = OpenOptions::new().read(true).write(true).open(path).expect("open");
+    flock(&file, FlockOperation::LockExclusive).expect("flock");
+    let mut text = String::new();
+    file.read_to_string(&mut text).expect("read");
+    let number: u64 = text.trim().parse().unwrap_or_else(|error| panic!("{text:?} under the lock: {error}"));
+    file.set_len(0).expect("truncate");
+    file.seek(SeekFrom::Start(0)).expect("seek");
+    write!(file, "{}", number + 1).expect("write");
+}
+
+#[test]
+fn counting_under_a_lock_loses_nothing() {
+    const EACH: u64 = 60;
+    let cluster = Cluster::start().expect("a cluster");
+    let (first, second) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
+    fs::write(first.path().join("count"), "0").expect("written");
+    std::thread::scope(|scope| {
+        for root in [first.path(), first.path(), second.path(), second.path()] {
+            scope.spawn(move || (0..EACH).for_each(|_| count_up(&root.join("count"))));
+        }
+    });
+    for root in [first.path(), second.path()] {
+        assert_eq!(fs::read_to_string(root.join("count")).expect("read"), (4 * EACH).to_string());
+    }
+}
+
+/// The same with fcntl locks, which belong to processes: two processes, each on its own mount.
+#[test]
+fn counting_under_a_posix_lock_loses_nothing() {
+    let cluster = Cluster::start().expect("a cluster");
+    let (first, second) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
+    fs::write(first.path().join("count"), "0").expect("written");
+    let script = "
+import fcntl, os, sys
+for _ in range(100):
+    fd = os.open(sys.argv[1], os.O_RDWR)
+    fcntl.lockf(fd, fcntl.LOCK_EX)
+    number = int(os.pread(fd, 100, 0))
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, str(number + 1).encode(), 0)
+    os.close(fd)
+";
+    let processes: Vec<_> = [first.path(), second.path(), first.path()]
+        .iter()
+        .map(|root| {
+            std::process::Command::new("python3").args(["-c", script]).arg(root.join("count")).spawn().expect("python3")
+        })
+        .collect();
+    for mut process in processes {
+        assert!(process.wait().expect("ended").success());
+    }
+    assert_eq!(fs::read_to_string(second.path().join("count")).expect("read"), "300");
+}
+
+#[test]
+fn appends_from_two_mounts_never_overlap() {
+    const EACH: usize = 150;
+    let cluster = Cluster::start().expect("a cluster");
+    let (first, second) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
+    File::create(first.path().join("log")).expect("created");
+    std::thread::scope(|scope| {
+        for (writer, root) in [("a", first.path()), ("b", second.path())] {
+            scope.spawn(move || {
+                let mut file = OpenOptions::new().append(true).open(root.join("log")).expect("open");
+                for number in 0..EACH {
+                    file.write_all(format!("{writer}{number:05}\n").as_bytes()).expect("append");
+                }
+            });
+        }
+    });
+    let text = fs::read_to_string(second.path().join("log")).expect("read");
+    assert_eq!(text, fs::read_to_string(first.path().join("log")).expect("read"));
+    for writer in ["a", "b"] {
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with(writer)).collect();
+        let expected: Vec<String> = (0..EACH).map(|number| format!("{writer}{number:05}")).collect();
+        assert_eq!(lines, expected, "the lines of {writer}");
+    }
+    assert_eq!(text.lines().count(), 2 * EACH);
+}
+
+#[test]
+fn one_of_two_exclusive_creations_wins() {
+    const ROUNDS: usize = 100;
+    let cluster = Cluster::start().expect("a cluster");
+    let (first, second) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
+    let won = |root: &Path| -> Vec<bool> {
+        (0..ROUNDS)
+            .map(|number| OpenOptions::new().write(true).create_new(true).open(root.join(format!("f{number}"))).is_ok())
+            .collect()
+    };
+    let (one, other) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| won(first.path()));
+        let other = won(second.path());
+        (one.join().expect("joined"), other)
+    });
+    for number in 0..ROUNDS {
+        assert!(one[number] != other[number], "round {number}: {} and {}", one[number], other[number]);
+    }
+}
+
+#[test]
+fn what_one_mount_did_the_other_sees_at_once() {
+    let cluster = Cluster::start().expect("a cluster");
+    let (first, second) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
+    let (a, b) = (first.path(), second.path());
+    for round in 0..40u64 {
+        let name = format!("file{round}");
+        fs::write(a.join(&name), vec![b'x'; 5000]).expect("written");
+        assert_eq!(fs::metadata(b.join(&name)).expect("seen").len(), 5000);
+        let content = vec![u8::try_from(round).expect("small"); 70_000];
+        fs::write(b.join(&name), &content).expect("written");
+        assert_eq!(fs::read(a.join(&name)).expect("read"), content, "round {round}");
+        let file = OpenOptions::new().write(true).open(a.join(&name)).expect("open");
+        file.write_all_at(b"middle", 30_000).expect("written");
+        assert_eq!(&fs::read(b.join(&name)).expect("read")[30_000..30_006], b"middle", "while the writer has it open");
+        drop(file);
+        fs::rename(a.join(&name), a.join("moved")).expect("renamed");
+        assert!(fs::metadata(b.join(&name)).is_err());
+        assert_eq!(fs::metadata(b.join("moved")).expect("seen").len(), 70_000);
+        fs::remove_file(b.join("moved")).expect("removed");
+        assert!(fs::metadata(a.join("moved")).is_err());
+        assert!(fs::read_dir(a).expect("list").next().is_none());
+    }
+}
+
+#[test]
+fn a_file_unlinked_by_the_other_mount_stays_readable_while_open() {
+    let cluster = Cluster::start().expect("a cluster");
+    let (first, second) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
+    fs::write(first.path().join("file"), vec![7; 200_000]).expect("written");
+    let open = File::open(first.path().join("file")).expect("open");
+    fs::remove_file(second.path().join("file")).expect("removed");
+    assert_eq!(open.metadata().expect("stat").nlink(), 0);
+    let mut content = vec![0; 200_000];
+    open.read_exact_at(&mut content, 0).expect("read");
+    assert!(content.iter().all(|byte| *byte == 7));
+    drop(open);
+    let gone =
+        cluster.wait(rfs_tests::cluster::SOON, || cluster.status().is_ok_and(|status| status["counts"]["chunks"] == 0));
+    assert!(gone, "the chunks of an orphan go with its last user: {:#}", cluster.status().expect("status"));
+}
+
+/// A reader never sees a mix of two versions that were written as a whole under a lock, nor an old one after a new one.
+#[test]
+fn a_reader_on_another_mount_never_goes_back() {
+    let cluster = Cluster::start().expect("a cluster");
+    let (first, second) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
+    let path = first.path().join("versions");
+    fs::write(&path, [0; 4096]).expect("written");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let file = OpenOptions::new().write(true).open(&path).expect("open");
+            for version in 1..=200u8 {
+                file.write_all_at(&[version; 4096], 0).expect("written");
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        let file = File::open(second.path().join("versions")).expect("open");
+        let (mut last, mut bytes) = (0, [0; 4096]);
+        while !done.load(Ordering::SeqCst) {
+            file.read_exact_at(&mut bytes, 0).expect("read");
+            assert!(bytes.iter().all(|byte| *byte == bytes[0]), "one write, one read");
+            assert!(bytes[0] >= last, "version {} after version {last}", bytes[0]);
+            last = bytes[0];
+        }
+    });
+    assert_eq!(fs::read(second.path().join("versions")).expect("read"), [200; 4096]);
+}

@@ -1,0 +1,82 @@
+//! Chunk files damaged on disk behind the chunkserver's back: reads stay right, the damage is reported, and the copy is
+//! replaced from a good one.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use rfs_tests::cluster::{Cluster, IN_TIME};
+use rfs_tests::programs::program;
+
+/// Longer than one leaf table's first part, so that both parts of it are used.
+const BYTES: usize = 5 << 20;
+
+fn content() -> Vec<u8> {
+    (0..BYTES).map(|at| (at / 7 % 251) as u8).collect()
+}
+
+fn verify(volume: &Path) -> std::process::Output {
+    Command::new(program("chunkserver")).arg("verify").arg(volume).output().expect("chunkserver verify")
+}
+
+fn damaged_copies_are_healed(damage: impl Fn(&Path)) {
+    let mut cluster = Cluster::start().expect("a cluster");
+    let mount = cluster.mount().expect("a mount");
+    fs::write(mount.path().join("file"), content()).expect("written");
+    mount.unmount().expect("unmounted");
+    cluster.wait_until_fully_replicated().expect("two copies");
+    let victim = (0..3).find(|index| !cluster.chunk_files(*index).is_empty()).expect("a copy");
+    cluster.stop_chunkserver(victim).expect("stopped");
+    assert!(verify(cluster.chunkserver_folder(victim)).status.success(), "good before");
+    for file in cluster.chunk_files(victim) {
+        damage(&file);
+    }
+    let after = verify(cluster.chunkserver_folder(victim));
+    let said = String::from_utf8_lossy(&after.stdout).into_owned() + &String::from_utf8_lossy(&after.stderr);
+    println!("{said}");
+    assert_eq!(after.status.code(), Some(1), "chunkserver verify finds it");
+    cluster.start_chunkserver(victim).expect("started again");
+    cluster.wait_for_volumes(3).expect("back");
+    // Whichever copy a client happens to choose, what it reads is right.
+    for _ in 0..4 {
+        let mount = cluster.mount().expect("a mount without caches");
+        assert!(fs::read(mount.path().join("file")).expect("read") == content(), "wrong bytes were read");
+        mount.unmount().expect("unmounted");
+    }
+    cluster
+        .wait_for_status(IN_TIME, "healed", |status| status["fully_replicated"] == true && status["health"] == "ok")
+        .expect("healed");
+    let all_good =
+        cluster.wait(IN_TIME, || (0..3).all(|index| verify(cluster.chunkserver_folder(index)).status.success()));
+    assert!(all_good, "no bad copy is left");
+}
+
+fn change(path: &Path, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("open");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("read");
+    file.write_all_at(&[byte[0] ^ 0x40], offset).expect("written");
+}
+
+#[test]
+fn a_flipped_bit_in_the_data() {
+    damaged_copies_are_healed(|file| {
+        let length = fs::metadata(file).expect("stat").len();
+        change(file, length - 1_000_000);
+    });
+}
+
+#[test]
+fn a_flipped_bit_in_the_header() {
+    damaged_copies_are_healed(|file| change(file, 20));
+}
+
+#[test]
+fn a_file_cut_short() {
+    damaged_copies_are_healed(|file| {
+        let file = OpenOptions::new().write(true).open(file).expect("open");
+        let length = file.metadata().expect("stat").len();
+        file.set_len(length - 100_000).expect("cut");
+    });
+}

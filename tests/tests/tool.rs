@@ -1,0 +1,230 @@
+//! `rfs` as people use it: quickstart from nothing to purge, and the commands on a running cluster.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rfs_tests::cluster::{Cluster, is_mounted};
+use rfs_tests::guardian::{Guardian, folder_of_all_tests};
+use rfs_tests::programs::{program, require_root_and_fuse};
+use serde_json::Value;
+
+/// A place for a quickstart cluster, which is ended whatever happens.
+struct Place {
+    dir: PathBuf,
+    guardian: Guardian,
+}
+
+impl Place {
+    fn new() -> Self {
+        require_root_and_fuse();
+        fs::create_dir_all(folder_of_all_tests()).expect("a folder for tests");
+        let dir =
+            tempfile::Builder::new().prefix("quickstart.").tempdir_in(folder_of_all_tests()).expect("a folder").keep();
+        let guardian = Guardian::start();
+        guardian.folder(&dir);
+        guardian.mount(&dir.join("mnt"));
+        Self { dir, guardian }
+    }
+
+    fn quickstart(&self, arguments: &[&str]) -> Output {
+        let output = Command::new(program("rfs"))
+            .arg("quickstart")
+            .arg("--dir")
+            .arg(&self.dir)
+            .args(arguments)
+            .output()
+            .expect("run");
+        for name in self.process_names() {
+            self.guardian.process(self.pid(&name).unwrap_or(0));
+        }
+        output
+    }
+
+    fn must(&self, arguments: &[&str]) -> String {
+        let output = self.quickstart(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "quickstart {arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn process_names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.join("run")).into_iter().flatten().flatten();
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".pid").map(str::to_owned)).collect();
+        names.sort();
+        names
+    }
+
+    fn pid(&self, name: &str) -> Option<u32> {
+        fs::read_to_string(self.dir.join(format!("run/{name}.pid"))).ok()?.trim().parse().ok()
+    }
+}
+
+fn runs(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn quickstart_starts_goes_on_stops_and_purges() {
+    let place = Place::new();
+    let said = place.must(&[]);
+    assert!(said.contains("http://127.0.0.1:"), "{said}");
+    assert_eq!(place.process_names(), ["chunkserver1", "chunkserver2", "chunkserver3", "mfs-master", "mount"]);
+    let mnt = place.dir.join("mnt");
+    fs::write(mnt.join("hello"), "world").expect("written");
+
+    // Again: nothing changes.
+    let pids: Vec<_> = place.process_names().iter().map(|name| place.pid(name)).collect();
+    place.must(&[]);
+    assert_eq!(pids, place.process_names().iter().map(|name| place.pid(name)).collect::<Vec<_>>());
+    assert!(!place.quickstart(&["--goal", "3"]).status.success(), "it would change the cluster");
+
+    // What is down is started.
+    let victim = place.pid("chunkserver2").expect("a pid");
+    Command::new("kill").args(["-9", &victim.to_string()]).status().expect("killed");
+    place.must(&[]);
+    assert_ne!(place.pid("chunkserver2"), Some(victim));
+    assert_eq!(fs::read_to_string(mnt.join("hello")).expect("read"), "world");
+
+    let pids: Vec<u32> = place.process_names().iter().filter_map(|name| place.pid(name)).collect();
+    place.must(&["--stop"]);
+    assert!(!is_mounted(&mnt));
+    assert!(pids.iter().all(|pid| !runs(*pid)), "all have ended");
+
+    place.must(&[]);
+    assert_eq!(fs::read_to_string(mnt.join("hello")).expect("read"), "world");
+    place.must(&["--stop", "--purge"]);
+    assert!(
+        !place.dir.exists(),
+        "left: {:?}",
+        fs::read_dir(&place.dir).map(|entries| entries.flatten().map(|entry| entry.path()).collect::<Vec<_>>())
+    );
+}
+
+#[test]
+fn quickstart_puts_data_where_it_is_told_and_two_run_at_once() {
+    let (place, other) = (Place::new(), Place::new());
+    let dirs: Vec<String> =
+        ["m", "a", "b"].iter().map(|name| place.dir.join("elsewhere").join(name).display().to_string()).collect();
+    place.must(&["--meta", &dirs[0], "--data", &dirs[1], "--data", &dirs[2], "--goal", "2"]);
+    other.must(&["--chunkservers", "1"]);
+    assert!(Path::new(&dirs[1]).join("rfs-volume.toml").exists() || fs::read_dir(&dirs[1]).expect("list").count() > 0);
+    fs::write(place.dir.join("mnt/file"), "1").expect("written");
+    fs::write(other.dir.join("mnt/file"), "2").expect("written");
+    assert_eq!(fs::read_to_string(place.dir.join("mnt/file")).expect("read"), "1");
+    assert_eq!(fs::read_to_string(other.dir.join("mnt/file")).expect("read"), "2");
+    place.must(&["--stop", "--purge"]);
+    other.must(&["--stop", "--purge"]);
+    assert!(dirs.iter().all(|dir| !Path::new(dir).exists()), "purge removes what it made");
+}
+
+#[test]
+fn quickstart_refuses_what_cannot_work_and_leaves_nothing() {
+    let place = Place::new();
+    fs::create_dir(place.dir.join("mnt")).expect("mkdir");
+    fs::write(place.dir.join("mnt/mine"), "not yours").expect("written");
+    let output = place.quickstart(&[]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not empty"));
+    assert_eq!(fs::read_dir(&place.dir).expect("list").count(), 1, "nothing was made");
+    let output = place.quickstart(&["--stop"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no quickstart cluster"));
+}
+
+#[test]
+fn the_tool_tells_the_state_and_changes_goals() {
+    let cluster = Cluster::start().expect("a cluster");
+    let mount = cluster.mount().expect("a mount");
+    fs::create_dir_all(mount.path().join("folder/below")).expect("mkdir");
+    let file = mount.path().join("folder/below/file");
+    fs::write(&file, vec![1; 100_000]).expect("written");
+    cluster.wait_until_fully_replicated().expect("two copies");
+    assert_eq!(cluster.rfs_json(&["servers"]).expect("servers").as_array().map(Vec::len), Some(3));
+    assert_eq!(cluster.rfs_json(&["volumes"]).expect("volumes").as_array().map(Vec::len), Some(3));
+    let sessions = cluster.rfs_json(&["sessions"]).expect("sessions");
+    assert_eq!(sessions[0]["mount_point"], mount.path().to_str().expect("a path"));
+
+    let file_name = file.to_str().expect("a path");
+    let info = cluster.rfs_json(&["fileinfo", file_name]).expect("fileinfo");
+    assert_eq!(info[0]["length"], 100_000);
+    assert_eq!(info[0]["chunks"][0]["copies"].as_array().map(Vec::len), Some(2));
+    let by_path = cluster.rfs_json(&["fileinfo", "--from-root", "/folder/below/file"]).expect("fileinfo");
+    assert_eq!(by_path[0]["inode"], info[0]["inode"]);
+
+    let folder = mount.path().join("folder");
+    rfs_tests::programs::run(&mut cluster.rfs(&["setgoal", "-r", "3", folder.to_str().expect("a path")]))
+        .expect("setgoal");
+    assert_eq!(cluster.rfs_json(&["getgoal", file_name]).expect("getgoal")[0]["goal"], 3);
+    cluster.wait_until_fully_replicated().expect("a third copy is made");
+    let info = cluster.rfs_json(&["fileinfo", file_name]).expect("fileinfo");
+    assert_eq!(info[0]["chunks"][0]["copies"].as_array().map(Vec::len), Some(3));
+
+    let people = rfs_tests::programs::run(&mut cluster.rfs(&["status"])).expect("healthy, so the status is 0");
+    assert!(people.starts_with("OK"), "{people}");
+}
+
+#[test]
+fn an_export_restores_the_whole_namespace() {
+    let mut cluster = Cluster::start().expect("a cluster");
+    let mount = cluster.mount().expect("a mount");
+    for number in 0..50 {
+        fs::write(mount.path().join(format!("file{number}")), format!("content {number}")).expect("written");
+    }
+    mount.unmount().expect("unmounted");
+    let export = cluster.folder().join("export");
+    rfs_tests::programs::run(&mut cluster.rfs(&["admin", "checkpoint"])).expect("checkpoint");
+    rfs_tests::programs::run(&mut cluster.rfs(&["admin", "export", export.to_str().expect("a path")])).expect("export");
+    let restored = cluster.folder().join("restored");
+    rfs_tests::programs::run(&mut cluster.rfs(&[
+        "admin",
+        "restore",
+        export.to_str().expect("a path"),
+        restored.to_str().expect("a path"),
+    ]))
+    .expect("restore");
+    cluster.stop_master().expect("stopped");
+    rfs_tests::programs::run(Command::new(program("mfs-master")).arg("check").arg(&restored)).expect("a sound restore");
+    let folder = cluster.master_folder().to_owned();
+    fs::rename(&folder, cluster.folder().join("old")).expect("renamed");
+    fs::rename(&restored, &folder).expect("renamed");
+    cluster.start_everything().expect("started on the restored metadata");
+    let mount = cluster.mount().expect("a mount");
+    for number in 0..50 {
+        assert_eq!(
+            fs::read_to_string(mount.path().join(format!("file{number}"))).expect("read"),
+            format!("content {number}")
+        );
+    }
+    cluster.wait_until_fully_replicated().expect("all copies are known again");
+}
+
+#[test]
+fn wrong_arguments_get_an_answer_in_words() {
+    let said = |arguments: &[&str]| {
+        let output = Command::new(program("rfs")).args(arguments).env_remove("RFS_MASTER").output().expect("run");
+        assert!(!output.status.success(), "{arguments:?} succeeded");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(said(&["--master", "127.0.0.1:1", "status"]).contains("no master answers at 127.0.0.1:1"));
+    assert!(said(&["fileinfo", "/etc/passwd"]).contains("not on a mount of rfs"));
+    assert!(said(&["setgoal", "0", "/"]).contains("1..=9"));
+    assert!(said(&["no-such-command"]).contains("no-such-command"));
+}
+
+#[test]
+fn status_says_what_is_wrong() {
+    let mut cluster = Cluster::start().expect("a cluster");
+    let mount = cluster.mount().expect("a mount");
+    fs::write(mount.path().join("file"), "x").expect("written");
+    cluster.wait_until_fully_replicated().expect("two copies");
+    (0..3).for_each(|index| cluster.kill_chunkserver(index));
+    cluster
+        .wait_for_status(rfs_tests::cluster::SOON, "unavailable", |status| status["health"] == "unavailable")
+        .expect("noticed");
+    let status: Value = cluster.status().expect("status");
+    assert!(status["problems"].as_array().is_some_and(|problems| !problems.is_empty()), "{status:#}");
+    assert_eq!(cluster.rfs(&["status"]).output().expect("run").status.code(), Some(4));
+    cluster.start_everything().expect("started again");
+    cluster.wait_until_fully_replicated().expect("all is well again");
+}
