@@ -4,6 +4,9 @@
 //! each one does), then what runs them for clients.
 
 pub mod store;
+
 pub mod namespace;
+
 pub mod operation;
+
 pub mod session;

@@ -193,7 +193,8 @@ pub(crate) mod tests {
     }
 
     fn named_user() -> Acl {
-        let value = acl_value(&[(1, 7, NO_ID), (2, 6, 50), (4, 4, NO_ID), (8, 7, 60), (0x10, 5, NO_ID), (0x20, 0, NO_ID)]);
+        let value =
+            acl_value(&[(1, 7, NO_ID), (2, 6, 50), (4, 4, NO_ID), (8, 7, 60), (0x10, 5, NO_ID), (0x20, 0, NO_ID)]);
         let acl = Acl::decode(&value).unwrap().unwrap();
         assert_eq!(acl.encode(), value);
         acl

@@ -351,11 +351,8 @@ impl Pair {
             let caller = Caller::root();
             let list = ReadDirectory { caller, inode, after: None, entries_max: 99, with_attributes: false };
             let listing = self.world.run(&list).unwrap();
-            let listed: BTreeMap<Name, u64> = listing
-                .entries
-                .iter()
-                .map(|entry| (Name::new(&entry.name).unwrap(), entry.inode.get()))
-                .collect();
+            let listed: BTreeMap<Name, u64> =
+                listing.entries.iter().map(|entry| (Name::new(&entry.name).unwrap(), entry.inode.get())).collect();
             assert_eq!(listed, node.entries, "directory {id}");
         }
     }

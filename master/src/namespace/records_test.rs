@@ -51,10 +51,13 @@ fn values_have_their_documented_bytes() {
         inode_next: 12,
         inode_end: 13,
     };
-    assert_golden(&inode, concat!(
-        "080210ed071801200228033004380540064a04080110055204080410055a0408061005620068027201747807",
-        "8001088801099001ac0298010ba00101a80101b0010cb8010d"
-    ));
+    assert_golden(
+        &inode,
+        concat!(
+            "080210ed071801200228033004380540064a04080110055204080410055a0408061005620068027201747807",
+            "8001088801099001ac0298010ba00101a80101b0010cb8010d"
+        ),
+    );
     assert_golden(&EntryRecord { inode: 5, kind: 3, cookie: 200 }, "0805100318c801");
     let chunk = ChunkRecord { inode: 5, index: 1, version: 2, granted: 3, goal: 4, deleted: true };
     assert_golden(&chunk, "080510011802200328043001");

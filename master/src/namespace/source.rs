@@ -21,7 +21,8 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     /// If the store cannot be read.
-    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError>;
+    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>)
+    -> Result<(), StoreError>;
 }
 
 impl Source for Store {
@@ -29,7 +30,13 @@ impl Source for Store {
         Store::get(self, table, key)
     }
 
-    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    fn scan(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
         Store::scan(self, table, from, to, visit)
     }
 }
@@ -66,7 +73,13 @@ impl Source for MemorySource {
         Ok(tables.get(&table).and_then(|records| records.get(key)).cloned())
     }
 
-    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    fn scan(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let Some(records) = tables.get(&table) else { return Ok(()) };
         for (key, value) in records.range::<[u8], _>((from, to)) {

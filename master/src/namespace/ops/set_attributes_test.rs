@@ -41,7 +41,11 @@ fn owners_give_files_to_their_groups_and_root_to_anybody() {
         (user(8), None, Some(8)),
         (user(8), Some(7), None),
     ] {
-        assert_eq!(world.run(&chown(caller, to_user, to_group)).map(|_| ()), Err(Errno::EPERM), "{to_user:?} {to_group:?}");
+        assert_eq!(
+            world.run(&chown(caller, to_user, to_group)).map(|_| ()),
+            Err(Errno::EPERM),
+            "{to_user:?} {to_group:?}"
+        );
     }
     let given = world.run(&chown(member(7, 70), Some(7), Some(70))).unwrap().record;
     assert_eq!((given.group, given.mode), (70, 0o755), "set-id bits go");
