@@ -40,6 +40,7 @@ pub use checkpoint::CheckpointError;
 pub use export::{ExportError, ExportReport, RestoreError, restore};
 pub use format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use open::CreateError;
+pub(crate) use open::IDENTITY_NAME;
 
 use commit::Core;
 use log::locked;
@@ -339,6 +340,11 @@ impl Store {
     /// Waits until everything up to this position survives a power cut. Many callers share one sync.
     pub fn wait_durable(&self, position: LogPosition) -> Result<(), CommitError> {
         self.core.log.sync(position.get()).map_err(CommitError::Failed)
+    }
+
+    /// The cluster that the store was made for.
+    pub fn cluster(&self) -> [u8; 16] {
+        self.core.cluster
     }
 
     /// The last commit.
