@@ -193,7 +193,8 @@ pub(crate) mod tests {
     }
 
     fn named_user() -> Acl {
-        let value = acl_value(&[(1, 7, NO_ID), (2, 6, 50), (4, 4, NO_ID), (8, 7, 60), (0x10, 5, NO_ID), (0x20, 0, NO_ID)]);
+        let value =
+            acl_value(&[(1, 7, NO_ID), (2, 6, 50), (4, 4, NO_ID), (8, 7, 60), (0x10, 5, NO_ID), (0x20, 0, NO_ID)]);
         let acl = Acl::decode(&value).unwrap().unwrap();
         assert_eq!(acl.encode(), value);
         acl
@@ -220,6 +221,18 @@ pub(crate) mod tests {
         ] {
             assert_eq!(acl.permits(&node, &caller(user, group), wanted), permitted, "{user}:{group} {wanted}");
         }
+    }
+
+    #[test]
+    fn members_of_a_group_do_not_count_as_others() {
+        let entries = [(1, 7, NO_ID), (4, 4, NO_ID), (8, 1, 60), (0x10, 7, NO_ID), (0x20, 7, NO_ID)];
+        let acl = Acl::decode(&acl_value(&entries)).unwrap().unwrap();
+        let node = InodeRecord { user: 1, group: 2, ..InodeRecord::default() };
+        assert!(acl.permits(&node, &caller(9, 9), 7));
+        assert!(!acl.permits(&node, &caller(9, 2), 2));
+        let both = Caller { groups: vec![60], ..caller(9, 2) };
+        assert!(acl.permits(&node, &both, 4) && acl.permits(&node, &both, 1));
+        assert!(!acl.permits(&node, &both, 5), "no single entry grants both");
     }
 
     #[test]

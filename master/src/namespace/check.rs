@@ -109,7 +109,9 @@ impl<'a> Checker<'a> {
         source.scan(R::TABLE, Bound::Unbounded, Bound::Unbounded, &mut |key, value| {
             match (records::split_key(key), R::decode(value)) {
                 (None, _) => self.find(format!("table {:?}: the key {key:02x?} is too short", R::TABLE)),
-                (_, Err(error)) => self.find(format!("table {:?}: the record {key:02x?} is damaged: {error}", R::TABLE)),
+                (_, Err(error)) => {
+                    self.find(format!("table {:?}: the record {key:02x?} is damaged: {error}", R::TABLE));
+                }
                 (Some((id, rest)), Ok(record)) => visit(self, id, rest, record),
             }
             ControlFlow::Continue(())
@@ -147,7 +149,8 @@ impl Checker<'_> {
             });
             checker.ensure(kind.is_ok(), || format!("inode {inode}: its kind {} is not known", record.kind));
             checker.ensure(record.mode & !MODE_BITS == 0, || format!("inode {inode}: its mode is {:o}", record.mode));
-            checker.ensure(Goal::try_from(record.goal).is_ok(), || format!("inode {inode}: its goal is {}", record.goal));
+            checker
+                .ensure(Goal::try_from(record.goal).is_ok(), || format!("inode {inode}: its goal is {}", record.goal));
             checker.ensure(record.inode_next <= record.inode_end && record.inode_end <= inode_next, || {
                 format!("inode {inode}: it has set aside ids up to {}", record.inode_end)
             });
@@ -230,9 +233,10 @@ impl Checker<'_> {
             node.allocated += u64::from(reference.length);
             let (is_file, length) = (node.record.is_file(), node.record.length);
             checker.ensure(is_file, || format!("{}: that is no file", words()));
-            checker.ensure(u64::from(reference.length) <= CHUNK_BYTES && (reference.length == 0 || end <= length), || {
-                format!("{}: it has {} valid bytes, beyond the file's end", words(), reference.length)
-            });
+            checker
+                .ensure(u64::from(reference.length) <= CHUNK_BYTES && (reference.length == 0 || end <= length), || {
+                    format!("{}: it has {} valid bytes, beyond the file's end", words(), reference.length)
+                });
         })
     }
 
@@ -245,7 +249,8 @@ impl Checker<'_> {
             checker.ensure(record.version <= record.granted && record.granted > 0, || {
                 format!("chunk {chunk}: version {} with granted {}", record.version, record.granted)
             });
-            checker.ensure(Goal::try_from(record.goal).is_ok(), || format!("chunk {chunk}: its goal is {}", record.goal));
+            checker
+                .ensure(Goal::try_from(record.goal).is_ok(), || format!("chunk {chunk}: its goal is {}", record.goal));
             let reference = checker.referred.remove(&chunk);
             if record.deleted {
                 checker.report.counted.deleted_chunks += 1;

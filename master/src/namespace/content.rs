@@ -26,15 +26,19 @@ pub fn refs_from(
     count: usize,
 ) -> Result<Vec<(u32, ChunkRef)>, Errno> {
     let mut found = Vec::new();
-    transaction.scan_of::<ChunkRef>(inode.get(), Bound::Included(&first_index.to_be_bytes()), &mut |key, reference| {
-        if found.len() == count {
-            return ControlFlow::Break(());
-        }
-        if let Ok(index) = key.try_into() {
-            found.push((u32::from_be_bytes(index), reference));
-        }
-        ControlFlow::Continue(())
-    })?;
+    transaction.scan_of::<ChunkRef>(
+        inode.get(),
+        Bound::Included(&first_index.to_be_bytes()),
+        &mut |key, reference| {
+            if found.len() == count {
+                return ControlFlow::Break(());
+            }
+            if let Ok(index) = key.try_into() {
+                found.push((u32::from_be_bytes(index), reference));
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
     Ok(found)
 }
 
@@ -71,7 +75,11 @@ pub fn set_length(transaction: &mut Transaction<'_>, inode: InodeId, length: u64
 ///
 /// # Errors
 /// `EIO` if records cannot be read.
-pub fn punch(transaction: &mut Transaction<'_>, inode: InodeId, indexes: std::ops::Range<u32>) -> Result<InodeRecord, Errno> {
+pub fn punch(
+    transaction: &mut Transaction<'_>,
+    inode: InodeId,
+    indexes: std::ops::Range<u32>,
+) -> Result<InodeRecord, Errno> {
     let mut freed = 0;
     for (index, reference) in refs_from(transaction, inode, indexes.start, usize::MAX)? {
         if index >= indexes.end {

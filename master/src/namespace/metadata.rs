@@ -493,3 +493,7 @@ impl Transaction<'_> {
         self.system.as_mut().ok_or(Errno::EIO)
     }
 }
+
+#[cfg(test)]
+#[path = "metadata_test.rs"]
+mod tests;

@@ -7,15 +7,25 @@
 //! What always holds: nothing here does IO of its own, reads a clock or knows a message of the wire.
 
 pub mod source;
+
 pub mod records;
+
 pub mod metadata;
+
 pub mod acl;
+
 pub mod permission;
+
 pub mod entries;
+
 pub mod content;
+
 pub mod path;
+
 pub mod ops;
+
 pub mod bootstrap;
+
 pub mod check;
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ impl Model {
         let id = self.nodes.get_mut(&parent).unwrap().entries.remove(name).unwrap();
         let node = self.nodes.get_mut(&id).unwrap();
         (node.names, node.parent) = (node.names - 1, 0);
-        if node.names == 0 && id % 2 == 0 {
+        if node.names == 0 && id.is_multiple_of(2) {
             self.nodes.remove(&id);
         }
     }
@@ -181,6 +181,9 @@ fn step() -> impl Strategy<Value = Step> {
         .prop_map(|(operation, nodes, names, number)| Step { operation, nodes, names, number })
 }
 
+/// What the namespace answers, and what the model says that it must.
+type Answers = (Result<(), Errno>, Result<(), Errno>);
+
 struct Pair {
     world: World,
     model: Model,
@@ -194,15 +197,15 @@ impl Pair {
     }
 
     /// Does one step in both; what each answers.
-    fn run(&mut self, step: &Step) -> (Result<(), Errno>, Result<(), Errno>) {
+    fn run(&mut self, step: &Step) -> Answers {
         let (first, second) = (self.pick(step.nodes.0), self.pick(step.nodes.1));
         let name = |number: u8| Name::new(&[b'a' + number]).unwrap();
         let (name, new_name) = (name(step.names.0), name(step.names.1));
         match step.operation {
-            0..=2 => self.make(first, Place::Name(name), Content::Directory),
-            3..=4 => self.make(first, Place::Name(name), Content::File),
-            5 => self.make(first, Place::Name(name), Content::Symlink(b"x".to_vec())),
-            6 => self.make(first, Place::Unnamed, Content::File),
+            0..=2 => self.make(first, &Place::Name(name), Content::Directory),
+            3..=4 => self.make(first, &Place::Name(name), Content::File),
+            5 => self.make(first, &Place::Name(name), Content::Symlink(b"x".to_vec())),
+            6 => self.make(first, &Place::Unnamed, Content::File),
             7 => self.link(first, second, name),
             8 => self.unlink(first, name, Removes::NonDirectory),
             9 => self.unlink(first, name, Removes::Directory),
@@ -212,7 +215,7 @@ impl Pair {
             }
             12 => self.truncate(first, u64::from(step.number % 5) * CHUNK_BYTES / 2),
             13 => self.write(first, step.number % 3, step.number % (CHUNK_BYTES as u32 + 1)),
-            14 if step.number % 4 == 0 => self.release(),
+            14 if step.number.is_multiple_of(4) => self.release(),
             14 => self.punch(first, step.number % 3),
             _ => self.set_xattr(first, step),
         }
@@ -222,17 +225,17 @@ impl Pair {
     fn pick(&self, number: u8) -> u64 {
         let directories: Vec<u64> =
             self.model.nodes.iter().filter(|(_, node)| node.is_directory()).map(|(id, _)| *id).collect();
-        let from = if number % 2 == 0 { &directories } else { &self.ever };
+        let from = if number.is_multiple_of(2) { &directories } else { &self.ever };
         from[usize::from(number / 2) % from.len()]
     }
 
-    fn make(&mut self, parent: u64, place: Place, content: Content) -> (Result<(), Errno>, Result<(), Errno>) {
+    fn make(&mut self, parent: u64, place: &Place, content: Content) -> Answers {
         let kind = match content {
             Content::Directory => NodeKind::Directory,
             Content::File => NodeKind::File,
             _ => NodeKind::Symlink,
         };
-        let expected = match &place {
+        let expected = match place {
             Place::Name(name) => self.model.can_add(parent, name),
             _ => match self.model.directory(parent) {
                 Ok(_) if !self.model.is_alive(parent) => Err(Errno::ENOENT),
@@ -249,33 +252,33 @@ impl Pair {
         };
         let made = self.world.run(&make);
         if let Ok(made) = &made {
-            let (id, nameable) = (made.node.inode.get(), place == Place::Unnamed);
+            let (id, nameable) = (made.node.inode.get(), *place == Place::Unnamed);
             assert!(!self.ever.contains(&id), "id {id} was given twice");
             self.ever.push(id);
             if id % 2 == 1 {
                 self.world.known_by.insert(made.node.inode, vec![self.world.session]);
             }
             self.model.nodes.insert(id, ModelNode { kind: Some(kind), nameable, ..ModelNode::default() });
-            if let Place::Name(name) = &place {
+            if let Place::Name(name) = place {
                 self.model.add(parent, name, id);
             }
         }
         (made.map(|_| ()), expected)
     }
 
-    fn link(&mut self, id: u64, parent: u64, name: Name) -> (Result<(), Errno>, Result<(), Errno>) {
+    fn link(&mut self, id: u64, parent: u64, name: Name) -> Answers {
         let expected = self.model.link(id, parent, &name);
         let (inode, parent) = (InodeId::new(id), InodeId::new(parent));
         (self.world.run(&Link { caller: Caller::root(), inode, parent, name }).map(|_| ()), expected)
     }
 
-    fn unlink(&mut self, parent: u64, name: Name, removes: Removes) -> (Result<(), Errno>, Result<(), Errno>) {
+    fn unlink(&mut self, parent: u64, name: Name, removes: Removes) -> Answers {
         let expected = self.model.unlink(parent, &name, removes);
         let parent = InodeId::new(parent);
         (self.world.run(&Unlink { caller: Caller::root(), parent, name, removes }).map(|_| ()), expected)
     }
 
-    fn rename(&mut self, from: (u64, Name), to: (u64, Name), target: Target) -> (Result<(), Errno>, Result<(), Errno>) {
+    fn rename(&mut self, from: (u64, Name), to: (u64, Name), target: Target) -> Answers {
         let expected = self.model.rename((from.0, &from.1), (to.0, &to.1), target);
         let rename = Rename {
             caller: Caller::root(),
@@ -288,18 +291,18 @@ impl Pair {
         (self.world.run(&rename).map(|_| ()), expected)
     }
 
-    fn truncate(&mut self, id: u64, length: u64) -> (Result<(), Errno>, Result<(), Errno>) {
+    fn truncate(&mut self, id: u64, length: u64) -> Answers {
         let expected = self.model.file(id).map(|file| file.length = length);
         let truncate = SetAttributes { length: Some(length), ..SetAttributes::of(Caller::root(), InodeId::new(id)) };
         (self.world.run(&truncate).map(|_| ()), expected)
     }
 
-    fn write(&mut self, id: u64, index: u32, bytes: u32) -> (Result<(), Errno>, Result<(), Errno>) {
+    fn write(&mut self, id: u64, index: u32, bytes: u32) -> Answers {
         let inode = InodeId::new(id);
         let grant = self.world.run(&GrantWrite { inode, index });
         let expected = self.model.file(id).map(|_| ());
         // One in four is given up before it is committed.
-        if let (Ok(grant), true) = (&grant, bytes % 4 > 0) {
+        if let (Ok(grant), true) = (&grant, !bytes.is_multiple_of(4)) {
             let end = u64::from(index) * CHUNK_BYTES + u64::from(bytes);
             let file = self.model.file(id).unwrap();
             file.length = file.length.max(end);
@@ -310,19 +313,19 @@ impl Pair {
         (grant.map(|_| ()), expected)
     }
 
-    fn punch(&mut self, id: u64, first_index: u32) -> (Result<(), Errno>, Result<(), Errno>) {
+    fn punch(&mut self, id: u64, first_index: u32) -> Answers {
         let expected = self.model.file(id).map(|_| ());
         let punch = PunchHole { inode: InodeId::new(id), first_index, end_index: first_index + 1 };
         (self.world.run(&punch).map(|_| ()), expected)
     }
 
-    fn release(&mut self) -> (Result<(), Errno>, Result<(), Errno>) {
+    fn release(&mut self) -> Answers {
         let session = self.world.session;
         self.model.nodes.retain(|id, node| *id == 1 || node.names > 0);
         (self.world.with(|transaction| release::end_session(transaction, session)).map(|_| ()), Ok(()))
     }
 
-    fn set_xattr(&mut self, id: u64, step: &Step) -> (Result<(), Errno>, Result<(), Errno>) {
+    fn set_xattr(&mut self, id: u64, step: &Step) -> Answers {
         let expected = self.model.node(id).map(|_| ());
         let change = match step.number % 3 {
             0 => XattrChange::Remove,
@@ -348,11 +351,8 @@ impl Pair {
             let caller = Caller::root();
             let list = ReadDirectory { caller, inode, after: None, entries_max: 99, with_attributes: false };
             let listing = self.world.run(&list).unwrap();
-            let listed: BTreeMap<Name, u64> = listing
-                .entries
-                .iter()
-                .map(|entry| (Name::new(&entry.name).unwrap(), entry.inode.get()))
-                .collect();
+            let listed: BTreeMap<Name, u64> =
+                listing.entries.iter().map(|entry| (Name::new(&entry.name).unwrap(), entry.inode.get())).collect();
             assert_eq!(listed, node.entries, "directory {id}");
         }
     }

@@ -429,3 +429,7 @@ pub fn split_key(key: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = key.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*number), rest))
 }
+
+#[cfg(test)]
+#[path = "records_test.rs"]
+mod tests;

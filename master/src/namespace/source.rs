@@ -21,7 +21,8 @@ pub trait Source: Send + Sync {
     ///
     /// # Errors
     /// If the store cannot be read.
-    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError>;
+    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>)
+    -> Result<(), StoreError>;
 }
 
 impl Source for Store {
@@ -29,15 +30,24 @@ impl Source for Store {
         Store::get(self, table, key)
     }
 
-    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    fn scan(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
         Store::scan(self, table, from, to, visit)
     }
 }
 
+/// Keys and values of one table.
+type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+
 /// Records in memory: for tests, and to check an export without a store.
 #[derive(Debug, Default)]
 pub struct MemorySource {
-    tables: RwLock<BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>>,
+    tables: RwLock<BTreeMap<Table, Records>>,
 }
 
 impl MemorySource {
@@ -63,7 +73,13 @@ impl Source for MemorySource {
         Ok(tables.get(&table).and_then(|records| records.get(key)).cloned())
     }
 
-    fn scan(&self, table: Table, from: Bound<&[u8]>, to: Bound<&[u8]>, visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    fn scan(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StoreError> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let Some(records) = tables.get(&table) else { return Ok(()) };
         for (key, value) in records.range::<[u8], _>((from, to)) {

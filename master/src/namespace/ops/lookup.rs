@@ -52,7 +52,9 @@ impl Lookup {
         match &self.wanted {
             Wanted::Itself => Ok(Some(self.parent)),
             Wanted::Parent if self.parent == context.root => Ok(Some(self.parent)),
-            Wanted::Parent => Ok(view.inode(self.parent)?.map(|node| node.parent).filter(|id| *id != 0).map(InodeId::new)),
+            Wanted::Parent => {
+                Ok(view.inode(self.parent)?.map(|node| node.parent).filter(|id| *id != 0).map(InodeId::new))
+            }
             Wanted::Entry(name) => entries::find(view, self.parent, name),
         }
     }

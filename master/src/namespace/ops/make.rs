@@ -148,7 +148,12 @@ impl Make {
         }
     }
 
-    fn make(&self, transaction: &mut Transaction<'_>, parent: &InodeRecord, context: &Context<'_>) -> Result<Node, Errno> {
+    fn make(
+        &self,
+        transaction: &mut Transaction<'_>,
+        parent: &InodeRecord,
+        context: &Context<'_>,
+    ) -> Result<Node, Errno> {
         let inode = transaction.new_inode_id(self.parent)?;
         let now = context.now.into();
         let mut record = InodeRecord {

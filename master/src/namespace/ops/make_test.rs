@@ -18,7 +18,10 @@ fn nodes_get_owner_mode_umask_times_and_goal() {
     let made = world.run(&make(user(7), shared, "f", Content::File, 0o6666, 0o027)).unwrap();
     let record = &made.node.record;
     assert_eq!((record.user, record.group, record.mode, record.links, record.goal), (7, 7, 0o6640, 1, 3));
-    assert_eq!((record.created, record.modified, record.accessed), (world.now.into(), world.now.into(), world.now.into()));
+    assert_eq!(
+        (record.created, record.modified, record.accessed),
+        (world.now.into(), world.now.into(), world.now.into())
+    );
     assert_eq!((made.parent.record.entries, made.parent.record.modified), (1, world.now.into()));
     let directory = world.run(&make(user(7), shared, "d", Content::Directory, 0o6777, 0)).unwrap();
     assert_eq!((directory.node.record.mode, directory.node.record.links), (0o777, 2));

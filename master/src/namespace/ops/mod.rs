@@ -19,17 +19,29 @@
 //! writable, then everything else.
 
 pub mod lookup;
+
 pub mod read_directory;
+
 pub mod make;
+
 pub mod link;
+
 pub mod unlink;
+
 pub mod rename;
+
 pub mod inspect;
+
 pub mod set_attributes;
+
 pub mod xattrs;
+
 pub mod locate;
+
 pub mod write;
+
 pub mod chunks;
+
 pub mod release;
 
 use rfs_common::ids::InodeId;

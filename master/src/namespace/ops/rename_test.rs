@@ -79,7 +79,10 @@ fn keeps_or_exchanges_as_asked() {
     let outcome = world.run(&rename((directory, "f"), (ROOT, "i"), Target::Exchange)).unwrap();
     assert_eq!((outcome.moved.inode, outcome.exchanged.map(|node| node.inode)), (file, Some(inner)));
     assert_eq!((at(&mut world, directory, "f"), at(&mut world, ROOT, "i")), (Some(inner), Some(file)));
-    assert_eq!((world.node(inner).parent, world.node(directory).links, world.node(ROOT).links), (directory.get(), 3, 3));
+    assert_eq!(
+        (world.node(inner).parent, world.node(directory).links, world.node(ROOT).links),
+        (directory.get(), 3, 3)
+    );
     world.check();
 }
 
@@ -104,12 +107,8 @@ fn a_directory_never_moves_below_itself() {
 fn two_names_of_one_file_stay_as_they_are() {
     let mut world = World::new();
     let inode = world.file(ROOT, "a", 0o644);
-    let link = crate::namespace::ops::link::Link {
-        caller: Caller::root(),
-        inode,
-        parent: ROOT,
-        name: "b".parse().unwrap(),
-    };
+    let link =
+        crate::namespace::ops::link::Link { caller: Caller::root(), inode, parent: ROOT, name: "b".parse().unwrap() };
     world.run(&link).unwrap();
     let revision = world.node(inode).revision;
     assert!(world.run(&rename((ROOT, "a"), (ROOT, "b"), Target::Replace)).unwrap().replaced.is_none());

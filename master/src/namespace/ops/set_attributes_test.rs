@@ -41,10 +41,20 @@ fn owners_give_files_to_their_groups_and_root_to_anybody() {
         (user(8), None, Some(8)),
         (user(8), Some(7), None),
     ] {
-        assert_eq!(world.run(&chown(caller, to_user, to_group)).map(|_| ()), Err(Errno::EPERM), "{to_user:?} {to_group:?}");
+        assert_eq!(
+            world.run(&chown(caller, to_user, to_group)).map(|_| ()),
+            Err(Errno::EPERM),
+            "{to_user:?} {to_group:?}"
+        );
     }
     let given = world.run(&chown(member(7, 70), Some(7), Some(70))).unwrap().record;
     assert_eq!((given.group, given.mode), (70, 0o755), "set-id bits go");
+    world.change(inode, |node| (node.group, node.mode) = (90, 0o2644));
+    let foreign = world.run(&chown(user(7), None, Some(90))).unwrap().record;
+    assert_eq!(foreign.mode, 0o644, "without execution the bit goes too, for who is not in the group");
+    world.change(inode, |node| (node.group, node.mode) = (7, 0o2644));
+    let own = world.run(&chown(user(7), None, Some(7))).unwrap().record;
+    assert_eq!(own.mode, 0o2644);
     world.change(inode, |node| node.mode = 0o6755);
     let given = world.run(&chown(Caller::root(), Some(9), Some(90))).unwrap().record;
     assert_eq!((given.user, given.group, given.mode), (9, 90, 0o755));

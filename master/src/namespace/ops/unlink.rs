@@ -115,9 +115,8 @@ mod tests {
         let directory = world.mkdir(InodeId::ROOT, "tmp", 0o1777);
         let file = world.file(directory, "f", 0o666);
         world.change(file, |node| node.user = 7);
-        let run = |world: &mut World, caller| {
-            world.run(&unlink(caller, directory, "f", Removes::NonDirectory)).map(|_| ())
-        };
+        let run =
+            |world: &mut World, caller| world.run(&unlink(caller, directory, "f", Removes::NonDirectory)).map(|_| ());
         assert_eq!(run(&mut world, user(8)), Err(Errno::EPERM));
         assert_eq!(run(&mut world, user(7)), Ok(()));
         let other = world.file(directory, "f", 0o666);

@@ -77,7 +77,10 @@ impl World {
     }
 
     /// Runs what is not an operation.
-    pub(crate) fn with<T>(&mut self, change: impl FnOnce(&mut Transaction<'_>) -> Result<T, Errno>) -> Result<T, Errno> {
+    pub(crate) fn with<T>(
+        &mut self,
+        change: impl FnOnce(&mut Transaction<'_>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
         let metadata = Metadata::new(self.source.clone());
         let mut transaction = metadata.begin();
         let outcome = change(&mut transaction)?;

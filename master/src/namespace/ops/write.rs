@@ -208,8 +208,7 @@ impl Commit {
         if u64::from(written.length) > CHUNK_BYTES || (written.length > 0 && end > file_length) {
             return Err(Errno::EINVAL);
         }
-        let (reference, mut record) =
-            granted(transaction, self.inode, written.index, written.chunk, written.version)?;
+        let (reference, mut record) = granted(transaction, self.inode, written.index, written.chunk, written.version)?;
         if record.version != record.granted {
             record.version = record.granted;
             transaction.put_chunk(written.chunk, &record);

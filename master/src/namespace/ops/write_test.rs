@@ -32,7 +32,10 @@ fn a_chunk_is_a_hole_until_it_is_committed() {
     let node = world.run(&commit(inode, end, &[written])).unwrap();
     assert_eq!((node.record.length, node.record.allocated), (end, 50));
     let (_, located) = world.run(&locate).unwrap();
-    assert_eq!((located[0].index, located[0].chunk, located[0].record.version, located[0].length), (2, grant.chunk, 1, 50));
+    assert_eq!(
+        (located[0].index, located[0].chunk, located[0].record.version, located[0].length),
+        (2, grant.chunk, 1, 50)
+    );
     assert_eq!(world.run(&Locate { count: 2, ..locate }).unwrap().1, vec![]);
     world.check();
 }

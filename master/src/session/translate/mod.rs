@@ -13,8 +13,11 @@
 //! of `Make{open}` is granted by the engine, with [`data::write_grant`].
 
 pub mod parts;
+
 pub mod names;
+
 pub mod attributes;
+
 pub mod data;
 
 use rfs_common::errno::Errno;
