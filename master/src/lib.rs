@@ -19,3 +19,6 @@ pub mod cluster;
 pub mod exports;
 pub mod admin;
 pub mod web;
+pub mod config;
+pub mod daemon;
+pub mod cli;

@@ -46,6 +46,7 @@ pub struct Session {
     begun: Time,
     heard: Monotonic,
     returning: bool,
+    operations: u64,
     slots: BTreeMap<u32, Slot>,
 }
 
@@ -106,6 +107,11 @@ impl Session {
         self.returning
     }
 
+    /// Requests it has made, repetitions among them.
+    pub fn operations(&self) -> u64 {
+        self.operations
+    }
+
     /// Whether the caller is who began it.
     pub fn is_proved_by(&self, secret: &[u8]) -> bool {
         // All bytes are compared whatever they are, so that the time taken tells nothing.
@@ -159,7 +165,7 @@ impl Sessions {
             read_only: record.read_only,
         };
         let (root, begun) = (InodeId::new(record.root), Time::from(record.begun));
-        let session = Session { secret, client, root, begun, heard: now, returning: true, slots: BTreeMap::new() };
+        let session = Session { secret, client, root, begun, heard: now, returning: true, operations: 0, slots: BTreeMap::new() };
         self.sessions.insert(id, session);
     }
 
@@ -184,7 +190,7 @@ impl Sessions {
         if self.sessions.len() >= SESSIONS_MAX {
             return None;
         }
-        let session = Session { secret, client, root, begun, heard: now, returning: false, slots: BTreeMap::new() };
+        let session = Session { secret, client, root, begun, heard: now, returning: false, operations: 0, slots: BTreeMap::new() };
         let record = session.record();
         let before = self.sessions.insert(id, session);
         assert!(before.is_none(), "session ids are never given twice");
@@ -238,6 +244,7 @@ impl Sessions {
     /// Whether a request may run. The session must live.
     pub fn admit(&mut self, id: SessionId, slot: u32, sequence: u64) -> Admission {
         let Some(session) = self.sessions.get_mut(&id) else { return Admission::Occupied };
+        session.operations += 1;
         let slot = session.slots.entry(slot).or_default();
         if slot.running {
             return Admission::Occupied;

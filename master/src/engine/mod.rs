@@ -20,6 +20,8 @@ mod life;
 mod ticker;
 mod goals;
 mod view;
+mod copy_digests;
+mod master_state;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +45,8 @@ pub use self::life::{Begun, HelloRefusal, ReclaimedState};
 pub use self::settle::CompareCopies;
 pub use self::storage::{MemoryStorage, Storage};
 pub use self::ticker::Ticker;
-pub use self::view::{SessionView, Totals};
+pub use self::copy_digests::CopyDigests;
+pub use self::view::Totals;
 
 use self::grants::Grants;
 use self::mirror::OrphanIndex;
@@ -373,3 +376,7 @@ impl State {
     }
 }
 
+
+#[cfg(test)]
+#[path = "engine_test.rs"]
+mod tests;

@@ -1,35 +1,11 @@
 //! What the administration and the status page see of the engine.
 
-use rfs_common::clock::Time;
-use rfs_common::ids::{InodeId, SessionId};
-use std::time::Duration;
+use rfs_common::ids::SessionId;
 
 use super::Engine;
 use crate::leases::LeaseTotals;
-use crate::sessions::ClientDescription;
-
-/// A session, for people.
-#[derive(Clone, Debug)]
-pub struct SessionView {
-    /// Its id.
-    pub session: SessionId,
-    /// What the client said of itself.
-    pub client: ClientDescription,
-    /// The directory that it takes for its root.
-    pub root: InodeId,
-    /// When it began.
-    pub begun: Time,
-    /// How long ago the client was heard.
-    pub heard_ago: Duration,
-    /// Whether it has a push connection.
-    pub connected: bool,
-    /// Whether it has not yet reclaimed what it held before the master restarted.
-    pub returning: bool,
-    /// Nodes it knows.
-    pub nodes_known: usize,
-    /// Recalls it owes the answer to.
-    pub recalls_owed: usize,
-}
+use crate::sessions::Session;
+use crate::status::SessionReport;
 
 /// Sums over everything that the engine keeps in memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,23 +36,29 @@ pub struct Totals {
 
 impl Engine {
     /// All sessions, in the order of their ids.
-    pub fn session_views(&self) -> Vec<SessionView> {
-        let now = self.clock().monotonic();
+    pub(super) fn session_reports(&self) -> Vec<SessionReport> {
+        let (monotonic, wall) = (self.clock().monotonic(), self.clock().now());
         let state = self.lock();
-        let view = |(session, known): (SessionId, &crate::sessions::Session)| SessionView {
-            session,
-            client: known.client().clone(),
-            root: known.root(),
-            begun: known.begun(),
-            heard_ago: now.since(known.heard()),
-            connected: state.peers.contains_key(&session),
-            returning: known.is_returning(),
-            nodes_known: state.leases.known_count(session),
-            recalls_owed: state.recalls.of_session(session).count(),
+        let report = |(session, known): (SessionId, &Session)| {
+            let (leases, write_leases) = state.leases.counts_of(session);
+            SessionReport {
+                session,
+                host: known.client().host.clone(),
+                mount_point: known.client().mount_point.clone(),
+                address: state.peers.get(&session).map(|peer| peer.address()).unwrap_or_default(),
+                version: known.client().version.clone(),
+                age_ms: wall.since(known.begun()).as_millis() as u64,
+                last_heard_ms: monotonic.since(known.heard()).as_millis() as u64,
+                leases,
+                write_leases,
+                locks: state.locks.count_of(session),
+                operations: known.operations(),
+                read_only: known.client().read_only,
+            }
         };
-        let mut views: Vec<SessionView> = state.sessions.iter().map(view).collect();
-        views.sort_by_key(|view| view.session);
-        views
+        let mut reports: Vec<SessionReport> = state.sessions.iter().map(report).collect();
+        reports.sort_by_key(|report| report.session);
+        reports
     }
 
     /// Sums over everything.

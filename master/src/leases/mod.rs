@@ -333,9 +333,11 @@ impl Leases {
         totals
     }
 
-    /// How many nodes a session knows.
-    pub fn known_count(&self, session: SessionId) -> usize {
-        self.sessions.get(&session).map_or(0, HashSet::len)
+    /// How many leases a session holds, and how many of them are for writing.
+    pub fn counts_of(&self, session: SessionId) -> (u64, u64) {
+        let known = self.sessions.get(&session).into_iter().flatten();
+        let held = known.filter_map(|inode| self.held(session, *inode)).filter(|lease| lease.mode > LeaseMode::None);
+        held.fold((0, 0), |(all, write), lease| (all + 1, write + u64::from(lease.mode == LeaseMode::Write)))
     }
 
     fn next_grant(&mut self) -> LeaseGrant {

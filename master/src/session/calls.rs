@@ -45,7 +45,7 @@ macro_rules! dispatch {
         ///
         /// # Errors
         /// [`Refusal`].
-        pub(super) fn answer(
+        pub(crate) fn answer(
             engine: &Engine,
             request: Request,
             frame_type: FrameType,
@@ -168,7 +168,7 @@ fn place_message(place: &Place) -> session::Place {
 }
 
 /// A lease as it is told.
-pub(super) fn lease_message(lease: Lease) -> session::Lease {
+pub(crate) fn lease_message(lease: Lease) -> session::Lease {
     let mode = match lease.mode {
         LeaseMode::None => session::LeaseMode::None,
         LeaseMode::Read => session::LeaseMode::Read,

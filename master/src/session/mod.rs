@@ -4,7 +4,7 @@
 //! operations connection ([`operations`]: one request at a time, answered by [`calls`]) or a push connection ([`push`]).
 
 pub mod translate;
-mod calls;
+pub(crate) mod calls;
 mod data_calls;
 mod lock_calls;
 mod stream;

@@ -40,6 +40,7 @@ pub use checkpoint::CheckpointError;
 pub use export::{ExportError, ExportReport, RestoreError, restore};
 pub use format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use open::CreateError;
+pub(crate) use open::IDENTITY_NAME;
 
 use commit::Core;
 use log::locked;
