@@ -18,7 +18,6 @@ pub(crate) mod grants;
 mod settle;
 mod life;
 mod ticker;
-mod goals;
 mod view;
 mod copy_digests;
 mod master_state;

@@ -92,20 +92,22 @@ pub struct SessionReport {
     pub host: String,
     /// Where it is mounted.
     pub mount_point: String,
+    /// Where its push connection comes from.
+    pub address: String,
     /// Its program version.
     pub version: String,
     /// How long ago it began.
     pub age_ms: u64,
     /// How long ago it was heard.
     pub last_heard_ms: u64,
-    /// Whether it has a push connection.
-    pub connected: bool,
-    /// Whether it has not yet reclaimed what it held before the master restarted.
-    pub returning: bool,
-    /// Nodes that it knows and may hold leases on.
-    pub nodes_known: u64,
-    /// Recalls it owes the answer to.
-    pub recalls_owed: u64,
+    /// Leases it holds, those for writing among them.
+    pub leases: u64,
+    /// Leases for writing.
+    pub write_leases: u64,
+    /// Locks it holds.
+    pub locks: u64,
+    /// Operations it asked for.
+    pub operations: u64,
     /// It may change nothing.
     pub read_only: bool,
 }

@@ -3,7 +3,6 @@
 //! [`Gatherer`] asks the engine, the chunk table, the store and the exports, each for a moment, and never scans chunks.
 //! [`health`] turns the numbers into one line and a list of problems, each with what to do.
 
-mod engine_state;
 mod gatherer;
 mod health;
 mod master_state;

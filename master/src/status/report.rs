@@ -137,17 +137,19 @@ pub struct VolumeRow {
 
 /// A session as a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[allow(missing_docs, reason = "the fields are documented at SessionReport")]
+#[allow(missing_docs, reason = "the fields are documented in admin.proto")]
 pub struct SessionRow {
     pub session: u64,
     pub host: String,
     pub mount_point: String,
+    pub address: String,
     pub version: String,
     pub age_ms: u64,
     pub last_heard_ms: u64,
-    pub state: &'static str,
-    pub nodes_known: u64,
-    pub recalls_owed: u64,
+    pub leases: u64,
+    pub write_leases: u64,
+    pub locks: u64,
+    pub operations: u64,
     pub read_only: bool,
 }
 
@@ -190,21 +192,18 @@ impl From<ServerView> for ServerRow {
 
 impl From<SessionReport> for SessionRow {
     fn from(report: SessionReport) -> SessionRow {
-        let state = match (report.returning, report.connected) {
-            (true, _) => "returning",
-            (false, true) => "connected",
-            (false, false) => "silent",
-        };
         SessionRow {
             session: report.session.get(),
             host: report.host,
             mount_point: report.mount_point,
+            address: report.address,
             version: report.version,
             age_ms: report.age_ms,
             last_heard_ms: report.last_heard_ms,
-            state,
-            nodes_known: report.nodes_known,
-            recalls_owed: report.recalls_owed,
+            leases: report.leases,
+            write_leases: report.write_leases,
+            locks: report.locks,
+            operations: report.operations,
             read_only: report.read_only,
         }
     }
@@ -317,18 +316,20 @@ impl From<ServerRow> for wire::Server {
 }
 
 impl From<SessionRow> for wire::Session {
-    /// What the engine does not count by session stays at the message's defaults.
     fn from(row: SessionRow) -> wire::Session {
         wire::Session {
             session: row.session,
             host: row.host,
             mount_point: row.mount_point,
+            address: row.address,
             version: row.version,
             age_ms: row.age_ms,
             last_heard_ms: row.last_heard_ms,
-            leases: row.nodes_known,
+            leases: row.leases,
+            write_leases: row.write_leases,
+            locks: row.locks,
+            operations: row.operations,
             read_only: row.read_only,
-            ..wire::Session::default()
         }
     }
 }

@@ -135,16 +135,15 @@ function servers(rows) {
 function sessions(rows) {
   if (rows.length === 0) return none("Nothing is mounted.");
   return [
-    head(["client"], ["mounted at"], ["state"], ["nodes cached", "number"], ["recalls owed", "number"],
-      ["mounted for", "number"], ["version", "wide-only"]),
+    head(["client"], ["mounted at"], ["leases", "number"], ["locks", "number"], ["operations", "number"],
+      ["heard", "number"], ["version", "wide-only"]),
     element("tbody", {}, rows.map((session) => element("tr", {},
-      element("th", { scope: "row" }, session.host),
+      element("th", { scope: "row" }, session.host, element("small", { class: "quiet" }, ` ${session.address}`)),
       cell(session.mount_point + (session.read_only ? " (read-only)" : "")),
-      cell(session.state === "connected" ? session.state : `${session.state}, heard ${duration(session.last_heard_ms)} ago`,
-        session.state === "connected" ? "good" : "warn"),
-      cell(number(session.nodes_known), "number"),
-      cell(number(session.recalls_owed), session.recalls_owed ? "number warn" : "number"),
-      cell(duration(session.age_ms), "number"),
+      cell(session.write_leases ? `${number(session.leases)} (${number(session.write_leases)} for writing)` : number(session.leases), "number"),
+      cell(number(session.locks), "number"),
+      cell(number(session.operations), "number"),
+      cell(`${duration(session.last_heard_ms)} ago`, "number"),
       cell(session.version, "wide-only")))),
   ];
 }
