@@ -279,7 +279,10 @@ impl Chunks {
         if !self.servers.all_inventoried() {
             return Vec::new();
         }
-        let gone = |chunk: &&ChunkId| self.entries.get(*chunk).is_none_or(|entry| entry.copies().is_empty());
+        let gone = |chunk: &&ChunkId| {
+            let copies = self.entries.get(*chunk).is_some_and(|entry| !entry.copies().is_empty());
+            !copies && self.orders.making(**chunk).next().is_none()
+        };
         self.doomed.iter().filter(gone).take(AT_ONCE_MAX).copied().collect()
     }
 

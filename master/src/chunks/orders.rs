@@ -54,8 +54,8 @@ pub(super) struct Orders {
     orders: BTreeMap<OrderId, Waiting>,
     finished: u64,
     paused: ChunkMap<Monotonic>,
-    /// Servers that may still make a copy although it took too long.
-    late: BTreeSet<(ChunkId, ServerId)>,
+    /// Servers that were told to make a copy and have not answered, also when that took too long.
+    making: BTreeSet<(ChunkId, ServerId)>,
     pub(super) repairs_running: u64,
 }
 
@@ -70,9 +70,10 @@ impl Orders {
         self.paused.contains_key(&chunk)
     }
 
-    /// Whether the server may yet make a copy of the chunk that nobody waits for any more.
-    pub(super) fn is_late(&self, chunk: ChunkId, server: ServerId) -> bool {
-        self.late.contains(&(chunk, server))
+    /// The servers that may yet make a copy of the chunk, waited for or not.
+    pub(super) fn making(&self, chunk: ChunkId) -> impl Iterator<Item = ServerId> {
+        let all = (chunk, ServerId::new(0))..=(chunk, ServerId::new(u64::MAX));
+        self.making.range(all).map(|(_, server)| *server)
     }
 
     fn begin_order(&mut self) -> OrderId {
@@ -137,6 +138,9 @@ impl Chunks {
         let server = place.server;
         let pending = Pending { purpose, server, place, slot, chunk, deadline, expired: false };
         self.orders.repairs_running += u64::from(matches!(pending.purpose, Purpose::Repair { .. }));
+        if let Purpose::Repair { .. } | Purpose::Replicate { .. } = pending.purpose {
+            self.orders.making.insert((chunk, server));
+        }
         self.orders.commands.insert(id, pending);
         self.orders.deadlines.insert((deadline, id));
         if !self.servers.send(server, Command { id, order }) {
@@ -177,7 +181,7 @@ impl Chunks {
     fn take(&mut self, id: CommandId) -> Option<Pending> {
         let pending = self.orders.commands.remove(&id)?;
         self.orders.deadlines.remove(&(pending.deadline, id));
-        self.orders.late.remove(&(pending.chunk, pending.server));
+        self.orders.making.remove(&(pending.chunk, pending.server));
         Some(pending)
     }
 
@@ -200,8 +204,20 @@ impl Chunks {
         let of_server = self.orders.commands.iter().filter(|(_, pending)| pending.server == server);
         let ids: Vec<CommandId> = of_server.map(|(id, _)| *id).collect();
         for id in ids {
+            self.expect_copy(id);
             self.fail(id, "its chunkserver went away");
         }
+    }
+
+    /// A copy that was ordered from a server which went away may be there: its next inventory tells. Until then it is known
+    /// as a copy on a volume that does not count.
+    fn expect_copy(&mut self, id: CommandId) {
+        let Some(pending) = self.orders.commands.get(&id) else { return };
+        let (slot, chunk) = (pending.slot, pending.chunk);
+        let (Purpose::Repair { version, .. } | Purpose::Replicate { version, .. }) = pending.purpose else { return };
+        let Some(entry) = self.entries.get_mut(&chunk).filter(|entry| entry.copy_on(slot).is_none()) else { return };
+        entry.push_copy(HeldCopy { version: version.get(), slot, flags: CopyFlags::NONE });
+        self.servers.add_chunk(slot, chunk);
     }
 
     /// Ends the wait for commands that took too long. They stay known for a late result.
@@ -213,9 +229,6 @@ impl Chunks {
             self.conclude(&pending, Err("it was not carried out in time".to_owned()));
             pending.expired = true;
             let chunk = pending.chunk;
-            if let Purpose::Repair { .. } | Purpose::Replicate { .. } = pending.purpose {
-                self.orders.late.insert((chunk, pending.server));
-            }
             self.orders.commands.insert(id, pending);
             self.refresh(chunk);
         }

@@ -126,8 +126,11 @@ impl World {
         let machine = self.machines.get_mut(&id).unwrap();
         let Some(stream) = machine.stream.take() else { return };
         for command in std::mem::take(&mut machine.queue) {
-            if carry {
-                carry_out(machine, &command);
+            if carry
+                && carry_out(machine, &command).done
+                && let Order::Replicate { volume, chunk, .. } = command.order
+            {
+                self.bad.remove(&(volume, chunk));
             }
         }
         assert!(self.chunks.disconnected(self.now, id, stream));

@@ -96,7 +96,7 @@ impl Chunks {
         let entry = &self.entries[&chunk];
         let slots: Vec<u16> = entry.copies().iter().map(|copy| copy.slot).collect();
         let mut servers: Vec<ServerId> = slots.iter().map(|slot| self.servers.volume(*slot).server).collect();
-        servers.extend(self.servers.servers.keys().filter(|server| self.orders.is_late(chunk, **server)));
+        servers.extend(self.orders.making(chunk));
         let is_free = |slot: &u16| self.servers.volume(*slot).repairs < self.config.repairs_per_volume;
         let beside: Vec<u16> = slots.iter().copied().filter(|slot| self.servers.volume(*slot).counts).collect();
         let fresh = self.choose_slots(1, &servers, &beside).first().copied();
