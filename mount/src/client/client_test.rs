@@ -358,7 +358,8 @@ fn an_orphan_is_released_when_it_is_closed() {
 #[test]
 fn a_queued_lock_is_granted_by_a_notice_or_cancelled() {
     let mounted = Mounted::new();
-    let lock = Lock { family: LockFamily::Flock, lock_type: LockType::Exclusive, owner: 4, start: 0, end: 9, process: 1 };
+    let lock =
+        Lock { family: LockFamily::Flock, lock_type: LockType::Exclusive, owner: 4, start: 0, end: 9, process: 1 };
     let (sender, receiver) = std::sync::mpsc::channel();
     let wait = || {
         let sender = sender.clone();

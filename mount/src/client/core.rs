@@ -82,12 +82,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The caller for the wire.
 pub(super) fn caller_to_wire(caller: &Caller) -> Option<wire::Caller> {
     let groups = &caller.groups[..caller.groups.len().min(GROUPS_MAX)];
-    Some(wire::Caller {
-        user: caller.user,
-        group: caller.group,
-        groups: groups.to_vec(),
-        process_id: caller.process,
-    })
+    Some(wire::Caller { user: caller.user, group: caller.group, groups: groups.to_vec(), process_id: caller.process })
 }
 
 // Asking and learning.

@@ -307,12 +307,7 @@ impl Reading<'_> {
     }
 
     /// Gives what follows `offset` in the batch.
-    fn give(
-        &self,
-        batch: &Batch,
-        offset: u64,
-        take: &mut dyn FnMut(&Entry<'_>) -> Taken,
-    ) -> Result<Given, Errno> {
+    fn give(&self, batch: &Batch, offset: u64, take: &mut dyn FnMut(&Entry<'_>) -> Taken) -> Result<Given, Errno> {
         let at = batch.position_after(offset).unwrap_or(batch.entries.len());
         let mut last = offset;
         for entry in &batch.entries[at..] {

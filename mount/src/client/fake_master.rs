@@ -264,6 +264,7 @@ impl State {
                 });
                 if let Some(returned) = &request.return_lease {
                     self.modes.insert(request.inode, returned.mode);
+                    self.frozen = returned.mode() == wire::LeaseMode::None;
                 }
                 self.commits.push(request.clone());
                 wire::NodeReply { node: self.node(request.inode) }.encode_to_vec()
@@ -361,6 +362,8 @@ impl Server {
             wire::ConnectionRole::Push => while self.serve_push(&mut connection).is_some() {},
             _ => while self.serve_operation(&mut connection).is_some() {},
         }
+        // Another handle of the stream is kept for the sake of `break_connections`.
+        let _ = connection.stream().shutdown(std::net::Shutdown::Both);
     }
 
     fn serve_push(&self, connection: &mut Connection<TcpStream>) -> Option<()> {

@@ -55,11 +55,7 @@ impl FileMaster for SessionMaster {
     }
 
     fn report_bad_copy(&self, chunk: ChunkId, version: ChunkVersion, failure: CopyFailure) {
-        let request = wire::ReportBadCopy {
-            chunk: chunk.get(),
-            version: version.get(),
-            failure: Some(failure.into()),
-        };
+        let request = wire::ReportBadCopy { chunk: chunk.get(), version: version.get(), failure: Some(failure.into()) };
         if let Err(errno) = self.session.call(&request) {
             debug!(%errno, "a bad copy could not be reported");
         }
