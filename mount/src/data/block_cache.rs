@@ -263,6 +263,7 @@ impl Drop for Fetch {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of missing ranges often have one")]
 mod tests {
     use super::*;
 

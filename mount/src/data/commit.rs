@@ -140,7 +140,8 @@ impl FileState {
 }
 
 impl Committable {
-    /// The master has taken it.
+    /// The master has taken it. The file's attributes from its answer must be in use before this is called: from here on
+    /// reads and writes go by the length their callers give.
     pub fn committed(self) {
         let mut state = self.file.state();
         if state.epoch == self.epoch {
@@ -151,9 +152,7 @@ impl Committable {
 
 impl Drop for Committable {
     fn drop(&mut self) {
-        if self.file.state().epoch == self.epoch {
-            let kept: Vec<u32> = self.chunks.iter().map(|chunk| chunk.index).collect();
-            self.file.release_all(&kept);
-        }
+        let kept: Vec<u32> = self.chunks.iter().map(|chunk| chunk.index).collect();
+        self.file.release_all(&kept, self.epoch);
     }
 }

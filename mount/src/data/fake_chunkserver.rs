@@ -208,6 +208,7 @@ impl Server {
         self.change(connection, header, &change, apply, (&request.next, &forwarded), payload)
     }
 
+    #[allow(clippy::type_complexity, reason = "one use: what follows in the chain and how it is asked")]
     fn change<M: Message>(
         &mut self,
         connection: &mut Connection<TcpStream>,

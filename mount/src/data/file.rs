@@ -30,7 +30,7 @@ const FETCH_LEAVES_MAX: u32 = 64;
 /// Between two attempts to find a copy.
 const READ_RETRY: Duration = Duration::from_millis(20);
 
-/// The data of one file.
+/// The data of one file. Whoever drops the last one has flushed and committed it before, or means to lose the rest.
 pub struct FileData {
     pub(crate) path: Arc<DataPath>,
     pub(crate) inode: InodeId,
@@ -148,7 +148,7 @@ impl FileData {
             let state = self.state();
             match state.chunks.get(&index) {
                 Some(chunk) => chunk.read_over(start, out).ok_or(Errno::EIO)?,
-                None => vec![start..start + out.len() as u32],
+                None => std::iter::once(start..start + out.len() as u32).collect(),
             }
         };
         for gap in gaps {

@@ -110,7 +110,9 @@ impl FileData {
         }
     }
 
-    /// The file ends here now: the master has agreed. What is unsent beyond is dropped.
+    /// The file ends here now: the master has agreed. What is unsent beyond is dropped. Waits for chunks that are being
+    /// sent or committed, so never call it while holding a `Committable` of this file; the same goes for
+    /// [`FileData::zero`] and [`FileData::forget_chunks`].
     pub fn truncate(&self, length: u64) {
         let (last, cut) = ((length / CHUNK_BYTES) as u32, (length % CHUNK_BYTES) as u32);
         let mut state = self.wait_until_free(last..u32::MAX);
@@ -269,8 +271,14 @@ impl FileData {
         let indices = self.chunks_with_work(extent, next_owner);
         let mut kept = Vec::new();
         let mut failed = None;
+        let mut last_epoch = 0;
         for index in indices {
             let Some(epoch) = self.claim(index) else { continue };
+            if epoch != last_epoch {
+                // Discarded meanwhile: what was kept before is gone.
+                kept.clear();
+                last_epoch = epoch;
+            }
             let sent = self.send_claimed(index, extent, epoch);
             let owner = if sent.is_ok() { next_owner } else { Owner::Free };
             if self.release(index, epoch, owner) == Owner::Commit {
@@ -281,7 +289,7 @@ impl FileData {
         match failed {
             None => Ok(kept),
             Some(errno) => {
-                self.release_all(&kept);
+                self.release_all(&kept, last_epoch);
                 Err(errno)
             }
         }
@@ -340,9 +348,8 @@ impl FileData {
         became
     }
 
-    /// Frees chunks that were kept for a commit.
-    pub(crate) fn release_all(&self, indices: &[u32]) {
-        let epoch = self.state().epoch;
+    /// Frees chunks that were kept for a commit, unless they were discarded since.
+    pub(crate) fn release_all(&self, indices: &[u32], epoch: u64) {
         for index in indices {
             self.release(*index, epoch, Owner::Free);
         }
