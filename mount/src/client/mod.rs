@@ -33,6 +33,8 @@ mod bytes;
 
 mod master;
 
+mod chunk_sync;
+
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -43,6 +45,7 @@ use rfs_common::ids::InodeId;
 use rfs_common::shutdown::Shutdown;
 
 use self::background_work::BackgroundWork;
+use self::chunk_sync::ChunkSync;
 use self::core::{Core, lock};
 use self::kernel::KernelNotifier;
 use self::recalls::Events;
@@ -76,8 +79,10 @@ impl Client {
         let cluster = session.cluster().cluster.get().to_be_bytes();
         let settings = DataSettings { cluster: bytes_of(&cluster), ..settings };
         let master = Arc::new(SessionMaster::new(session.clone()));
+        let sync = ChunkSync { master: master.clone(), settings: settings.clone(), clock: Arc::clone(&clock) };
         let path = DataPath::new(settings, Arc::clone(&clock), master)?;
-        Client::start_with(session, Arc::new(master::DataBytes(path)), kernel, clock)
+        let bytes = master::DataBytes { path, sync: Arc::new(sync) };
+        Client::start_with(session, Arc::new(bytes), kernel, clock)
     }
 
     /// The same with another keeper of bytes.
