@@ -360,13 +360,6 @@ impl Core {
         flushed.map(|()| told)
     }
 
-    /// Commits what every copy has acknowledged by now, and waits for nothing else.
-    pub(super) fn commit_acknowledged(&self, node: &Arc<Node>) -> Result<Committed, Errno> {
-        let _one = lock(&node.commit);
-        let prepared = node.content().and_then(|content| content.committable());
-        self.tell(node, prepared, Durability::Acknowledged, None)
-    }
-
     fn tell(
         &self,
         node: &Arc<Node>,

@@ -255,7 +255,12 @@ impl Reading<'_> {
                 return Err(Errno::EPROTO);
             };
             if entry.node.is_some() {
+                let is_new = core.table.get(inode).is_none();
                 core.learn_node(&ticket, entry.node.as_ref())?;
+                // The kernel may never take it; then it is idle from the start.
+                if is_new {
+                    core.table.note_idle(inode, core.now());
+                }
             }
             entries.push(ListedEntry { name: entry.name.to_vec().into(), inode, kind, cookie: entry.cookie });
         }

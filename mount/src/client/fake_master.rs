@@ -203,7 +203,7 @@ impl State {
     }
 
     fn node(&mut self, inode: u64) -> Option<wire::Node> {
-        let attributes = self.nodes.get(&inode)?.clone();
+        let attributes = *self.nodes.get(&inode)?;
         Some(wire::Node { attributes: Some(attributes), lease: self.lease(inode, wire::LeaseMode::Read) })
     }
 

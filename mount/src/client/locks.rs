@@ -113,8 +113,8 @@ impl Core {
 
     /// Queues again what was queued at a master that has restarted since: it remembers locks held, not waits.
     pub(super) fn queue_locks_again(&self) {
-        let waits = lock(&self.locks.waits);
-        let waits: Vec<_> = waits.iter().map(|(ticket, wait)| (*ticket, wait.inode, wait.lock)).collect();
+        let of = |(ticket, wait): (&LockTicket, &Wait)| (*ticket, wait.inode, wait.lock);
+        let waits: Vec<_> = lock(&self.locks.waits).iter().map(of).collect();
         for (ticket, inode, wanted) in waits {
             self.queue_lock(inode, &wanted, ticket);
         }

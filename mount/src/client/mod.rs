@@ -44,7 +44,7 @@ use rfs_common::clock::SharedClock;
 use rfs_common::ids::InodeId;
 use rfs_common::shutdown::Shutdown;
 
-use self::background_work::BackgroundWork;
+use self::background_work::{Committer, Releaser};
 use self::chunk_sync::ChunkSync;
 use self::core::{Core, lock};
 use self::kernel::KernelNotifier;
@@ -60,7 +60,7 @@ pub use types::*;
 /// A mounted filesystem without its kernel side. Flags of open files are Linux's (`libc::O_*`).
 pub struct Client {
     core: Arc<Core>,
-    worker: Mutex<Option<WorkerHandle>>,
+    workers: Mutex<Vec<WorkerHandle>>,
     shutdown: Shutdown,
 }
 
@@ -114,9 +114,9 @@ impl Client {
         let events: Arc<dyn SessionEvents> = Arc::new(Events(Arc::clone(&core)));
         core.session.start(&events)?;
         let shutdown = Shutdown::new();
-        let work = BackgroundWork { core: Arc::clone(&core) };
-        let worker = background::start(work, shutdown.clone(), clock)?;
-        Ok(Client { core, worker: Mutex::new(Some(worker)), shutdown })
+        let committer = background::start(Committer(Arc::clone(&core)), shutdown.clone(), Arc::clone(&clock))?;
+        let releaser = background::start(Releaser(Arc::clone(&core)), shutdown.clone(), clock)?;
+        Ok(Client { core, workers: Mutex::new(vec![committer, releaser]), shutdown })
     }
 
     /// The node that is this client's root.
@@ -154,7 +154,7 @@ impl Client {
             done.wait_timeout(patience);
         }
         self.core.session.end();
-        if let Some(worker) = lock(&self.worker).take() {
+        for worker in std::mem::take(&mut *lock(&self.workers)) {
             worker.join();
         }
     }
