@@ -173,6 +173,8 @@ impl std::fmt::Debug for Client {
 #[cfg(test)]
 mod fake_bytes;
 #[cfg(test)]
+mod fake_fault;
+#[cfg(test)]
 mod fake_master;
 #[cfg(test)]
 #[path = "client_test.rs"]
