@@ -199,10 +199,9 @@ impl<C> Node<C> {
         if mode == Mode::None || state.releasing || ticket.is_before(self.inode, Stamp::Forgotten) {
             return;
         }
+        // An answer says all that the session holds, so the one with the youngest grant is the truth.
         if grant > state.grant {
-            state.grant = grant;
-            // A younger grant never lowers: what was had is had until it is given back.
-            state.mode = state.mode.max(mode);
+            (state.grant, state.mode) = (grant, mode);
         }
     }
 

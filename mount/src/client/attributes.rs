@@ -87,8 +87,7 @@ impl Client {
     /// ENODATA if there is none; and the master's others.
     pub fn get_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<Vec<u8>, Errno> {
         check_xattr_name(name)?;
-        let request =
-            wire::GetXattr { caller: caller_to_wire(caller), inode: inode.get(), name: name.to_vec().into() };
+        let request = wire::GetXattr { caller: caller_to_wire(caller), inode: inode.get(), name: name.to_vec().into() };
         Ok(self.core.session.call(&request)?.value.to_vec())
     }
 

@@ -1,6 +1,6 @@
 //! What goes on without a call: committing what was written, giving back leases nobody uses, releasing nodes nobody needs.
 //!
-//! One thread, one round each [`PAUSE`]. It uses leases and reserved slots like anybody else, so a recall waits for it as
+//! Two threads, one round each [`PAUSE`]. They use leases and reserved slots like anybody else, so a recall waits for it as
 //! it waits for a write.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 use tracing::debug;
 
+use super::bytes::Durability;
 use super::core::{Core, Node, lock};
 use crate::cache::node::Mode;
 use crate::cache::order::Stamp;
@@ -31,31 +32,49 @@ const IDLE_NODES_MAX: usize = 50_000;
 /// Nodes released with one message.
 const RELEASE_BATCH: usize = 1000;
 
-/// The worker.
-pub(super) struct BackgroundWork {
-    pub(super) core: Arc<Core>,
-}
+/// Commits what was written and gives back WRITE leases. It may wait for chunkservers.
+pub(super) struct Committer(pub(super) Arc<Core>);
 
-impl Worker for BackgroundWork {
+/// Releases nodes. It waits for nothing but the master.
+pub(super) struct Releaser(pub(super) Arc<Core>);
+
+impl Worker for Committer {
     fn name(&self) -> String {
         "committer".to_owned()
     }
 
     fn step(&mut self) -> Step {
-        if self.core.session.has_ended() {
+        if self.0.session.has_ended() {
             return Step::Done;
         }
-        let now = self.core.now();
-        self.core.commit_written(now);
-        self.core.return_idle_leases(now);
-        self.core.release_orphans();
-        self.core.forget_again(now);
-        if self.core.release_idle(now) { Step::Busy } else { Step::Idle(PAUSE) }
+        let now = self.0.now();
+        self.0.commit_written(now);
+        self.0.return_idle_leases(now);
+        Step::Idle(PAUSE)
     }
 
     fn state(&self) -> String {
-        let dirty = lock(&self.core.later.dirty).len();
-        format!("{dirty} files to be committed, {} nodes known", self.core.table.len())
+        format!("{} files to be committed", lock(&self.0.later.dirty).len())
+    }
+}
+
+impl Worker for Releaser {
+    fn name(&self) -> String {
+        "releaser".to_owned()
+    }
+
+    fn step(&mut self) -> Step {
+        if self.0.session.has_ended() {
+            return Step::Done;
+        }
+        let now = self.0.now();
+        self.0.release_orphans();
+        self.0.forget_again(now);
+        if self.0.release_idle(now) { Step::Busy } else { Step::Idle(PAUSE) }
+    }
+
+    fn state(&self) -> String {
+        format!("{} nodes known", self.0.table.len())
     }
 }
 
@@ -72,7 +91,7 @@ impl Core {
                 continue;
             }
             let committed = match self.try_use(&node, Mode::Write) {
-                Ok(Some(_used)) => self.commit_acknowledged(&node).map(drop),
+                Ok(Some(_used)) => self.commit(&node, Durability::Acknowledged, None).map(drop),
                 Ok(None) => Ok(()),
                 Err(errno) => Err(errno),
             };
@@ -119,7 +138,7 @@ impl Core {
                 return true;
             }
             // The node ends with the release: nothing of it is worth keeping.
-            state.mode = Mode::None;
+            (state.mode, state.orphan) = (Mode::None, false);
             node.drop_caches(&mut state);
             drop(state);
             if let Some(content) = node.content() {

@@ -59,6 +59,8 @@ pub trait FileBytes: Send + Sync {
     fn write(&self, offset: u64, bytes: &[u8], length_of_file: u64) -> Result<u64, Errno>;
     fn prepare_commit(&self, durability: Durability) -> Result<Box<dyn Prepared>, Errno>;
     fn committable(&self) -> Option<Box<dyn Prepared>>;
+    /// Has every copy sync what was committed without being durable.
+    fn sync_committed(&self) -> Result<(), Errno>;
     fn give_grant(&self, grant: WriteGrant);
     fn truncate(&self, length: u64);
     fn zero(&self, offset: u64, length: u64) -> Result<(), Errno>;

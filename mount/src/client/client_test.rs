@@ -9,7 +9,8 @@ use rfs_proto::frame::FrameType;
 use rfs_proto::session as wire;
 
 use super::fake_bytes::MemoryBytes;
-use super::fake_master::{FakeMaster, Fault, Gate, ROOT};
+use super::fake_fault::{Fault, Gate};
+use super::fake_master::{FakeMaster, ROOT};
 use super::*;
 use crate::session::SessionOptions;
 
@@ -358,7 +359,8 @@ fn an_orphan_is_released_when_it_is_closed() {
 #[test]
 fn a_queued_lock_is_granted_by_a_notice_or_cancelled() {
     let mounted = Mounted::new();
-    let lock = Lock { family: LockFamily::Flock, lock_type: LockType::Exclusive, owner: 4, start: 0, end: 9, process: 1 };
+    let lock =
+        Lock { family: LockFamily::Flock, lock_type: LockType::Exclusive, owner: 4, start: 0, end: 9, process: 1 };
     let (sender, receiver) = std::sync::mpsc::channel();
     let wait = || {
         let sender = sender.clone();
@@ -396,4 +398,24 @@ fn a_call_that_waits_for_a_master_ends_with_the_session() {
         gate.open();
     });
     eventually("the goodbye", || mounted.master.count("Goodbye") == 1);
+}
+
+#[test]
+fn who_cannot_connect_is_told_why() {
+    use crate::session::ConnectError;
+    let connect = |endpoint| Session::connect(SessionOptions::new(endpoint, SystemClock::shared()));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = rfs_common::endpoint::Endpoint::from(listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut stream, b"SSH-2.0-OpenSSH_10.0 and more\r\n").unwrap();
+    });
+    assert!(matches!(connect(endpoint.clone()), Err(ConnectError::NotMaster { .. })));
+    eventually("the end of the listener", || matches!(connect(endpoint.clone()), Err(ConnectError::Refused(_))));
+    let nowhere = rfs_common::endpoint::Endpoint::new("no-such-host.invalid", 1);
+    assert!(matches!(connect(nowhere), Err(ConnectError::Unresolved(_))));
+    let master = FakeMaster::start();
+    let mut options = SessionOptions::new(master.endpoint.clone(), SystemClock::shared());
+    options.cluster = Some(rfs_common::ids::ClusterId::new(5));
+    assert!(matches!(Session::connect(options), Err(ConnectError::WrongCluster { .. })));
 }

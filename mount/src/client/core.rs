@@ -82,12 +82,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The caller for the wire.
 pub(super) fn caller_to_wire(caller: &Caller) -> Option<wire::Caller> {
     let groups = &caller.groups[..caller.groups.len().min(GROUPS_MAX)];
-    Some(wire::Caller {
-        user: caller.user,
-        group: caller.group,
-        groups: groups.to_vec(),
-        process_id: caller.process,
-    })
+    Some(wire::Caller { user: caller.user, group: caller.group, groups: groups.to_vec(), process_id: caller.process })
 }
 
 // Asking and learning.
@@ -363,13 +358,6 @@ impl Core {
         };
         let told = self.tell(node, prepared, durability, returned)?;
         flushed.map(|()| told)
-    }
-
-    /// Commits what every copy has acknowledged by now, and waits for nothing else.
-    pub(super) fn commit_acknowledged(&self, node: &Arc<Node>) -> Result<Committed, Errno> {
-        let _one = lock(&node.commit);
-        let prepared = node.content().and_then(|content| content.committable());
-        self.tell(node, prepared, Durability::Acknowledged, None)
     }
 
     fn tell(

@@ -255,7 +255,12 @@ impl Reading<'_> {
                 return Err(Errno::EPROTO);
             };
             if entry.node.is_some() {
+                let is_new = core.table.get(inode).is_none();
                 core.learn_node(&ticket, entry.node.as_ref())?;
+                // The kernel may never take it; then it is idle from the start.
+                if is_new {
+                    core.table.note_idle(inode, core.now());
+                }
             }
             entries.push(ListedEntry { name: entry.name.to_vec().into(), inode, kind, cookie: entry.cookie });
         }
@@ -307,12 +312,7 @@ impl Reading<'_> {
     }
 
     /// Gives what follows `offset` in the batch.
-    fn give(
-        &self,
-        batch: &Batch,
-        offset: u64,
-        take: &mut dyn FnMut(&Entry<'_>) -> Taken,
-    ) -> Result<Given, Errno> {
+    fn give(&self, batch: &Batch, offset: u64, take: &mut dyn FnMut(&Entry<'_>) -> Taken) -> Result<Given, Errno> {
         let at = batch.position_after(offset).unwrap_or(batch.entries.len());
         let mut last = offset;
         for entry in &batch.entries[at..] {

@@ -14,51 +14,11 @@ use rfs_proto::session as wire;
 use rfs_proto::session_calls::slot_and_sequence;
 use rfs_proto::wire::{Connection, Envelope};
 
+use super::fake_fault::Fault;
+
 pub(crate) const ROOT: u64 = 1;
 const EXPIRY_MS: u32 = 2000;
 const HEARTBEAT_MS: u32 = 50;
-
-/// What is to go wrong with (or be awaited by) the next request of a type.
-#[derive(Clone)]
-pub(crate) enum Fault {
-    /// The connection ends before the request is carried out.
-    DropBefore,
-    /// The connection ends after it was carried out.
-    DropAfter,
-    /// It is carried out, and answered once the gate is open.
-    Hold(Arc<Gate>),
-    /// It is refused.
-    Refuse(Errno),
-    /// The answer gives no leases: the nodes are frozen.
-    Frozen,
-}
-
-/// A gate that tests open.
-#[derive(Default)]
-pub(crate) struct Gate {
-    state: Mutex<(bool, bool)>,
-    changed: Condvar,
-}
-
-impl Gate {
-    pub(crate) fn open(&self) {
-        self.state.lock().unwrap().0 = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits until somebody waits at the gate.
-    pub(crate) fn wait_reached(&self) {
-        let state = self.state.lock().unwrap();
-        drop(self.changed.wait_timeout_while(state, Duration::from_secs(5), |state| !state.1).unwrap());
-    }
-
-    fn pass(&self) {
-        let mut state = self.state.lock().unwrap();
-        state.1 = true;
-        self.changed.notify_all();
-        drop(self.changed.wait_timeout_while(state, Duration::from_secs(5), |state| !state.0).unwrap());
-    }
-}
 
 #[derive(Default)]
 pub(crate) struct State {
@@ -203,7 +163,7 @@ impl State {
     }
 
     fn node(&mut self, inode: u64) -> Option<wire::Node> {
-        let attributes = self.nodes.get(&inode)?.clone();
+        let attributes = *self.nodes.get(&inode)?;
         Some(wire::Node { attributes: Some(attributes), lease: self.lease(inode, wire::LeaseMode::Read) })
     }
 
@@ -264,6 +224,7 @@ impl State {
                 });
                 if let Some(returned) = &request.return_lease {
                     self.modes.insert(request.inode, returned.mode);
+                    self.frozen = returned.mode() == wire::LeaseMode::None;
                 }
                 self.commits.push(request.clone());
                 wire::NodeReply { node: self.node(request.inode) }.encode_to_vec()
@@ -361,6 +322,8 @@ impl Server {
             wire::ConnectionRole::Push => while self.serve_push(&mut connection).is_some() {},
             _ => while self.serve_operation(&mut connection).is_some() {},
         }
+        // Another handle of the stream is kept for the sake of `break_connections`.
+        let _ = connection.stream().shutdown(std::net::Shutdown::Both);
     }
 
     fn serve_push(&self, connection: &mut Connection<TcpStream>) -> Option<()> {

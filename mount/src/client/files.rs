@@ -210,6 +210,9 @@ impl Core {
         let used = self.try_use(node, Mode::Write)?;
         let told = self.commit(node, Durability::Durable, None)?;
         drop(used);
+        if let Some(content) = node.content() {
+            content.sync_committed()?;
+        }
         // The commit was answered from the master's disk; without one, earlier changes may not be there yet.
         if told == Committed::Nothing {
             self.session.call(&wire::Sync {})?;

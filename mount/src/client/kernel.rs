@@ -74,7 +74,10 @@ impl KernelNotifier {
         if what.is_empty() {
             return;
         }
-        let batch = Arc::new(Batch { left: Mutex::new(Left { to_begin: what.len(), to_end: what.len() }), done: Condvar::new() });
+        let batch = Arc::new(Batch {
+            left: Mutex::new(Left { to_begin: what.len(), to_end: what.len() }),
+            done: Condvar::new(),
+        });
         let began = self.clock.monotonic();
         for what in what {
             let _ = self.sender.send(Task { what, batch: Some(Arc::clone(&batch)) });

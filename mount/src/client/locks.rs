@@ -85,8 +85,7 @@ impl Core {
     }
 
     fn queue_lock(&self, inode: InodeId, wanted: &Lock, ticket: LockTicket) {
-        let request =
-            wire::SetLock { inode: inode.get(), range: Some(to_wire(wanted)), wait: true, ticket: ticket.0 };
+        let request = wire::SetLock { inode: inode.get(), range: Some(to_wire(wanted)), wait: true, ticket: ticket.0 };
         match self.session.call(&request) {
             Ok(reply) if reply.granted => self.end_wait(ticket, Ok(())),
             Ok(_) => {}
@@ -114,8 +113,8 @@ impl Core {
 
     /// Queues again what was queued at a master that has restarted since: it remembers locks held, not waits.
     pub(super) fn queue_locks_again(&self) {
-        let waits = lock(&self.locks.waits);
-        let waits: Vec<_> = waits.iter().map(|(ticket, wait)| (*ticket, wait.inode, wait.lock)).collect();
+        let of = |(ticket, wait): (&LockTicket, &Wait)| (*ticket, wait.inode, wait.lock);
+        let waits: Vec<_> = lock(&self.locks.waits).iter().map(of).collect();
         for (ticket, inode, wanted) in waits {
             self.queue_lock(inode, &wanted, ticket);
         }
@@ -208,14 +207,7 @@ fn from_wire(range: &wire::LockRange) -> Lock {
         wire::LockType::Shared => LockType::Shared,
         wire::LockType::Exclusive => LockType::Exclusive,
     };
-    Lock {
-        family,
-        lock_type,
-        owner: range.owner,
-        start: range.start,
-        end: range.end,
-        process: range.process_id,
-    }
+    Lock { family, lock_type, owner: range.owner, start: range.start, end: range.end, process: range.process_id }
 }
 
 #[cfg(test)]
@@ -226,11 +218,15 @@ mod tests {
     fn an_unlock_in_the_middle_leaves_both_ends() {
         let locks = Locks::default();
         let inode = InodeId::new(3);
-        let lock_of = |lock_type, start, end| Lock { family: LockFamily::Posix, lock_type, owner: 1, start, end, process: 0 };
+        let lock_of =
+            |lock_type, start, end| Lock { family: LockFamily::Posix, lock_type, owner: 1, start, end, process: 0 };
         locks.note(inode, &lock_of(LockType::Exclusive, 0, END_OF_FILE));
         locks.note(inode, &lock_of(LockType::Unlock, 10, 19));
-        let mut ranges: Vec<_> =
-            locks.held().iter().map(|held| held.range.as_ref().map(|range| (range.start, range.end)).unwrap()).collect();
+        let mut ranges: Vec<_> = locks
+            .held()
+            .iter()
+            .map(|held| held.range.as_ref().map(|range| (range.start, range.end)).unwrap())
+            .collect();
         ranges.sort_unstable();
         assert_eq!(ranges, [(0, 9), (20, END_OF_FILE)]);
         assert!(locks.holds(inode, LockFamily::Posix, 1) && !locks.holds(inode, LockFamily::Flock, 1));

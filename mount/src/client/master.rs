@@ -12,6 +12,7 @@ use rfs_proto::session as wire;
 use tracing::debug;
 
 use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
+use super::chunk_sync::{ChunkSync, Unsynced};
 use crate::data::{
     self, ChunkPlaces, Committable, CopyFailure, DataHandle, DataPath, FailedWrite, FileData, FileMaster, WriteGrant,
 };
@@ -55,11 +56,7 @@ impl FileMaster for SessionMaster {
     }
 
     fn report_bad_copy(&self, chunk: ChunkId, version: ChunkVersion, failure: CopyFailure) {
-        let request = wire::ReportBadCopy {
-            chunk: chunk.get(),
-            version: version.get(),
-            failure: Some(failure.into()),
-        };
+        let request = wire::ReportBadCopy { chunk: chunk.get(), version: version.get(), failure: Some(failure.into()) };
         if let Err(errno) = self.session.call(&request) {
             debug!(%errno, "a bad copy could not be reported");
         }
@@ -67,15 +64,36 @@ impl FileMaster for SessionMaster {
 }
 
 /// The data path as [`Bytes`].
-pub(super) struct DataBytes(pub(super) Arc<DataPath>);
+pub(super) struct DataBytes {
+    pub(super) path: Arc<DataPath>,
+    pub(super) sync: Arc<ChunkSync>,
+}
 
 impl Bytes for DataBytes {
     fn file(&self, inode: InodeId) -> Arc<dyn FileBytes> {
-        Arc::new(DataFile(self.0.file(inode)))
+        let (file, unsynced, sync) = (self.path.file(inode), Arc::default(), Arc::clone(&self.sync));
+        Arc::new(DataFile { file, unsynced, sync })
     }
 }
 
-struct DataFile(Arc<FileData>);
+struct DataFile {
+    file: Arc<FileData>,
+    unsynced: Arc<Unsynced>,
+    sync: Arc<ChunkSync>,
+}
+
+impl DataFile {
+    fn prepared(&self, committable: Committable, durability: Durability) -> Box<dyn Prepared> {
+        Box::new(DataCommit { committable, durability, unsynced: Arc::clone(&self.unsynced) })
+    }
+}
+
+/// A commit that will note what it left unsynced.
+struct DataCommit {
+    committable: Committable,
+    durability: Durability,
+    unsynced: Arc<Unsynced>,
+}
 
 struct OpenData {
     file: Arc<FileData>,
@@ -92,78 +110,88 @@ impl OpenBytes for OpenData {
     }
 }
 
-impl Prepared for Committable {
+impl Prepared for DataCommit {
     fn length(&self) -> Option<u64> {
-        self.length
+        self.committable.length
     }
 
     fn modified(&self) -> Option<Time> {
-        self.modified
+        self.committable.modified
     }
 
     fn chunks(&self) -> Vec<wire::CommittedChunk> {
-        self.chunks.iter().copied().map(wire::CommittedChunk::from).collect()
+        self.committable.chunks.iter().copied().map(wire::CommittedChunk::from).collect()
     }
 
     fn committed(self: Box<Self>) {
-        (*self).committed();
+        let indexes: Vec<u32> = self.committable.chunks.iter().map(|chunk| chunk.index).collect();
+        // Noted first: an fsync must not find the chunks neither written nor noted.
+        match self.durability {
+            Durability::Acknowledged => self.unsynced.add(indexes.into_iter()),
+            Durability::Durable => self.unsynced.remove(indexes.into_iter()),
+        }
+        self.committable.committed();
     }
 }
 
 impl FileBytes for DataFile {
     fn open(&self) -> Arc<dyn OpenBytes> {
-        Arc::new(OpenData { file: Arc::clone(&self.0), handle: self.0.open_handle() })
+        Arc::new(OpenData { file: Arc::clone(&self.file), handle: self.file.open_handle() })
     }
 
     fn write(&self, offset: u64, bytes: &[u8], length_of_file: u64) -> Result<u64, Errno> {
-        self.0.write(offset, bytes, length_of_file)
+        self.file.write(offset, bytes, length_of_file)
     }
 
     fn prepare_commit(&self, durability: Durability) -> Result<Box<dyn Prepared>, Errno> {
-        let durability = match durability {
+        let of_data = match durability {
             Durability::Acknowledged => data::Durability::Acknowledged,
             Durability::Durable => data::Durability::Durable,
         };
-        Ok(Box::new(self.0.prepare_commit(durability)?))
+        Ok(self.prepared(self.file.prepare_commit(of_data)?, durability))
     }
 
     fn committable(&self) -> Option<Box<dyn Prepared>> {
-        self.0.committable().map(|committable| Box::new(committable) as Box<dyn Prepared>)
+        self.file.committable().map(|committable| self.prepared(committable, Durability::Acknowledged))
+    }
+
+    fn sync_committed(&self) -> Result<(), Errno> {
+        self.sync.sync(self.file.inode(), &self.unsynced)
     }
 
     fn give_grant(&self, grant: WriteGrant) {
-        self.0.give_grant(grant);
+        self.file.give_grant(grant);
     }
 
     fn truncate(&self, length: u64) {
-        self.0.truncate(length);
+        self.file.truncate(length);
     }
 
     fn zero(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        self.0.zero(offset, length)
+        self.file.zero(offset, length)
     }
 
     fn forget_chunks(&self, first_index: u32, end_index: u32) {
-        self.0.forget_chunks(first_index, end_index);
+        self.file.forget_chunks(first_index, end_index);
     }
 
     fn invalidate(&self) {
-        self.0.invalidate();
+        self.file.invalidate();
     }
 
     fn discard(&self) {
-        self.0.discard();
+        self.file.discard();
     }
 
     fn has_uncommitted(&self) -> bool {
-        self.0.has_uncommitted()
+        self.file.has_uncommitted()
     }
 
     fn local_length(&self) -> Option<u64> {
-        self.0.local_length()
+        self.file.local_length()
     }
 
     fn modified(&self) -> Option<Time> {
-        self.0.modified()
+        self.file.modified()
     }
 }

@@ -33,6 +33,8 @@ mod bytes;
 
 mod master;
 
+mod chunk_sync;
+
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -42,7 +44,8 @@ use rfs_common::clock::SharedClock;
 use rfs_common::ids::InodeId;
 use rfs_common::shutdown::Shutdown;
 
-use self::background_work::BackgroundWork;
+use self::background_work::{Committer, Releaser};
+use self::chunk_sync::ChunkSync;
 use self::core::{Core, lock};
 use self::kernel::KernelNotifier;
 use self::recalls::Events;
@@ -57,7 +60,7 @@ pub use types::*;
 /// A mounted filesystem without its kernel side. Flags of open files are Linux's (`libc::O_*`).
 pub struct Client {
     core: Arc<Core>,
-    worker: Mutex<Option<WorkerHandle>>,
+    workers: Mutex<Vec<WorkerHandle>>,
     shutdown: Shutdown,
 }
 
@@ -76,8 +79,10 @@ impl Client {
         let cluster = session.cluster().cluster.get().to_be_bytes();
         let settings = DataSettings { cluster: bytes_of(&cluster), ..settings };
         let master = Arc::new(SessionMaster::new(session.clone()));
+        let sync = ChunkSync { master: master.clone(), settings: settings.clone(), clock: Arc::clone(&clock) };
         let path = DataPath::new(settings, Arc::clone(&clock), master)?;
-        Client::start_with(session, Arc::new(master::DataBytes(path)), kernel, clock)
+        let bytes = master::DataBytes { path, sync: Arc::new(sync) };
+        Client::start_with(session, Arc::new(bytes), kernel, clock)
     }
 
     /// The same with another keeper of bytes.
@@ -109,9 +114,9 @@ impl Client {
         let events: Arc<dyn SessionEvents> = Arc::new(Events(Arc::clone(&core)));
         core.session.start(&events)?;
         let shutdown = Shutdown::new();
-        let work = BackgroundWork { core: Arc::clone(&core) };
-        let worker = background::start(work, shutdown.clone(), clock)?;
-        Ok(Client { core, worker: Mutex::new(Some(worker)), shutdown })
+        let committer = background::start(Committer(Arc::clone(&core)), shutdown.clone(), Arc::clone(&clock))?;
+        let releaser = background::start(Releaser(Arc::clone(&core)), shutdown.clone(), clock)?;
+        Ok(Client { core, workers: Mutex::new(vec![committer, releaser]), shutdown })
     }
 
     /// The node that is this client's root.
@@ -149,7 +154,7 @@ impl Client {
             done.wait_timeout(patience);
         }
         self.core.session.end();
-        if let Some(worker) = lock(&self.worker).take() {
+        for worker in std::mem::take(&mut *lock(&self.workers)) {
             worker.join();
         }
     }
@@ -167,6 +172,8 @@ impl std::fmt::Debug for Client {
 
 #[cfg(test)]
 mod fake_bytes;
+#[cfg(test)]
+mod fake_fault;
 #[cfg(test)]
 mod fake_master;
 #[cfg(test)]

@@ -294,13 +294,7 @@ pub(super) struct Made {
     pub(super) created: bool,
 }
 
-fn make_request(
-    caller: &Caller,
-    parent: InodeId,
-    name: &[u8],
-    kind: Kind,
-    new: NewNode,
-) -> Result<wire::Make, Errno> {
+fn make_request(caller: &Caller, parent: InodeId, name: &[u8], kind: Kind, new: NewNode) -> Result<wire::Make, Errno> {
     Name::check(name)?;
     Ok(wire::Make {
         caller: caller_to_wire(caller),
@@ -369,18 +363,11 @@ impl Core {
     }
 
     /// Keeps what a change of our own did to a name, or at least forgets what was known of it.
-    fn keep_own_change(
-        &self,
-        directory: &Node,
-        ticket: &Ticket<'_>,
-        name: &[u8],
-        inode: Option<InodeId>,
-    ) -> Duration {
+    fn keep_own_change(&self, directory: &Node, ticket: &Ticket<'_>, name: &[u8], inode: Option<InodeId>) -> Duration {
         let mut state = directory.state();
         let silent = Answered::default();
-        let usable = directory.may_keep(&state, ticket, &silent, self.now())
-            && !state.closing
-            && state.recalls_waiting == 0;
+        let usable =
+            directory.may_keep(&state, ticket, &silent, self.now()) && !state.closing && state.recalls_waiting == 0;
         if usable && state.entries.change(name, inode) {
             return KERNEL_VALID;
         }

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use super::core::{Core, Lowered, Node, lock};
 use super::kernel::Forget;
-use super::types::{Kind, LockTicket};
+use super::types::LockTicket;
 use crate::cache::node::Mode;
 use crate::cache::order::Stamp;
 use crate::session::{Holdings, SessionEvents};
@@ -177,11 +177,8 @@ impl Core {
     /// What the kernel has to forget when a lease is gone altogether.
     fn add_kernel_work(&self, node: &Arc<Node>, kernel: &mut KernelWork) {
         let state = node.state();
-        let kind = state.attributes.as_ref().map(|attributes| attributes.kind);
-        if kind == Some(Kind::Directory) {
-            let entries = state.entries.names().map(|name| Forget::Entry(node.inode(), name.into()));
-            kernel.forget.extend(entries);
-        }
+        let entries = state.entries.names().map(|name| Forget::Entry(node.inode(), name.into()));
+        kernel.forget.extend(entries);
         if state.kernel_told_at.is_some() || state.open > 0 {
             kernel.forget.push(Forget::Data(node.inode()));
         }

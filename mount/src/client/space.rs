@@ -25,14 +25,7 @@ impl Client {
     ///
     /// # Errors
     /// EOPNOTSUPP for other modes, EINVAL, EFBIG; and what writing fails with.
-    pub fn fallocate(
-        &self,
-        caller: &Caller,
-        handle: Handle,
-        offset: u64,
-        length: u64,
-        mode: i32,
-    ) -> Result<(), Errno> {
+    pub fn fallocate(&self, caller: &Caller, handle: Handle, offset: u64, length: u64, mode: i32) -> Result<(), Errno> {
         const KNOWN: i32 = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
         let open = self.core.handles.file(handle)?;
         let (keep_size, punch) = (mode & libc::FALLOC_FL_KEEP_SIZE != 0, mode & libc::FALLOC_FL_PUNCH_HOLE != 0);

@@ -124,7 +124,8 @@ fn join(
 }
 
 fn hello(cluster: Option<ClusterId>) -> Hello {
-    let expected_cluster = cluster.map(|cluster| prost::bytes::Bytes::copy_from_slice(&cluster.get().to_be_bytes())).unwrap_or_default();
+    let expected_cluster =
+        cluster.map(|cluster| prost::bytes::Bytes::copy_from_slice(&cluster.get().to_be_bytes())).unwrap_or_default();
     Hello { protocol_version: PROTOCOL_VERSION, expected_cluster, ..Hello::default() }
 }
 
@@ -182,11 +183,9 @@ fn refusal(endpoint: &str, hello: &Hello, failure: &Failure) -> ConnectError {
     match errno {
         Errno::ESTALE => ConnectError::Expired { endpoint },
         Errno::EPROTO => ConnectError::WrongVersion { endpoint, ours: PROTOCOL_VERSION, message },
-        Errno::EXDEV if !hello.expected_cluster.is_empty() => ConnectError::WrongCluster {
-            endpoint,
-            found: message,
-            expected: cluster_of(&hello.expected_cluster),
-        },
+        Errno::EXDEV if !hello.expected_cluster.is_empty() => {
+            ConnectError::WrongCluster { endpoint, found: message, expected: cluster_of(&hello.expected_cluster) }
+        }
         Errno::ENOENT | Errno::ENOTDIR if !hello.subdirectory.is_empty() => {
             ConnectError::NoSubdirectory { path: String::from_utf8_lossy(&hello.subdirectory).into_owned() }
         }

@@ -37,7 +37,9 @@ pub enum ConnectError {
         source: WireError,
     },
     /// The master speaks another version of the protocol.
-    #[error("the master at {endpoint} refuses this client's protocol version {ours}: {message}; use programs of one release")]
+    #[error(
+        "the master at {endpoint} refuses this client's protocol version {ours}: {message}; use programs of one release"
+    )]
     WrongVersion {
         /// Where.
         endpoint: String,
@@ -47,7 +49,9 @@ pub enum ConnectError {
         message: String,
     },
     /// It is another cluster's master.
-    #[error("the master at {endpoint} belongs to cluster {found}, not to {expected}; check the address or the cluster id")]
+    #[error(
+        "the master at {endpoint} belongs to cluster {found}, not to {expected}; check the address or the cluster id"
+    )]
     WrongCluster {
         /// Where.
         endpoint: String,

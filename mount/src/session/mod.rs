@@ -211,12 +211,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::call`].
-    pub fn call_in<C: Call>(
-        &self,
-        lane: Lane,
-        request: &C,
-        on_repeat: &mut dyn FnMut(),
-    ) -> Result<C::Reply, Errno> {
+    pub fn call_in<C: Call>(&self, lane: Lane, request: &C, on_repeat: &mut dyn FnMut()) -> Result<C::Reply, Errno> {
         slots::call(&self.shared, lane, request, on_repeat)
     }
 

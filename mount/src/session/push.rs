@@ -309,11 +309,7 @@ impl Reader {
         Ok(())
     }
 
-    fn reclaim_part(
-        &self,
-        connection: &mut Connection<Stream>,
-        message: &wire::Reclaim,
-    ) -> Result<Vec<u64>, Unjoined> {
+    fn reclaim_part(&self, connection: &mut Connection<Stream>, message: &wire::Reclaim) -> Result<Vec<u64>, Unjoined> {
         connection.send(Envelope::request(FrameType::Reclaim, 0), message, &[])?;
         loop {
             let header = connection.receive_head()?;

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rfs_common::clock::Monotonic;
 use rfs_common::errno::Errno;
-use rfs_proto::session_calls::{Call, Effect, SLOTS_MAX, request_id};
 use rfs_proto::session::Failure;
+use rfs_proto::session_calls::{Call, Effect, SLOTS_MAX, request_id};
 use rfs_proto::wire::{Connection, Envelope, WireError};
 use tracing::debug;
 
