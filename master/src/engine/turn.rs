@@ -243,7 +243,7 @@ impl<'a> Turn<'a> {
         let record = SlotRecord { sequence, reply: remembered.reply.clone(), error: false };
         let (key, value) = (records::slot_key(session, slot), record.encode_to_vec());
         changes.push(Change::Put { table: SlotRecord::TABLE, key, value });
-        let position = self.state().commit(engine, Some(session), changes)?;
+        let position = self.state().commit(engine, Some(session), &changes)?;
         self.state().sessions.remember(session, slot, remembered);
         Ok(position)
     }
@@ -397,10 +397,10 @@ impl State {
         &mut self,
         engine: &Engine,
         session: Option<SessionId>,
-        changes: Vec<Change>,
+        changes: &[Change],
     ) -> Result<LogPosition, Failure> {
-        let effects = mirror::effects(&changes);
-        let position = engine.storage.commit(&changes).map_err(|refused| {
+        let effects = mirror::effects(changes);
+        let position = engine.storage.commit(changes).map_err(|refused| {
             engine.metrics.commit_failures.add_one();
             Failure { errno: refused.errno, message: refused.message }
         })?;
