@@ -63,10 +63,10 @@ struct Sockets {
 /// Why it cannot start, or could not end cleanly.
 pub fn run(config: &MasterConfig) -> anyhow::Result<()> {
     let shutdown = Shutdown::on_signals().context("cannot wait for signals")?;
-    serve(config, SystemClock::shared(), &shutdown)
+    serve(config, &SystemClock::shared(), &shutdown)
 }
 
-fn serve(config: &MasterConfig, clock: SharedClock, shutdown: &Shutdown) -> anyhow::Result<()> {
+fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> anyhow::Result<()> {
     require_store(&config.data)?;
     let _lock = FolderLock::acquire(&config.data)?;
     let sockets = Sockets::bind(config)?;

@@ -38,7 +38,7 @@ fn serves_says_where_and_ends_cleanly() {
     let (shutdown, clock) = (Shutdown::new(), SystemClock::shared());
     let serving = {
         let (config, clock, shutdown) = (config.clone(), clock.clone(), shutdown.clone());
-        std::thread::spawn(move || serve(&config, clock, &shutdown))
+        std::thread::spawn(move || serve(&config, &clock, &shutdown))
     };
     let file = config.data.join(ADDRESSES_FILE);
     for _ in 0..500 {
@@ -50,7 +50,7 @@ fn serves_says_where_and_ends_cleanly() {
     let addresses: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     let clients = addresses["clients"].as_str().unwrap();
     assert!(std::net::TcpStream::connect(clients).is_ok());
-    let second = serve(&config, clock.clone(), &shutdown).unwrap_err();
+    let second = serve(&config, &clock, &shutdown).unwrap_err();
     assert!(format!("{second:#}").contains("meta"), "{second:#}");
     shutdown.request();
     serving.join().unwrap().unwrap();
@@ -60,6 +60,6 @@ fn serves_says_where_and_ends_cleanly() {
 #[test]
 fn a_folder_without_metadata_is_refused_with_the_command_that_makes_it() {
     let folder = tempfile::tempdir().unwrap();
-    let error = serve(&config(folder.path()), SystemClock::shared(), &Shutdown::new()).unwrap_err();
+    let error = serve(&config(folder.path()), &SystemClock::shared(), &Shutdown::new()).unwrap_err();
     assert!(error.to_string().contains("mfs-master init"), "{error}");
 }

@@ -130,7 +130,7 @@ impl Turn<'_> {
         let engine = self.engine;
         let mut transaction = engine.transaction();
         let version = chunks::raise(&mut transaction, chunk)?.ok_or(Errno::ESTALE)?;
-        self.state().commit(engine, None, transaction.into_changes())?;
+        self.state().commit(engine, None, &transaction.into_changes())?;
         Ok(version)
     }
 

@@ -161,7 +161,7 @@ impl Engine {
             return Err(Failure::new(Errno::ENOSPC, "the master has as many sessions as it can: unmount some clients"));
         };
         transaction.write(records::session_key(session), &record);
-        if let Err(failure) = state.commit(self, None, transaction.into_changes()) {
+        if let Err(failure) = state.commit(self, None, &transaction.into_changes()) {
             state.sessions.remove(session);
             return Err(failure);
         }
@@ -286,7 +286,7 @@ impl Engine {
             }
         }
         if !transaction.is_unchanged() {
-            state.commit(self, Some(session), transaction.into_changes())?;
+            state.commit(self, Some(session), &transaction.into_changes())?;
         }
         Ok(())
     }
@@ -345,7 +345,7 @@ impl Engine {
         while let Some(session) = state.ending.last().copied() {
             let mut transaction = self.transaction();
             let removed = remove_records(self.storage.source(), &mut transaction, session);
-            if removed.is_err() || state.commit(self, None, transaction.into_changes()).is_err() {
+            if removed.is_err() || state.commit(self, None, &transaction.into_changes()).is_err() {
                 return;
             }
             state.ending.pop();

@@ -26,7 +26,7 @@ impl MasterState for Engine {
     }
 
     fn commit(&self, changes: Vec<Change>) -> Result<(), String> {
-        self.lock().commit(self, None, changes).map(drop).map_err(|failure| failure.message)
+        self.lock().commit(self, None, &changes).map(drop).map_err(|failure| failure.message)
     }
 
     fn cluster(&self) -> ClusterId {
@@ -75,7 +75,7 @@ impl MasterState for Engine {
             };
             match operation.run(&mut transaction, &context) {
                 Ok((_, true)) => {
-                    let committed = state.commit(self, None, transaction.into_changes());
+                    let committed = state.commit(self, None, &transaction.into_changes());
                     committed.map_err(|refused| failure(refused.errno, refused.message))?;
                     state.tell_attributes_changed(*inode, self.clock.monotonic());
                     changed += 1;

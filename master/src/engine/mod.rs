@@ -5,7 +5,7 @@
 //! be remembered are committed to the store in one step, then the mirrors in memory follow ([`mirror`]), then the lock goes
 //! and the reply is sent by the same thread. What other sessions must hear is collected under the lock and sent after it.
 //!
-//! What always holds: no IO but the store's commit happens under the lock; whoever sleeps holds no lock and looks at
+//! What always holds: no IO but the store's reads and commit (and a rare line of the log) happens under the lock; whoever sleeps holds no lock and looks at
 //! everything anew when it wakes; memory never runs ahead of the store (a change that the store refused is nowhere).
 
 pub mod storage;

@@ -142,7 +142,8 @@ impl State {
                 if places.is_empty() || places.len() < asked {
                     // The version may have been taken where it was not answered: it must not be used. What the failures
                     // taught about versions is known to the table now.
-                    self.pause(chunk, (!places.is_empty()).then_some(now).unwrap_or(now + PAUSE));
+                    let until = if places.is_empty() { now + PAUSE } else { now };
+                    self.pause(chunk, until);
                     return None;
                 }
                 if alike || places.len() == 1 {
@@ -200,7 +201,7 @@ impl State {
                 return self.pause(chunk, now + PAUSE);
             }
         };
-        if self.commit(engine, None, transaction.into_changes()).is_err() {
+        if self.commit(engine, None, &transaction.into_changes()).is_err() {
             return self.pause(chunk, now + PAUSE);
         }
         let order = self.chunks.order_raise(chunk, from, to, places);
@@ -255,7 +256,7 @@ impl State {
         self.chunks.granted(chunk, version, version, places);
         let mut transaction = engine.transaction();
         let settled = chunks::settle(&mut transaction, chunk, version);
-        if settled.is_err() || self.commit(engine, None, transaction.into_changes()).is_err() {
+        if settled.is_err() || self.commit(engine, None, &transaction.into_changes()).is_err() {
             return self.pause(chunk, now + PAUSE);
         }
         self.settling.remove(chunk);
@@ -267,7 +268,7 @@ impl State {
     fn drop_pending(&mut self, engine: &Engine, chunk: ChunkId, now: Monotonic) {
         let mut transaction = engine.transaction();
         let dropped = chunks::drop_pending(&mut transaction, chunk);
-        if dropped.is_err() || self.commit(engine, None, transaction.into_changes()).is_err() {
+        if dropped.is_err() || self.commit(engine, None, &transaction.into_changes()).is_err() {
             return self.pause(chunk, now + PAUSE);
         }
         self.settling.remove(chunk);

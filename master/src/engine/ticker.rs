@@ -105,7 +105,7 @@ impl Engine {
             }
         }
         // A store that takes no changes now is asked again at the next tick.
-        let _ = state.commit(self, None, transaction.into_changes());
+        let _ = state.commit(self, None, &transaction.into_changes());
     }
 }
 

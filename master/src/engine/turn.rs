@@ -94,11 +94,6 @@ impl<'a> Turn<'a> {
         self.request.session
     }
 
-    /// Whether the session may change nothing.
-    pub(crate) fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
     /// The wall clock.
     pub(crate) fn now(&self) -> Time {
         self.engine.clock.now()
@@ -135,6 +130,7 @@ impl<'a> Turn<'a> {
                 let mut transaction = engine.transaction();
                 let outcome = perform(operation, &mut transaction, &context);
                 let outcome = outcome.map_err(|errno| failed(engine, errno, &transaction))?;
+                self.end_attempt();
                 return Ok(Performed { outcome, changes: transaction.into_changes() });
             }
             self.recall(conflicts)?;
@@ -157,9 +153,18 @@ impl<'a> Turn<'a> {
             let forgotten = attempt.and_then(|id| state.attempts.get(id)).map_or(&nothing, |attempt| &attempt.forgotten);
             let conflicts = state.leases.conflicts(session, needs, forgotten);
             if conflicts.is_empty() {
+                self.end_attempt();
                 return Ok(());
             }
             self.recall(conflicts)?;
+        }
+    }
+
+    /// All is out of the way, and stays so as long as the lock is held: what was frozen for this operation no longer is, so
+    /// that its own answer can carry leases.
+    fn end_attempt(&mut self) {
+        if let Some(id) = self.attempt.take() {
+            self.state().end_attempt(id);
         }
     }
 
@@ -200,7 +205,7 @@ impl<'a> Turn<'a> {
     }
 
     /// Sleeps until woken for the reason, or until the deadline.
-    pub(crate) fn sleep(&mut self, reason: Reason, deadline: Option<Monotonic>) -> Result<(), Refusal> {
+    pub(super) fn sleep(&mut self, reason: Reason, deadline: Option<Monotonic>) -> Result<(), Refusal> {
         let state = self.state.take().expect("a turn holds the lock unless it sleeps");
         self.state = Some(sleep(self.engine, state, reason, deadline));
         self.check_alive()
@@ -238,7 +243,7 @@ impl<'a> Turn<'a> {
         let record = SlotRecord { sequence, reply: remembered.reply.clone(), error: false };
         let (key, value) = (records::slot_key(session, slot), record.encode_to_vec());
         changes.push(Change::Put { table: SlotRecord::TABLE, key, value });
-        let position = self.state().commit(engine, Some(session), changes)?;
+        let position = self.state().commit(engine, Some(session), &changes)?;
         self.state().sessions.remember(session, slot, remembered);
         Ok(position)
     }
@@ -392,10 +397,10 @@ impl State {
         &mut self,
         engine: &Engine,
         session: Option<SessionId>,
-        changes: Vec<Change>,
+        changes: &[Change],
     ) -> Result<LogPosition, Failure> {
-        let effects = mirror::effects(&changes);
-        let position = engine.storage.commit(&changes).map_err(|refused| {
+        let effects = mirror::effects(changes);
+        let position = engine.storage.commit(changes).map_err(|refused| {
             engine.metrics.commit_failures.add_one();
             Failure { errno: refused.errno, message: refused.message }
         })?;
@@ -433,7 +438,7 @@ impl State {
 
     /// A session has carried out what it was asked, or is gone: the operation that waits for it has one answer less to
     /// wait for.
-    pub(crate) fn recall_ended(&mut self, outstanding: &Outstanding<AttemptId>) {
+    pub(super) fn recall_ended(&mut self, outstanding: &Outstanding<AttemptId>) {
         for lease in &outstanding.items.leases {
             self.lower_lease(outstanding.session, *lease);
         }

@@ -66,8 +66,8 @@ impl<Waiter: Copy + PartialEq> Recalls<Waiter> {
 
     /// Takes out what a session that is gone owed.
     pub fn end_session(&mut self, session: SessionId) -> Vec<Outstanding<Waiter>> {
-        let of_session = |_: &RecallId, outstanding: &mut Outstanding<Waiter>| outstanding.session == session;
-        self.outstanding.extract_if(.., of_session).map(|(_, outstanding)| outstanding).collect()
+        let owed: Vec<RecallId> = self.of_session(session).map(|(recall, _)| recall).collect();
+        owed.into_iter().filter_map(|recall| self.outstanding.remove(&recall)).collect()
     }
 
     /// Nobody waits for these answers any more; the sessions still owe them.
