@@ -1,2 +1,7 @@
-//! Entry point.
-fn main() {}
+//! The `chunkserver` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rfs_chunkserver::cli::run()
+}

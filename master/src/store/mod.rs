@@ -40,6 +40,7 @@ pub use checkpoint::CheckpointError;
 pub use export::{ExportError, ExportReport, RestoreError, restore};
 pub use format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use open::CreateError;
+pub(crate) use open::IDENTITY_NAME;
 
 use commit::Core;
 use log::locked;
@@ -62,12 +63,22 @@ pub enum Table {
     Orphans = 6,
     /// Everything there is one of.
     System = 7,
+    /// Which chunks a file is made of.
+    Refs = 8,
 }
 
 impl Table {
     /// Every table, in the order of their numbers.
-    pub const ALL: [Table; 7] =
-        [Table::Inodes, Table::Entries, Table::Chunks, Table::Xattrs, Table::Sessions, Table::Orphans, Table::System];
+    pub const ALL: [Table; 8] = [
+        Table::Inodes,
+        Table::Entries,
+        Table::Chunks,
+        Table::Xattrs,
+        Table::Sessions,
+        Table::Orphans,
+        Table::System,
+        Table::Refs,
+    ];
 
     fn from_number(number: u8) -> Option<Table> {
         Table::ALL.into_iter().find(|table| *table as u8 == number)
@@ -329,6 +340,11 @@ impl Store {
     /// Waits until everything up to this position survives a power cut. Many callers share one sync.
     pub fn wait_durable(&self, position: LogPosition) -> Result<(), CommitError> {
         self.core.log.sync(position.get()).map_err(CommitError::Failed)
+    }
+
+    /// The cluster that the store was made for.
+    pub fn cluster(&self) -> [u8; 16] {
+        self.core.cluster
     }
 
     /// The last commit.

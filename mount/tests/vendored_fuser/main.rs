@@ -256,6 +256,29 @@ fn requests_are_as_large_as_agreed() {
     });
 }
 
+#[test]
+fn each_thread_says_when_it_ends() {
+    with_mount(DeviceUse::ClonedForEachThread, |mounted| {
+        assert_eq!(mounted.record.count("thread ends"), 0);
+        mounted.unmount();
+        assert_eq!(mounted.record.count("thread ends"), 2);
+    });
+}
+
+#[test]
+fn an_entry_of_readdirplus_can_come_without_its_node() {
+    with_mount(DeviceUse::SharedByThreads, |mounted| {
+        let entries: Vec<_> = std::fs::read_dir(mounted.path("")).expect("opening").collect();
+        mounted.record.wait_for("readdirplus offset=0");
+        let entry = entries[0].as_ref().expect("reading");
+        assert_eq!((entry.file_name().to_str(), std::os::unix::fs::DirEntryExt::ino(entry)), (Some("entry"), 77));
+        // The kernel has no node for it, so it looks the name up.
+        let error = std::fs::metadata(mounted.path("entry")).expect_err("lookup knows only one file");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
+        mounted.record.wait_for("lookup entry");
+    });
+}
+
 fn two_reads_run_at_once(device_use: DeviceUse) {
     with_mount(device_use, |mounted| {
         *mounted.record.meeting.lock().expect("no handler panics") = Some(Arc::new(Barrier::new(2)));

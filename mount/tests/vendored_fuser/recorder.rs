@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
     InterruptOutcome, KernelConfig, LockKind, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyWrite, Request, RequestId, TimeOrNow, WriteFlags,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyWrite, Request, RequestId,
+    TimeOrNow, WriteFlags,
 };
 
 /// The one file's number.
@@ -132,6 +133,21 @@ impl Filesystem for Recorder {
 
     fn destroy(&mut self) {
         self.0.add("destroy");
+    }
+
+    fn thread_ends(&self) {
+        self.0.add("thread ends");
+    }
+
+    /// One entry, without its node.
+    fn readdirplus(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.0.add(format!("readdirplus offset={offset}"));
+        if offset == 0 {
+            let nothing_known = attributes(INodeNo(0));
+            let is_full = reply.add(INodeNo(77), 5, "entry", &TTL, &nothing_known, Generation(0));
+            assert!(!is_full, "one entry fits");
+        }
+        reply.ok();
     }
 
     fn interrupt(&self, _req: &Request, unique: RequestId) -> InterruptOutcome {

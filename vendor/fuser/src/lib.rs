@@ -412,6 +412,11 @@ pub trait Filesystem: Send + Sync + 'static {
     /// Called on filesystem exit.
     fn destroy(&mut self) {}
 
+    /// One of the session's threads ends, since the kernel closed the connection or reading from it failed. Called in
+    /// that thread, after its last request. [`destroy`](Self::destroy) comes when all have ended, so a filesystem that
+    /// keeps some of them in a handler has to let them go now.
+    fn thread_ends(&self) {}
+
     /// A signal hit the process that waits for the request `unique`.
     ///
     /// The filesystem may answer that request with `EINTR`; it may also ignore this. Called from any of the session's

@@ -1,0 +1,336 @@
+//! Tests of a copy: against a model, its version rules, and every kind of damage.
+
+use std::os::unix::fs::FileExt;
+
+use proptest::prelude::*;
+use rfs_common::leaf::{CHUNK_BYTES, hash_leaf, hash_leaves, split_at_leaves};
+use tempfile::TempDir;
+
+use super::super::change::{Action, Terms};
+use super::super::format::{DATA_AT, FLAG_OPEN, leaf_hash_at};
+use super::*;
+
+const CHUNK: ChunkId = ChunkId::new(77);
+
+fn version(number: u32) -> ChunkVersion {
+    ChunkVersion::new(number)
+}
+
+fn plain(number: u32) -> Terms {
+    Terms { version_from: Some(version(number)), version: version(number), cut_to: None }
+}
+
+fn piece_hashes(offset: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut rest = bytes;
+    let mut hashes = Vec::new();
+    for part in split_at_leaves(offset, bytes.len() as u32) {
+        let (piece, behind) = rest.split_at(part.length);
+        hashes.extend_from_slice(hash_leaf(part.leaf_index, piece).as_bytes());
+        rest = behind;
+    }
+    hashes
+}
+
+fn write(copy: &ChunkCopy, terms: &Terms, offset: u32, bytes: &[u8]) -> Result<u32, Fault> {
+    let hashes = piece_hashes(offset, bytes);
+    copy.change(terms, Action::Write { offset, bytes, hashes: &hashes })
+}
+
+fn created(folder: &TempDir) -> ChunkCopy {
+    let copy = ChunkCopy::create(folder.path().join("copy"), CHUNK, version(1)).unwrap();
+    copy.change(&plain(1), Action::Nothing).unwrap();
+    copy
+}
+
+fn reopened(folder: &TempDir) -> ChunkCopy {
+    ChunkCopy::open(folder.path().join("copy"), CHUNK, false).unwrap()
+}
+
+fn read_all(copy: &ChunkCopy, number: u32) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buffer = Vec::new();
+    loop {
+        let served = copy.read(version(number), all.len() as u32, 1 << 20, &mut buffer).unwrap();
+        let bytes = &buffer[..served.length];
+        assert_eq!(served.offset as usize, all.len());
+        let expected: Vec<u8> =
+            hash_leaves(served.offset / LEAF_BYTES as u32, bytes).flat_map(|leaf| *leaf.as_bytes()).collect();
+        assert_eq!(served.hashes, expected, "leaves at {} do not match", served.offset);
+        all.extend_from_slice(bytes);
+        if all.len() == served.data_length as usize {
+            return all;
+        }
+    }
+}
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write { offset: u32, length: u32, seed: u8 },
+    Zero { offset: u32, length: u32 },
+    Cut { length: u32, offset: u32, seed: u8 },
+    Reopen,
+    SyncAndClose,
+    Raise,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Offsets near leaf boundaries and anywhere, also beyond the 120 leaves of the header page.
+    let offset = prop_oneof![
+        0..100_000_u32,
+        (0..8_u32, 0..3_u32).prop_map(|(leaf, by)| (leaf * LEAF_BYTES as u32 + by).saturating_sub(1)),
+        1_900_000..2_100_000_u32,
+    ];
+    prop_oneof![
+        4 => (offset.clone(), 1..60_000_u32, any::<u8>()).prop_map(|(offset, length, seed)| Step::Write { offset, length, seed }),
+        1 => (offset.clone(), 1..80_000_u32).prop_map(|(offset, length)| Step::Zero { offset, length }),
+        1 => (offset.clone(), offset, any::<u8>()).prop_map(|(length, offset, seed)| Step::Cut { length, offset, seed }),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::SyncAndClose),
+        1 => Just(Step::Raise),
+    ]
+}
+
+fn put(model: &mut Vec<u8>, offset: u32, bytes: &[u8]) {
+    let end = offset as usize + bytes.len();
+    if model.len() < end {
+        model.resize(end, 0);
+    }
+    model[offset as usize..end].copy_from_slice(bytes);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn behaves_like_an_array_of_bytes(steps in proptest::collection::vec(step(), 1..14)) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut copy = created(&folder);
+        let mut model: Vec<u8> = Vec::new();
+        let mut number = 1;
+        for step in steps {
+            match step {
+                Step::Write { offset, length, seed } => {
+                    let bytes: Vec<u8> = content(length as usize).iter().map(|byte| byte ^ seed).collect();
+                    let data_length = write(&copy, &plain(number), offset, &bytes).unwrap();
+                    put(&mut model, offset, &bytes);
+                    prop_assert_eq!(data_length as usize, model.len());
+                }
+                Step::Zero { offset, length } => {
+                    copy.change(&plain(number), Action::Zero { offset, length }).unwrap();
+                    let end = model.len().min((offset + length) as usize);
+                    if (offset as usize) < end {
+                        model[offset as usize..end].fill(0);
+                    }
+                }
+                Step::Cut { length, offset, seed } => {
+                    let terms = Terms {
+                        version_from: Some(version(number)),
+                        version: version(number + 1),
+                        cut_to: Some(length),
+                    };
+                    number += 1;
+                    model.truncate(length as usize);
+                    put(&mut model, offset, &[seed; 10]);
+                    write(&copy, &terms, offset, &[seed; 10]).unwrap();
+                }
+                Step::Reopen => copy = reopened(&folder),
+                Step::SyncAndClose => {
+                    copy.sync().unwrap();
+                    copy.note_entry_durable();
+                    copy.close(copy.generation()).unwrap();
+                    prop_assert!(!copy.held().open);
+                    copy = reopened(&folder);
+                    prop_assert!(!copy.held().open);
+                }
+                Step::Raise => {
+                    copy.raise(version(number), version(number + 1)).unwrap();
+                    number += 1;
+                }
+            }
+            prop_assert_eq!(read_all(&copy, number), model.clone());
+        }
+        let copy = reopened(&folder);
+        prop_assert_eq!(copy.mismatches().unwrap(), Vec::<u32>::new());
+        prop_assert_eq!(read_all(&copy, number), model);
+    }
+}
+
+#[test]
+fn version_rules() {
+    let wrong = |have| Err(Fault::WrongVersion { have: version(have) });
+    // The copy's version, version_from (0: none), version, what comes of it, the version afterwards.
+    let table = [
+        (5, 5, 5, Ok(10), 5),
+        (5, 4, 5, Ok(10), 5),
+        (5, 0, 5, Ok(10), 5),
+        (5, 5, 6, Ok(10), 6),
+        (5, 5, 9, Ok(10), 9),
+        (5, 4, 6, wrong(5), 5),
+        (5, 6, 6, wrong(5), 5),
+        (5, 6, 7, wrong(5), 5),
+        (5, 4, 4, wrong(5), 5),
+        (5, 0, 4, wrong(5), 5),
+        (5, 0, 6, wrong(5), 5),
+    ];
+    for (have, from, to, expected, after) in table {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = ChunkCopy::create(folder.path().join("copy"), CHUNK, version(have)).unwrap();
+        write(&copy, &plain(have), 0, &[1; 10]).unwrap();
+        let terms = Terms { version_from: (from != 0).then(|| version(from)), version: version(to), cut_to: None };
+        assert_eq!(write(&copy, &terms, 0, &[2; 10]), expected, "{have} {from} {to}");
+        assert_eq!(copy.held().version, version(after));
+        assert_eq!(reopened(&folder).held().version, version(after));
+        assert_eq!(read_all(&copy, after), [if expected.is_ok() { 2 } else { 1 }; 10]);
+    }
+}
+
+#[test]
+fn a_closed_copy_is_marked_open_before_it_changes_and_a_sync_alone_does_not_open_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = created(&folder);
+    write(&copy, &plain(1), 0, b"bytes").unwrap();
+    copy.sync().unwrap();
+    copy.note_entry_durable();
+    copy.close(copy.generation()).unwrap();
+    copy.change(&plain(1), Action::Nothing).unwrap();
+    assert!(!reopened(&folder).held().open);
+    write(&copy, &plain(1), 0, b"other").unwrap();
+    assert!(reopened(&folder).held().open);
+    // What was written after the generation was looked at keeps it open.
+    let before = copy.generation();
+    write(&copy, &plain(1), 0, b"third").unwrap();
+    copy.sync().unwrap();
+    copy.close(before).unwrap();
+    assert!(copy.held().open);
+}
+
+#[test]
+fn a_full_chunk_and_a_gap_of_a_full_chunk() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = created(&folder);
+    let last = CHUNK_BYTES as u32 - 3;
+    assert_eq!(write(&copy, &plain(1), last, b"end").unwrap(), CHUNK_BYTES as u32);
+    assert_eq!(copy.mismatches().unwrap(), Vec::<u32>::new());
+    let mut buffer = Vec::new();
+    let served = copy.read(version(1), last, 3, &mut buffer).unwrap();
+    assert_eq!((served.offset, served.length), (CHUNK_BYTES as u32 - LEAF_BYTES as u32, LEAF_BYTES));
+    assert!(buffer[..served.length].ends_with(b"end"));
+    let (length, digest) = copy.digest(version(1)).unwrap();
+    let mut all = vec![0; length as usize];
+    all[last as usize..].copy_from_slice(b"end");
+    assert_eq!(digest, *blake3::hash(&all).as_bytes());
+    // At most one frame's payload, from a leaf boundary on.
+    let served = copy.read(version(1), 5, 4 << 20, &mut buffer).unwrap();
+    assert_eq!((served.offset, served.length), (0, 4 << 20));
+    assert_eq!(copy.read(version(1), 0, 0, &mut buffer).unwrap().length, 0);
+}
+
+/// Flips a bit of the file and says what came of opening, of a read, and of the leaves.
+fn flip(folder: &TempDir, at: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(folder.path().join("copy")).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+}
+
+#[test]
+fn damage_is_named_wherever_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = content(130 * LEAF_BYTES + 100);
+    write(&created(&folder), &plain(1), 0, &bytes).unwrap();
+    for at in [0, 9, 13, 17, 25, 29, 33, 37, 100, 252] {
+        flip(&folder, at);
+        let opened = ChunkCopy::open(folder.path().join("copy"), CHUNK, false);
+        assert!(matches!(opened, Err(OpenFault::Header(_))), "byte {at} of the header: {opened:?}");
+        flip(&folder, at);
+    }
+    for (at, leaf_index) in [
+        (leaf_hash_at(0) + 3, 0),
+        (leaf_hash_at(119) + 31, 119),
+        (leaf_hash_at(130), 130),
+        (DATA_AT, 0),
+        (DATA_AT + 5 * LEAF_BYTES as u64 + 7, 5),
+        (DATA_AT + bytes.len() as u64 - 1, 130),
+    ] {
+        flip(&folder, at);
+        let copy = reopened(&folder);
+        assert_eq!(copy.mismatches().unwrap(), [leaf_index]);
+        // A change that needs the rest of the leaf refuses to build on it; one that replaces all of it heals it.
+        let start = leaf_index * LEAF_BYTES as u32;
+        let inside = write(&copy, &plain(1), start + 1, b"x");
+        assert!(matches!(inside, Err(Fault::BadCopy { .. })), "{inside:?}");
+        copy.write_state().suspect = true;
+        let read = copy.read(version(1), start, 1, &mut Vec::new());
+        assert!(matches!(read, Err(Fault::BadCopy { .. })), "{read:?}");
+        flip(&folder, at);
+    }
+    let another = ChunkCopy::open(folder.path().join("copy"), ChunkId::new(78), false);
+    assert!(matches!(another, Err(OpenFault::Header(HeaderError::Field { field: "chunk id", .. }))));
+    OpenOptions::new().write(true).open(folder.path().join("copy")).unwrap().set_len(DATA_AT + 50).unwrap();
+    let read = reopened(&folder).read(version(1), 0, 100, &mut Vec::new());
+    assert!(matches!(read, Err(Fault::BadCopy { .. })), "{read:?}");
+    assert!(matches!(ChunkCopy::open(folder.path().join("none"), CHUNK, false), Err(OpenFault::Fault(Fault::NoChunk))));
+}
+
+#[test]
+fn a_suspect_copy_takes_nothing_until_it_is_raised_and_then_keeps_the_data_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes = content(3 * LEAF_BYTES);
+    let copy = created(&folder);
+    write(&copy, &plain(1), 0, &bytes).unwrap();
+    copy.sync().unwrap();
+    drop(copy);
+    // The data of an unsynced overwrite reached the disk, its hash did not; and bytes beyond the end did.
+    let file = OpenOptions::new().write(true).open(folder.path().join("copy")).unwrap();
+    file.write_all_at(b"torn", DATA_AT + LEAF_BYTES as u64).unwrap();
+    file.write_all_at(b"beyond", DATA_AT + 3 * LEAF_BYTES as u64 + 100).unwrap();
+    let copy = ChunkCopy::open(folder.path().join("copy"), CHUNK, true).unwrap();
+    assert!(matches!(write(&copy, &plain(1), 0, b"x"), Err(Fault::BadCopy { .. })));
+    assert!(matches!(copy.change(&plain(1), Action::Nothing), Err(Fault::BadCopy { .. })));
+    assert!(copy.read(version(1), 0, 1, &mut Vec::new()).is_ok());
+    assert!(copy.read(version(1), LEAF_BYTES as u32, 1, &mut Vec::new()).is_err());
+    let digest = copy.digest(version(1)).unwrap();
+    copy.raise(version(1), version(2)).unwrap();
+    assert_eq!(copy.digest(version(2)).unwrap(), digest);
+    assert!(matches!(write(&copy, &plain(1), 0, b"x"), Err(Fault::WrongVersion { .. })));
+    let mut expected = bytes;
+    expected[LEAF_BYTES..LEAF_BYTES + 4].copy_from_slice(b"torn");
+    assert_eq!(read_all(&copy, 2), expected);
+    write(&copy, &plain(2), 3 * LEAF_BYTES as u32 + 200, b"grown").unwrap();
+    expected.resize(3 * LEAF_BYTES + 200, 0);
+    expected.extend_from_slice(b"grown");
+    assert_eq!(read_all(&reopened(&folder), 2), expected);
+}
+
+#[test]
+fn what_a_killed_write_left_beyond_the_end_never_becomes_data() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&created(&folder), &plain(1), 0, b"short").unwrap();
+    let file = OpenOptions::new().write(true).open(folder.path().join("copy")).unwrap();
+    file.write_all_at(&[0xaa; 50_000], DATA_AT + 5).unwrap();
+    let copy = reopened(&folder);
+    write(&copy, &plain(1), 30_000, b"far").unwrap();
+    let mut expected = b"short".to_vec();
+    expected.resize(30_000, 0);
+    expected.extend_from_slice(b"far");
+    assert_eq!(read_all(&copy, 1), expected);
+}
+
+#[test]
+fn a_bad_copy_stays_bad() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = created(&folder);
+    write(&copy, &plain(1), 0, b"bytes").unwrap();
+    copy.mark_bad("a test said so");
+    for copy in [copy, reopened(&folder)] {
+        assert!(matches!(copy.read(version(1), 0, 1, &mut Vec::new()), Err(Fault::BadCopy { .. })));
+        assert!(matches!(write(&copy, &plain(1), 0, b"x"), Err(Fault::BadCopy { .. })));
+        assert!(matches!(copy.sync(), Err(Fault::BadCopy { .. })));
+        assert!(matches!(copy.raise(version(1), version(2)), Err(Fault::BadCopy { .. })));
+    }
+    assert_eq!(FLAG_OPEN & FLAG_BAD, 0);
+}

@@ -1,0 +1,11 @@
+//! One copy of one chunk as a file: its format, and every change and reading of it.
+
+pub mod format;
+
+pub mod fault;
+
+pub mod copy;
+
+pub mod change;
+
+mod check;

@@ -1,0 +1,175 @@
+//! The command line of `chunkserver`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use rfs_common::clock::SystemClock;
+use rfs_common::config;
+use rfs_common::endpoint::Endpoint;
+use rfs_common::logging::{self, LogArguments};
+use rfs_common::random::SystemRandom;
+use rfs_common::shutdown::Shutdown;
+
+use crate::config::Config;
+use crate::daemon::{self, Daemon};
+use crate::init::{InitArguments, init};
+use crate::link::stream::End;
+use crate::verify::{VerifyArguments, verify};
+
+/// Keeps copies of chunks on its volumes and serves them.
+#[derive(Debug, Parser)]
+#[command(name = "chunkserver", version, args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// A volume's folder; may be given several times
+    #[arg(long, value_name = "DIR")]
+    data: Vec<PathBuf>,
+
+    /// The master's address for clients
+    #[arg(long, value_name = "HOST[:PORT]")]
+    master: Option<Endpoint>,
+
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Folder for the file `addresses`, which says where this daemon listens
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+
+    /// Set one key of the configuration
+    #[arg(short = 'o', value_name = "KEY=VALUE", value_parser = config::parse_override)]
+    set: Vec<(String, String)>,
+
+    /// Write the configuration with its defaults and end
+    #[arg(long)]
+    print_config: bool,
+
+    #[command(flatten)]
+    log: LogArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make folders volumes of a cluster
+    Init(InitArguments),
+    /// Compare all chunks of a volume with their hashes, while no chunkserver uses it. Ends with 0 if all are good, 1 if
+    /// some are bad, 2 if the volume could not be checked
+    Verify(VerifyArguments),
+}
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = logging::init(&arguments.log) {
+        return failed(&error.into());
+    }
+    match &arguments.command {
+        Some(Command::Init(init_arguments)) => run_init(init_arguments),
+        Some(Command::Verify(verify_arguments)) => run_verify(verify_arguments),
+        None if arguments.print_config => match config::default_toml::<Config>() {
+            Ok(text) => {
+                say(text.trim_end());
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(&error.into()),
+        },
+        None => run_daemon(&arguments).unwrap_or_else(|error| failed(&error)),
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    complain(&format!("chunkserver: {error:#}"));
+    ExitCode::FAILURE
+}
+
+#[allow(clippy::print_stdout, reason = "the program's own output")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[allow(clippy::print_stderr, reason = "the program's own messages")]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}
+
+fn run_init(arguments: &InitArguments) -> ExitCode {
+    match init(arguments, &SystemRandom) {
+        Ok(initialised) => {
+            for (folder, identity, made) in initialised.volumes {
+                let what = if made { "is now" } else { "already was" };
+                say(&format!(
+                    "{} {what} volume {} of chunkserver {} in cluster {}",
+                    folder.display(),
+                    identity.volume,
+                    identity.server,
+                    identity.cluster
+                ));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn run_verify(arguments: &VerifyArguments) -> ExitCode {
+    const COULD_NOT_CHECK: u8 = 2;
+    let verified = match verify(&arguments.folder) {
+        Ok(verified) => verified,
+        Err(error) => {
+            complain(&format!("chunkserver: {error:#}"));
+            return ExitCode::from(COULD_NOT_CHECK);
+        }
+    };
+    if arguments.json {
+        match serde_json::to_string_pretty(&verified) {
+            Ok(text) => say(&text),
+            Err(error) => return failed(&error.into()),
+        }
+    } else {
+        for finding in &verified.bad {
+            say(&format!("bad: chunk {} in {}: {}", finding.chunk, finding.file.display(), finding.problem));
+        }
+        for finding in &verified.unsettled {
+            say(&format!("open in a crash, not settled yet: chunk {}: {}", finding.chunk, finding.problem));
+        }
+        say(&format!("{} chunks, {} bytes verified, {} bad", verified.chunks, verified.bytes, verified.bad.len()));
+    }
+    if verified.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn load_config(arguments: &Arguments) -> anyhow::Result<Config> {
+    let mut config: Config =
+        config::load(arguments.config.as_deref(), "RFS_CHUNKSERVER_", std::env::vars(), &arguments.set)?;
+    if !arguments.data.is_empty() {
+        config.data.clone_from(&arguments.data);
+    }
+    config.master = arguments.master.clone().or(config.master);
+    config.run_dir = arguments.run_dir.clone().or(config.run_dir);
+    Ok(config)
+}
+
+fn run_daemon(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = load_config(arguments)?;
+    let shutdown = Shutdown::on_signals()?;
+    daemon::raise_open_files_limit();
+    let clock = SystemClock::shared();
+    let running = Daemon::start(&config, &Arc::clone(&clock), &SystemRandom, &shutdown)?;
+    shutdown.wait();
+    tracing::info!("stopping: finishing requests, syncing and closing chunks");
+    match running.stop() {
+        End::Left => {
+            tracing::info!("stopped");
+            Ok(ExitCode::SUCCESS)
+        }
+        End::Refused(reason) => {
+            tracing::error!("{reason}");
+            complain(&format!("chunkserver: {reason}"));
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

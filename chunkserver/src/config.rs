@@ -1,0 +1,89 @@
+//! The chunkserver's configuration; `chunkserver --print-config` writes it with its defaults.
+
+use std::path::PathBuf;
+
+use rfs_common::endpoint::{CHUNKSERVER_DATA_PORT, Endpoint};
+use rfs_common::size::{ByteSize, Period};
+use serde::{Deserialize, Serialize};
+
+use crate::volume::store::Settings;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Folders of the volumes, each initialised with `chunkserver init`.
+    pub data: Vec<PathBuf>,
+    /// The master's address for clients. The port for chunkservers is learned from there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master: Option<Endpoint>,
+    /// Where the data port listens. Port 0 takes a free one.
+    pub listen: Endpoint,
+    /// The address that clients and other chunkservers are told. Default: the local address of the connection to the
+    /// master, with the port of `listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_address: Option<Endpoint>,
+    /// Name of this machine, to keep copies apart. Default: the one given at `chunkserver init`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Folder for the file `addresses`, which says where this daemon listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_dir: Option<PathBuf>,
+    /// Part of each volume that new chunks leave free, in thousandths of it ...
+    pub reserve_thousandths: u64,
+    /// ... but at most this much.
+    pub reserve_max: ByteSize,
+    /// A read or write that takes longer means that its volume is stalled: others are turned away until it returns.
+    pub io_deadline: Period,
+    /// The same for syncs, which wait for everything written before.
+    pub sync_deadline: Period,
+    /// How long connecting to the next copy of a chain may take.
+    pub chain_connect_deadline: Period,
+    /// How long the next copy of a chain may take to answer.
+    pub chain_answer_deadline: Period,
+    /// A chunk without changes for this long is synced and closed.
+    pub close_after: Period,
+    /// How often a volume that is out of service is tried again.
+    pub retry_interval: Period,
+    /// Chunk files kept open per volume.
+    pub open_copies_max: usize,
+    /// Data connections at the same time.
+    pub connections_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            data: Vec::new(),
+            master: None,
+            listen: Endpoint::new("0.0.0.0", CHUNKSERVER_DATA_PORT),
+            data_address: None,
+            host: None,
+            run_dir: None,
+            reserve_thousandths: 10,
+            reserve_max: ByteSize::mib(256),
+            io_deadline: Period::seconds(2),
+            sync_deadline: Period::seconds(8),
+            chain_connect_deadline: Period::seconds(2),
+            chain_answer_deadline: Period::seconds(8),
+            close_after: Period::seconds(5),
+            retry_interval: Period::seconds(2),
+            open_copies_max: 1024,
+            connections_max: 2048,
+        }
+    }
+}
+
+impl Config {
+    /// What volumes are run with.
+    pub fn volume_settings(&self) -> Settings {
+        Settings {
+            io_deadline: self.io_deadline.get(),
+            sync_deadline: self.sync_deadline.get(),
+            close_after: self.close_after.get(),
+            open_copies_max: self.open_copies_max.max(16),
+            reserve_thousandths: self.reserve_thousandths,
+            reserve_bytes_max: self.reserve_max.get(),
+        }
+    }
+}

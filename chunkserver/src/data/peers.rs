@@ -1,0 +1,207 @@
+//! Connections to other chunkservers, kept for reuse: the next copy of a chain, and the source of a replication.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rfs_common::errno::Errno;
+use rfs_common::ids::{ClusterId, ServerId};
+use rfs_proto::PROTOCOL_VERSION;
+use rfs_proto::data::{Hello, HelloReply, NextCopy};
+use rfs_proto::data_calls::DataCall;
+use rfs_proto::frame::Header;
+use rfs_proto::wire::{Connection, Envelope, WireError};
+use rustix::net::RecvFlags;
+use thiserror::Error;
+
+/// Idle connections kept to one volume of another chunkserver.
+const IDLE_MAX: usize = 32;
+
+/// Why another chunkserver did not answer.
+#[derive(Debug, Error)]
+pub enum PeerError {
+    /// No connection.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// To where.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The connection broke, or no answer came in time.
+    #[error("{address} did not answer")]
+    Wire {
+        /// Who.
+        address: String,
+        /// Why.
+        source: WireError,
+    },
+    /// It refused.
+    #[error("{address} refused: {message}")]
+    Refused {
+        /// Who.
+        address: String,
+        /// Its errno.
+        errno: u32,
+        /// Its words.
+        message: String,
+    },
+}
+
+impl PeerError {
+    /// The error number that fits best.
+    pub fn errno(&self) -> Errno {
+        match self {
+            PeerError::Connect { source, .. } => Errno::from_io(source),
+            PeerError::Wire { source, .. } if source.is_timeout() => Errno::ETIMEDOUT,
+            PeerError::Wire { source: WireError::Io(error), .. } => Errno::from_io(error),
+            PeerError::Wire { .. } => Errno::ECONNRESET,
+            PeerError::Refused { errno, .. } => Errno::from_raw(*errno as i32),
+        }
+    }
+}
+
+/// Who this chunkserver is.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its server id.
+    pub server: ServerId,
+}
+
+type Key = (String, u64);
+
+/// The pool.
+#[derive(Debug)]
+pub struct Peers {
+    idle: Mutex<HashMap<Key, Vec<Connection<TcpStream>>>>,
+    connect_deadline: Duration,
+    answer_deadline: Duration,
+}
+
+/// A request that was sent.
+#[derive(Debug)]
+pub struct Pending<'peers> {
+    peers: &'peers Peers,
+    key: Key,
+    connection: Connection<TcpStream>,
+}
+
+impl Peers {
+    /// An empty pool.
+    pub fn new(connect_deadline: Duration, answer_deadline: Duration) -> Peers {
+        Peers { idle: Mutex::default(), connect_deadline, answer_deadline }
+    }
+
+    /// Sends a request to a copy, over a connection that is there or a new one.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub fn begin<R: DataCall>(
+        &self,
+        own: Own,
+        to: &NextCopy,
+        request: &R,
+        payload: &[u8],
+    ) -> Result<Pending<'_>, PeerError> {
+        let key = (to.address.clone(), to.volume);
+        let mut connection = match self.take_idle(&key) {
+            Some(connection) => connection,
+            None => self.connect(own, to)?,
+        };
+        connection
+            .send(Envelope::request(R::FRAME_TYPE, 1), request, &[payload])
+            .map_err(|source| PeerError::Wire { address: key.0.clone(), source })?;
+        Ok(Pending { peers: self, key, connection })
+    }
+
+    /// A connection that the peer has not closed meanwhile.
+    fn take_idle(&self, key: &Key) -> Option<Connection<TcpStream>> {
+        loop {
+            let connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key)?.pop()?;
+            let mut byte = [0];
+            let seen = rustix::net::recv(connection.stream(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+            if matches!(seen, Err(rustix::io::Errno::AGAIN)) {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn connect(&self, own: Own, to: &NextCopy) -> Result<Connection<TcpStream>, PeerError> {
+        let address = to.address.clone();
+        let stream = connect_in_time(&address, self.connect_deadline, self.answer_deadline)
+            .map_err(|source| PeerError::Connect { address: address.clone(), source })?;
+        let mut connection = Connection::new(stream);
+        let (high, low) = own.cluster.to_halves();
+        let cluster: Vec<u8> = [high.to_be_bytes(), low.to_be_bytes()].concat();
+        let hello = Hello {
+            protocol_version: PROTOCOL_VERSION,
+            cluster: cluster.into(),
+            server: to.server,
+            volume: to.volume,
+            from: format!("chunkserver {}", own.server),
+        };
+        let wire = |source| PeerError::Wire { address: address.clone(), source };
+        connection.send(Envelope::request(Hello::FRAME_TYPE, 0), &hello, &[]).map_err(wire)?;
+        match connection.receive_reply::<HelloReply>(Hello::FRAME_TYPE, 0).map_err(wire)? {
+            Ok(_) => Ok(connection),
+            Err(failure) => Err(PeerError::Refused { address, errno: failure.errno, message: failure.message }),
+        }
+    }
+}
+
+/// Connects with time limits for the connection and for each answer.
+///
+/// # Errors
+/// Those of the system; that of the last address tried.
+pub fn connect_in_time(address: &str, connect: Duration, answer: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for candidate in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&candidate, connect) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(answer))?;
+                stream.set_write_timeout(Some(answer))?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+impl Pending<'_> {
+    /// Receives the answer, its payload into `payload`, and gives the connection back.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub fn finish<R: DataCall>(mut self, payload: &mut Vec<u8>) -> Result<R::Reply, PeerError> {
+        let address = self.key.0.clone();
+        let reply = self.receive::<R>(payload).map_err(|source| PeerError::Wire { address: address.clone(), source })?;
+        let mut idle = self.peers.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let connections = idle.entry(self.key).or_default();
+        if connections.len() < IDLE_MAX {
+            connections.push(self.connection);
+        }
+        drop(idle);
+        reply.map_err(|(errno, message)| PeerError::Refused { address, errno, message })
+    }
+
+    fn receive<R: DataCall>(&mut self, payload: &mut Vec<u8>) -> Result<Result<R::Reply, (u32, String)>, WireError> {
+        let header: Header = self.connection.receive_head()?;
+        if !header.is_reply() || header.frame_type != R::FRAME_TYPE {
+            return Err(WireError::OutOfPlace { expected: "the reply to a request", got: header.frame_type });
+        }
+        if header.is_error() {
+            let failure: rfs_proto::session::Failure = self.connection.message(&header)?;
+            return Ok(Err((failure.errno, failure.message)));
+        }
+        let reply = self.connection.message(&header)?;
+        payload.resize(header.payload_bytes as usize, 0);
+        self.connection.receive_payload(payload)?;
+        Ok(Ok(reply))
+    }
+}

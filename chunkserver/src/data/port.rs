@@ -1,0 +1,154 @@
+//! The listening socket of the data port, and the threads of its connections.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Shutdown as Direction, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rfs_common::background;
+use rfs_common::clock::SharedClock;
+use rfs_common::shutdown::Shutdown;
+use rfs_proto::wire::WireError;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::connection::{Served, Shared};
+
+/// How long a peer may take to accept an answer before its connection is given up.
+const SEND_LIMIT: Duration = Duration::from_secs(30);
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// A data port in service.
+#[derive(Debug)]
+pub struct Port {
+    address: SocketAddr,
+    inner: Arc<Inner>,
+    acceptor: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    connections: Mutex<HashMap<u64, TcpStream>>,
+    connections_max: usize,
+    next: AtomicU64,
+    stop: Shutdown,
+    clock: SharedClock,
+}
+
+impl Port {
+    /// Takes the listening socket and begins to serve.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn start(listener: TcpListener, shared: Arc<Shared>, connections_max: usize, clock: SharedClock) -> io::Result<Port> {
+        let address = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        let inner = Arc::new(Inner {
+            shared,
+            connections: Mutex::default(),
+            connections_max,
+            next: AtomicU64::new(0),
+            stop: Shutdown::new(),
+            clock,
+        });
+        let acceptor = Arc::clone(&inner);
+        let acceptor = background::spawn("data-port", move || acceptor.accept(&listener))?;
+        Ok(Port { address, inner, acceptor: Mutex::new(Some(acceptor)) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no new connections and requests, and waits for those under way.
+    pub fn stop(&self) {
+        self.inner.stop.request();
+        if let Some(acceptor) = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && acceptor.join().is_err()
+        {
+            tracing::debug!("the data port's thread had ended by itself");
+        }
+        for stream in self.inner.connections().values() {
+            // Ends the wait for the next request; an answer under way is still sent.
+            if let Err(error) = stream.shutdown(Direction::Read) {
+                tracing::trace!(%error, "a connection had ended by itself");
+            }
+        }
+        let deadline = self.inner.clock.monotonic() + STOP_LIMIT;
+        while !self.inner.connections().is_empty() && self.inner.clock.monotonic() < deadline {
+            self.inner.clock.sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Inner {
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+        while !self.stop.is_requested() {
+            match listener.accept() {
+                Ok((stream, from)) => {
+                    if let Err(error) = self.take(stream) {
+                        tracing::warn!(%from, %error, "a data connection could not be served");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_connection(listener),
+                Err(error) => {
+                    tracing::warn!(%error, "the data port could not accept a connection; trying again");
+                    self.clock.sleep(Duration::from_millis(50));
+                }
+            }
+        }
+    }
+
+    fn wait_for_connection(&self, listener: &TcpListener) {
+        let limit = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        let mut waiting = [PollFd::new(listener, PollFlags::IN)];
+        if let Err(error) = poll(&mut waiting, Some(&limit)) {
+            tracing::trace!(%error, "the wait for connections was interrupted");
+        }
+    }
+
+    fn take(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(SEND_LIMIT))?;
+        rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let handle = stream.try_clone()?;
+        {
+            let mut connections = self.connections();
+            if connections.len() >= self.connections_max {
+                return Err(io::Error::other("too many data connections; raise connections_max"));
+            }
+            connections.insert(number, handle);
+        }
+        let inner = Arc::clone(self);
+        let spawned = background::spawn("data", move || inner.serve(number, stream));
+        if spawned.is_err() {
+            self.connections().remove(&number);
+        }
+        spawned.map(|_| ())
+    }
+
+    fn serve(&self, number: u64, stream: TcpStream) {
+        let mut served = Served::new(Arc::clone(&self.shared), stream);
+        while !self.stop.is_requested() {
+            match served.serve_one() {
+                Ok(()) => {}
+                Err(WireError::Closed) => break,
+                Err(error) => {
+                    tracing::debug!(error = %crate::volume::identity::with_sources(&error), "a data connection ended");
+                    break;
+                }
+            }
+        }
+        self.connections().remove(&number);
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,206 @@
+//! `chunkserver init`: makes folders volumes of a cluster. Folders that already are volumes of that cluster stay as they
+//! are and lend their server id to the new ones, so a volume is added to a chunkserver by naming an old one beside it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use rfs_common::durable;
+use rfs_common::endpoint::Endpoint;
+use rfs_common::ids::{ClusterId, ServerId, VolumeId};
+use rfs_common::random::Random;
+
+use crate::link::ask::ask;
+use crate::volume::health::Ground;
+use crate::volume::identity::{Identity, Refusal};
+use crate::volume::layout::{CHUNKS, INCOMING};
+
+/// The command line of `chunkserver init`.
+#[derive(Debug, Clone, Args)]
+pub struct InitArguments {
+    /// Folders to make volumes, in production the mount points of their filesystems. All belong to one chunkserver
+    #[arg(required = true, value_name = "DIR")]
+    pub folders: Vec<PathBuf>,
+
+    /// The cluster they are for
+    #[arg(long, value_name = "ID", conflicts_with = "master")]
+    pub cluster: Option<ClusterId>,
+
+    /// Ask this master which cluster it is
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub master: Option<Endpoint>,
+
+    /// The chunkserver they belong to, if it has other volumes that are not named here
+    #[arg(long, value_name = "ID")]
+    pub server: Option<ServerId>,
+
+    /// Name of this machine: copies of a chunk go to different ones [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
+
+    /// Allow ordinary folders; a missing mount would then not be noticed
+    #[arg(long)]
+    pub not_a_mount_point: bool,
+
+    /// The storage machine behind the volumes: copies of a chunk go to different ones
+    #[arg(long, value_name = "LABEL", default_value = "")]
+    pub storage_machine: String,
+}
+
+/// What was made of the folders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Initialised {
+    /// Folder, identity, and whether it was made now.
+    pub volumes: Vec<(PathBuf, Identity, bool)>,
+}
+
+/// Initialises the folders.
+///
+/// # Errors
+/// Says what is wrong with which folder, before anything is written.
+pub fn init(arguments: &InitArguments, random: &dyn Random) -> anyhow::Result<Initialised> {
+    let cluster = wanted_cluster(arguments)?;
+    let mut found = Vec::new();
+    for folder in &arguments.folders {
+        ensure!(!found.iter().any(|(other, _)| other == folder), "{} is named twice; name it once", folder.display());
+        found.push((folder.clone(), examine(folder, cluster, arguments)?));
+    }
+    let server = common_server(&found, arguments.server)?.unwrap_or_else(|| ServerId::new(random.u64() | 1));
+    let host = arguments.host.clone().unwrap_or_else(host_name);
+    let mut volumes = Vec::new();
+    for (folder, state) in found {
+        match state {
+            Found::Volume(identity) => volumes.push((folder, identity, false)),
+            Found::Empty(ground) => {
+                let volume = VolumeId::new(random.u64() | 1);
+                let mut identity =
+                    Identity::new(cluster, volume, server, host.clone(), &ground, arguments.storage_machine.clone());
+                identity.mount_point = !arguments.not_a_mount_point;
+                make(&folder, &identity)?;
+                volumes.push((folder, identity, true));
+            }
+        }
+    }
+    Ok(Initialised { volumes })
+}
+
+enum Found {
+    Empty(Ground),
+    Volume(Identity),
+}
+
+fn wanted_cluster(arguments: &InitArguments) -> anyhow::Result<ClusterId> {
+    match (&arguments.cluster, &arguments.master) {
+        (Some(cluster), _) => Ok(*cluster),
+        (None, Some(master)) => Ok(ask(master).context("the cluster's id is not known")?.cluster),
+        (None, None) => bail!("for which cluster? Give --master HOST[:PORT], or --cluster ID while the master does not run"),
+    }
+}
+
+fn examine(folder: &Path, cluster: ClusterId, arguments: &InitArguments) -> anyhow::Result<Found> {
+    let shown = folder.display();
+    match Identity::read(folder) {
+        Ok(identity) if identity.cluster == cluster => return Ok(Found::Volume(identity)),
+        Ok(identity) => bail!(
+            "{shown} is a volume of cluster {}, not of {cluster}; empty it first if its chunks are not needed any more",
+            identity.cluster
+        ),
+        Err(Refusal::NoIdentity { .. }) => {}
+        Err(refusal) => return Err(refusal.into()),
+    }
+    if arguments.not_a_mount_point {
+        durable::create_folder(folder)?;
+    }
+    let ground = Ground::of(folder).with_context(|| format!("{shown} cannot be looked at; make the folder and mount its filesystem"))?;
+    ensure!(
+        ground.is_mount_point || arguments.not_a_mount_point,
+        "{shown} is not a mount point; mount the volume's filesystem there first, or give --not-a-mount-point if it is meant \
+         to be an ordinary folder"
+    );
+    let foreign = std::fs::read_dir(folder)?.flatten().find(|entry| entry.file_name() != "lost+found");
+    if let Some(entry) = foreign {
+        bail!("{shown} is not empty: it has {:?}; a volume begins empty", entry.file_name());
+    }
+    Ok(Found::Empty(ground))
+}
+
+fn common_server(found: &[(PathBuf, Found)], given: Option<ServerId>) -> anyhow::Result<Option<ServerId>> {
+    let mut server = given;
+    for (folder, state) in found {
+        if let Found::Volume(identity) = state {
+            let other = *server.get_or_insert(identity.server);
+            ensure!(
+                other == identity.server,
+                "{} belongs to chunkserver {}, the others to {other}; initialise each chunkserver's volumes by themselves",
+                folder.display(),
+                identity.server
+            );
+        }
+    }
+    Ok(server)
+}
+
+fn make(folder: &Path, identity: &Identity) -> anyhow::Result<()> {
+    durable::create_folder(&folder.join(CHUNKS))?;
+    durable::create_folder(&folder.join(INCOMING))?;
+    // The identity comes last: a folder is a volume once it is there.
+    identity.write(folder)?;
+    Ok(())
+}
+
+/// The machine's name.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use rfs_common::random::SeededRandom;
+
+    use super::*;
+
+    fn arguments(folders: &[&Path], cluster: u128) -> InitArguments {
+        InitArguments {
+            folders: folders.iter().map(|folder| folder.to_path_buf()).collect(),
+            cluster: Some(ClusterId::new(cluster)),
+            master: None,
+            server: None,
+            host: Some("host".into()),
+            not_a_mount_point: true,
+            storage_machine: "sto1".into(),
+        }
+    }
+
+    #[test]
+    fn volumes_of_one_call_share_a_server_and_later_ones_join_it() {
+        let random = SeededRandom::new(1);
+        let root = tempfile::tempdir().unwrap();
+        let [a, b, c] = ["a", "b", "c"].map(|name| root.path().join(name));
+        let first = init(&arguments(&[&a, &b], 5), &random).unwrap().volumes;
+        assert_eq!(first[0].1.server, first[1].1.server);
+        assert_ne!(first[0].1.volume, first[1].1.volume);
+        let later = init(&arguments(&[&a, &c], 5), &random).unwrap().volumes;
+        assert_eq!((later[0].2, later[1].2), (false, true));
+        assert_eq!(later[1].1.server, first[0].1.server);
+        assert_eq!(Identity::read(&c).unwrap(), later[1].1);
+    }
+
+    #[test]
+    fn refuses_what_is_not_empty_of_another_cluster_or_not_a_mount_point() {
+        let random = SeededRandom::new(2);
+        let root = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| root.path().join(name));
+        init(&arguments(&[&a], 5), &random).unwrap();
+        let error = init(&arguments(&[&a], 6), &random).unwrap_err().to_string();
+        assert!(error.contains("is a volume of cluster"), "{error}");
+        std::fs::create_dir(&b).unwrap();
+        let strict = InitArguments { not_a_mount_point: false, ..arguments(&[&b], 5) };
+        let error = init(&strict, &random).unwrap_err().to_string();
+        assert!(error.contains("not a mount point"), "{error}");
+        std::fs::write(b.join("file"), "").unwrap();
+        let error = init(&arguments(&[&b], 5), &random).unwrap_err().to_string();
+        assert!(error.contains("not empty"), "{error}");
+        let error = init(&InitArguments { cluster: None, ..arguments(&[&b], 5) }, &random).unwrap_err().to_string();
+        assert!(error.contains("for which cluster"), "{error}");
+    }
+}

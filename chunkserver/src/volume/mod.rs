@@ -1,0 +1,22 @@
+//! One volume: a folder (in production the mount point of a filesystem of its own) that holds copies of chunks.
+//!
+//! `identity` says whose it is, `running` whether it was closed cleanly, `health` what it stands on, `layout` where files
+//! are, `table` which copies there are, `gate` how long operations take, and `store` is the volume in use.
+
+pub mod identity;
+
+pub mod health;
+
+pub mod running;
+
+pub mod layout;
+
+pub mod gate;
+
+pub mod table;
+
+pub mod store;
+
+pub mod scan;
+
+pub mod upkeep;

@@ -1,0 +1,95 @@
+//! Whether a volume was closed cleanly, and if not, whether the page cache survived: the file `running.toml`.
+//!
+//! It is written when a volume is opened (with the machine's boot id and the mount's number) and again when it has been
+//! closed with everything synced. `kill -9` leaves boot and mount as they were: whatever the daemon had written is in the
+//! page cache. A power cut, a reboot or a new mount changes one of them: writes that were not synced may be missing.
+
+use std::path::Path;
+
+use rfs_common::durable::{self, FileError};
+use serde::{Deserialize, Serialize};
+
+use super::health::Ground;
+
+const FILE_NAME: &str = "running.toml";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// How the last use of a volume ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastEnd {
+    /// Everything was synced and no chunk was left open.
+    Clean,
+    /// The daemon ended, the kernel and the mount did not.
+    ProcessEnded,
+    /// The machine or the mount went down, or it is not known.
+    PowerCut,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Mark {
+    clean: bool,
+    boot: String,
+    mount: u64,
+}
+
+/// How the last use of the volume ended. No mark at all means that it never was in use.
+pub fn last_end(folder: &Path, ground: &Ground) -> LastEnd {
+    let text = match durable::read_text_limited(&folder.join(FILE_NAME), 4096) {
+        Err(error) if error.is_not_found() => return LastEnd::Clean,
+        Err(_) => return LastEnd::PowerCut,
+        Ok(text) => text,
+    };
+    match toml::from_str::<Mark>(&text) {
+        Ok(mark) if mark.clean => LastEnd::Clean,
+        Ok(mark) if mark.mount != 0 && mark.mount == ground.mount && boot_id().as_ref() == Some(&mark.boot) => LastEnd::ProcessEnded,
+        _ => LastEnd::PowerCut,
+    }
+}
+
+/// Notes durably that the volume is in use.
+///
+/// # Errors
+/// Those of the system.
+pub fn mark_in_use(folder: &Path, ground: &Ground) -> Result<(), FileError> {
+    write(folder, ground, false)
+}
+
+/// Notes durably that the volume has been closed cleanly.
+///
+/// # Errors
+/// Those of the system.
+pub fn mark_clean(folder: &Path, ground: &Ground) -> Result<(), FileError> {
+    write(folder, ground, true)
+}
+
+fn write(folder: &Path, ground: &Ground, clean: bool) -> Result<(), FileError> {
+    let mark = Mark { clean, boot: boot_id().unwrap_or_default(), mount: ground.mount };
+    let text = toml::to_string(&mark).expect("a mark is plain fields, which TOML can hold");
+    durable::write_atomically(&folder.join(FILE_NAME), text.as_bytes())
+}
+
+fn boot_id() -> Option<String> {
+    durable::read_text_limited(Path::new(BOOT_ID), 100).ok().map(|text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_a_clean_end_from_a_killed_process_and_from_a_new_mount() {
+        let folder = tempfile::tempdir().unwrap();
+        let ground = Ground::of(folder.path()).unwrap();
+        assert_eq!(last_end(folder.path(), &ground), LastEnd::Clean);
+        mark_in_use(folder.path(), &ground).unwrap();
+        if ground.mount != 0 {
+            assert_eq!(last_end(folder.path(), &ground), LastEnd::ProcessEnded);
+        }
+        let remounted = Ground { mount: ground.mount + 1, ..ground.clone() };
+        assert_eq!(last_end(folder.path(), &remounted), LastEnd::PowerCut);
+        mark_clean(folder.path(), &ground).unwrap();
+        assert_eq!(last_end(folder.path(), &remounted), LastEnd::Clean);
+        std::fs::write(folder.path().join(FILE_NAME), "clean = ").unwrap();
+        assert_eq!(last_end(folder.path(), &ground), LastEnd::PowerCut);
+    }
+}

@@ -1,0 +1,669 @@
+//! A volume in use: every operation on its copies, with deadlines, and what their failures mean for the volume.
+//!
+//! An operation passes the gate, finds its copy (opening the file if it is not open), and works under that copy's own
+//! lock. Failures go through [`Volume::note`]: a bad copy is reported to the master, an error of the filesystem takes the
+//! volume out of service or makes it read-only.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rfs_common::clock::{Monotonic, SharedClock};
+use rfs_common::errno::Errno;
+use rfs_common::folder_lock::FolderLock;
+use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
+use rfs_proto::cluster::VolumeState;
+use tokio::sync::mpsc;
+
+use crate::chunk::change::{Action, Terms};
+use crate::chunk::copy::{ChunkCopy, Held, OpenFault, Served};
+use crate::chunk::fault::{Fault, IoOperation};
+
+use super::gate::{Gate, Pass};
+use super::health::{Ground, Space};
+use super::identity::Identity;
+use super::layout::Layout;
+use super::running::LastEnd;
+use super::table::{Known, Table};
+
+/// What a volume is run with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Reads and writes that take longer mean that the volume is stalled.
+    pub io_deadline: Duration,
+    /// The same for syncs, which wait for everything written before.
+    pub sync_deadline: Duration,
+    /// A copy without changes for this long is synced and closed.
+    pub close_after: Duration,
+    /// Open files per volume.
+    pub open_copies_max: usize,
+    /// Part of the volume that new chunks leave free, in thousandths.
+    pub reserve_thousandths: u64,
+    /// At most this much of it, in bytes.
+    pub reserve_bytes_max: u64,
+}
+
+/// A copy found bad, for the master.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadCopy {
+    /// On which volume.
+    pub volume: VolumeId,
+    /// Of which chunk.
+    pub chunk: ChunkId,
+    /// The version, or 0 if not even that can be read.
+    pub version: u32,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// Where bad copies are reported. Full: the report is dropped, since the next use of the copy reports it again.
+pub type BadCopies = mpsc::Sender<BadCopy>;
+
+/// What has been done since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Reads served.
+    pub reads: AtomicU64,
+    /// Changes applied.
+    pub writes: AtomicU64,
+    /// Bytes of those reads.
+    pub read_bytes: AtomicU64,
+    /// Bytes of those changes.
+    pub written_bytes: AtomicU64,
+}
+
+/// A volume in use.
+#[derive(Debug)]
+pub struct Volume {
+    pub(super) identity: Identity,
+    pub(super) folder: PathBuf,
+    pub(super) ground: Ground,
+    /// The folder, kept open for syncs of the filesystem and for its space.
+    pub(super) root: File,
+    pub(super) layout: Layout,
+    pub(super) table: Mutex<Table>,
+    pub(super) gate: Gate,
+    pub(super) settings: Settings,
+    pub(super) clock: SharedClock,
+    pub(super) space: Mutex<Space>,
+    pub(super) last_end: LastEnd,
+    /// Held for creations and removals of files of the same remainder, so that two do not meet at one path.
+    pub(super) files: [Mutex<()>; 16],
+    condition: Mutex<Condition>,
+    out: AtomicBool,
+    bad_copies: BadCopies,
+    pub(super) counters: Arc<Counters>,
+    _lock: FolderLock,
+}
+
+#[derive(Debug, Default)]
+struct Condition {
+    out: Option<String>,
+    read_only: Option<String>,
+}
+
+/// What [`Volume::assemble`] puts together.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) identity: Identity,
+    pub(super) folder: PathBuf,
+    pub(super) ground: Ground,
+    pub(super) root: File,
+    pub(super) space: Space,
+    pub(super) last_end: LastEnd,
+    pub(super) lock: FolderLock,
+}
+
+/// What volumes share with the daemon.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// How volumes are run.
+    pub settings: Settings,
+    /// The clock.
+    pub clock: SharedClock,
+    /// Where bad copies are reported.
+    pub bad_copies: BadCopies,
+    /// What has been done, over all volumes.
+    pub counters: Arc<Counters>,
+}
+
+impl Volume {
+    pub(super) fn assemble(parts: Parts, table: Table, around: &Surroundings) -> Volume {
+        Volume {
+            layout: Layout::new(&parts.folder),
+            identity: parts.identity,
+            folder: parts.folder,
+            ground: parts.ground,
+            root: parts.root,
+            table: Mutex::new(table),
+            gate: Gate::default(),
+            settings: around.settings.clone(),
+            clock: Arc::clone(&around.clock),
+            space: Mutex::new(parts.space),
+            last_end: parts.last_end,
+            files: Default::default(),
+            condition: Mutex::default(),
+            out: AtomicBool::new(false),
+            bad_copies: around.bad_copies.clone(),
+            counters: Arc::clone(&around.counters),
+            _lock: parts.lock,
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> VolumeId {
+        self.identity.volume
+    }
+
+    /// Its identity.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// What it stands on.
+    pub fn ground(&self) -> &Ground {
+        &self.ground
+    }
+
+    /// Whether it was not closed cleanly before.
+    pub fn was_unclean(&self) -> bool {
+        self.last_end != LastEnd::Clean
+    }
+
+    /// Its gate, for the watchdog.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Makes one change of one chunk's copy, and syncs it if asked. Gives the data's length.
+    ///
+    /// # Errors
+    /// [`Fault`]; see [`ChunkCopy::change`].
+    pub fn change(&self, chunk: ChunkId, terms: &Terms, action: Action<'_>, sync: Sync) -> Result<u32, Fault> {
+        let result = self.try_change(chunk, terms, action, sync);
+        self.noted(chunk, terms.version, result)
+    }
+
+    fn try_change(&self, chunk: ChunkId, terms: &Terms, action: Action<'_>, sync: Sync) -> Result<u32, Fault> {
+        self.check_writable()?;
+        let now = self.clock.monotonic();
+        // The first change under a version syncs.
+        let limit = if terms.version_from == Some(terms.version) { self.settings.io_deadline } else { self.settings.sync_deadline };
+        let pass = self.gate.enter(now, limit)?;
+        let (copy, made) = self.copy_or_new(chunk, terms)?;
+        copy.touch(now);
+        let changed = copy.change(terms, action);
+        if changed.is_err() && made {
+            self.unmake(&copy);
+        }
+        let length = changed?;
+        drop(pass);
+        if sync == Sync::BeforeAnswer {
+            self.sync_copy(&copy)?;
+        }
+        self.counters.writes.fetch_add(1, Ordering::Relaxed);
+        if let Action::Write { bytes, .. } = action {
+            self.counters.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        Ok(length)
+    }
+
+    /// Makes everything acknowledged of a chunk durable. Gives the data's length.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn sync(&self, chunk: ChunkId, version: ChunkVersion) -> Result<u32, Fault> {
+        let sync = || {
+            self.check_in_service()?;
+            let copy = self.copy(chunk)?;
+            let terms = Terms { version_from: Some(version), version, cut_to: None };
+            let length = copy.change(&terms, Action::Nothing)?;
+            self.sync_copy(&copy)?;
+            Ok(length)
+        };
+        let result = sync();
+        self.noted(chunk, version, result)
+    }
+
+    fn sync_copy(&self, copy: &ChunkCopy) -> Result<(), Fault> {
+        let _pass = self.gate.enter(self.clock.monotonic(), self.settings.sync_deadline)?;
+        copy.sync()?;
+        if !copy.is_entry_durable() {
+            self.layout.sync_entry(copy.chunk()).map_err(|error| Fault::io(IoOperation::Sync)(error.source))?;
+            copy.note_entry_durable();
+        }
+        Ok(())
+    }
+
+    /// Reads whole leaves into `buffer`; see [`ChunkCopy::read`].
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn read(
+        &self,
+        chunk: ChunkId,
+        version: ChunkVersion,
+        offset: u32,
+        length: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Served, Fault> {
+        let mut read = || {
+            let (copy, _pass) = self.enter(chunk, self.settings.io_deadline)?;
+            copy.read(version, offset, length, buffer)
+        };
+        let result = read();
+        let served = self.noted(chunk, version, result)?;
+        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        self.counters.read_bytes.fetch_add(served.length as u64, Ordering::Relaxed);
+        Ok(served)
+    }
+
+    /// Length and digest of a copy.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn digest(&self, chunk: ChunkId, version: ChunkVersion) -> Result<(u32, [u8; 32]), Fault> {
+        let result = self.enter(chunk, self.settings.sync_deadline).and_then(|(copy, _pass)| copy.digest(version));
+        self.noted(chunk, version, result)
+    }
+
+    /// Raises a copy durably; see [`ChunkCopy::raise`].
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn raise(&self, chunk: ChunkId, from: ChunkVersion, to: ChunkVersion) -> Result<Held, Fault> {
+        let raise = || {
+            self.check_writable()?;
+            let copy = {
+                let (copy, _pass) = self.enter(chunk, self.settings.sync_deadline)?;
+                copy.raise(from, to)?;
+                copy
+            };
+            self.sync_copy(&copy)?;
+            Ok(copy.held())
+        };
+        let result = raise();
+        self.noted(chunk, from, result)
+    }
+
+    /// Deletes a copy of exactly this version; 0 deletes a file that is no copy. That there is none is fine.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn delete(&self, chunk: ChunkId, version: u32) -> Result<(), Fault> {
+        let result = self.try_delete(chunk, version);
+        match self.noted(chunk, ChunkVersion::new(version), result) {
+            Err(Fault::NoChunk) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn try_delete(&self, chunk: ChunkId, version: u32) -> Result<(), Fault> {
+        self.check_writable()?;
+        let _pass = self.gate.enter(self.clock.monotonic(), self.settings.io_deadline)?;
+        let _files = self.lock_files(chunk);
+        let check = |held: Held| {
+            if held.version.get() == version { Ok(()) } else { Err(Fault::WrongVersion { have: held.version }) }
+        };
+        let known = self.table().find(chunk);
+        match known {
+            Known::Nothing => return Err(Fault::NoChunk),
+            Known::Damaged(_) if version == 0 => {}
+            Known::Damaged(reason) => return Err(Fault::BadCopy { reason }),
+            Known::Open(copy) => copy.retire(check)?,
+            Known::Closed(_) => self.copy(chunk)?.retire(check)?,
+        }
+        self.table().remove(chunk);
+        match fs::remove_file(self.layout.path(chunk)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Fault::io(IoOperation::Write)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A file to fetch a chunk into.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn begin_incoming(&self, chunk: ChunkId, version: ChunkVersion, number: u64) -> Result<ChunkCopy, Fault> {
+        self.check_writable()?;
+        self.check_space()?;
+        // Not in the condition itself: the table would stay locked while the copy is opened.
+        let known = self.table().find(chunk);
+        if let Known::Open(_) | Known::Closed(_) = known {
+            let have = self.copy(chunk)?.held().version;
+            if have >= version {
+                return Err(Fault::Exists { have });
+            }
+        }
+        ChunkCopy::create(self.layout.incoming(chunk, number), chunk, version)
+    }
+
+    /// Drops a file that was not fetched to its end.
+    pub fn abandon_incoming(&self, chunk: ChunkId, number: u64) {
+        let path = self.layout.incoming(chunk, number);
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::debug!(path = %path.display(), %error, "a half fetched chunk could not be removed");
+        }
+    }
+
+    /// Gives a completely fetched chunk its place, durably, instead of an older copy. It counts from then on.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn adopt(&self, incoming: &ChunkCopy, number: u64) -> Result<Held, Fault> {
+        let chunk = incoming.chunk();
+        incoming.sync()?;
+        incoming.note_entry_durable();
+        incoming.close(incoming.generation())?;
+        let _files = self.lock_files(chunk);
+        let known = self.table().find(chunk);
+        if let Known::Open(_) | Known::Closed(_) = known {
+            let new_version = incoming.held().version;
+            self.copy(chunk)?.retire(|held| {
+                if held.version < new_version { Ok(()) } else { Err(Fault::Exists { have: held.version }) }
+            })?;
+            self.table().remove(chunk);
+        }
+        let write = Fault::io(IoOperation::Write);
+        self.layout.make_folder(chunk).map_err(&write)?;
+        fs::rename(self.layout.incoming(chunk, number), self.layout.path(chunk)).map_err(&write)?;
+        self.layout.sync_entry(chunk).map_err(|error| Fault::io(IoOperation::Sync)(error.source))?;
+        let held = incoming.held();
+        self.table().add(chunk, held);
+        Ok(held)
+    }
+
+    /// What the master is told of one copy.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn held(&self, chunk: ChunkId) -> Result<Held, Fault> {
+        Ok(self.copy(chunk)?.held())
+    }
+
+    /// Every copy, as the master is told.
+    pub fn inventory(&self) -> Vec<(ChunkId, Held)> {
+        let entries = self.table().entries();
+        entries.into_iter().map(|(chunk, held, copy)| (chunk, copy.map_or(held, |copy| copy.held()))).collect()
+    }
+
+    /// Reports every file that is no copy.
+    pub fn report_damaged(&self) {
+        let damaged = self.table().damaged();
+        for (chunk, reason) in damaged {
+            self.report_bad(chunk, 0, reason);
+        }
+    }
+
+    /// How many copies there are.
+    pub fn chunk_count(&self) -> u64 {
+        self.table().count() as u64
+    }
+
+    /// Its state, and why it is not in service.
+    pub fn state(&self) -> (VolumeState, String) {
+        let condition = self.condition();
+        if let Some(reason) = &condition.out {
+            return (VolumeState::Out, reason.clone());
+        }
+        if self.gate.is_stalled() {
+            return (VolumeState::Stalled, "an operation on it does not come back".to_owned());
+        }
+        if let Some(reason) = &condition.read_only {
+            return (VolumeState::ReadOnly, reason.clone());
+        }
+        drop(condition);
+        if self.free_above_reserve() == 0 {
+            return (VolumeState::Full, "it is filled up to its reserve".to_owned());
+        }
+        (VolumeState::InService, String::new())
+    }
+
+    /// Space of the filesystem, as last looked at.
+    pub fn space(&self) -> Space {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes that new chunks may take.
+    pub fn free_above_reserve(&self) -> u64 {
+        let space = self.space();
+        let reserve = (space.total / 1000 * self.settings.reserve_thousandths).min(self.settings.reserve_bytes_max);
+        space.free.saturating_sub(reserve)
+    }
+
+    /// Takes the volume out of service.
+    pub fn take_out(&self, reason: String) {
+        let mut condition = self.condition();
+        if condition.out.is_none() {
+            tracing::error!(volume = %self.id(), folder = %self.folder.display(), reason,
+                "volume out of service; it is tried again, and comes back by itself once it works");
+            condition.out = Some(reason);
+            self.out.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether it has been taken out of service.
+    pub fn is_out(&self) -> bool {
+        self.out.load(Ordering::Acquire)
+    }
+
+    pub(super) fn read_only_reason(&self) -> Option<String> {
+        self.condition().read_only.clone()
+    }
+
+    pub(super) fn set_read_only(&self, reason: Option<String>) {
+        let mut condition = self.condition();
+        match &reason {
+            Some(reason) if condition.read_only.is_none() => {
+                tracing::error!(volume = %self.id(), folder = %self.folder.display(), reason, "volume is read-only from now on");
+            }
+            None if condition.read_only.is_some() => {
+                tracing::info!(volume = %self.id(), folder = %self.folder.display(), "volume takes writes again");
+            }
+            _ => {}
+        }
+        condition.read_only = reason;
+    }
+
+    fn enter(&self, chunk: ChunkId, limit: Duration) -> Result<(Arc<ChunkCopy>, Pass<'_>), Fault> {
+        self.check_in_service()?;
+        let now = self.clock.monotonic();
+        let pass = self.gate.enter(now, limit)?;
+        let copy = self.copy(chunk)?;
+        copy.touch(now);
+        Ok((copy, pass))
+    }
+
+    fn check_in_service(&self) -> Result<(), Fault> {
+        if !self.is_out() {
+            return Ok(());
+        }
+        Err(Fault::VolumeOut { reason: self.condition().out.clone().unwrap_or_default() })
+    }
+
+    fn check_writable(&self) -> Result<(), Fault> {
+        self.check_in_service()?;
+        match self.read_only_reason() {
+            Some(reason) => Err(Fault::ReadOnly { reason }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_space(&self) -> Result<(), Fault> {
+        if self.free_above_reserve() == 0 { Err(Fault::NoSpace) } else { Ok(()) }
+    }
+
+    /// The open copy of a chunk, opening it if needed.
+    pub(super) fn copy(&self, chunk: ChunkId) -> Result<Arc<ChunkCopy>, Fault> {
+        // Twice around at most when the file is found to be missing or replaced; the third time it is odd.
+        for _ in 0..3 {
+            let known = self.table().find(chunk);
+            let held = match known {
+                Known::Open(copy) => return Ok(copy),
+                Known::Closed(held) => held,
+                Known::Damaged(reason) => return Err(Fault::BadCopy { reason }),
+                Known::Nothing => return Err(Fault::NoChunk),
+            };
+            self.make_room();
+            match ChunkCopy::open(self.layout.path(chunk), chunk, held.suspect) {
+                Ok(copy) => {
+                    if let Some(copy) = self.table().add_open(copy) {
+                        return Ok(copy);
+                    }
+                }
+                Err(OpenFault::Fault(Fault::NoChunk)) => {
+                    self.table().add_damaged(chunk, "its file has vanished".to_owned());
+                }
+                Err(OpenFault::Fault(fault)) => return Err(fault),
+                Err(OpenFault::Header(error)) => self.table().add_damaged(chunk, error.to_string()),
+            }
+        }
+        Err(Fault::BadCopy { reason: "its file is not the one that the volume was opened with".to_owned() })
+    }
+
+    /// The copy of a chunk, made if the terms allow it; true: it was made now.
+    fn copy_or_new(&self, chunk: ChunkId, terms: &Terms) -> Result<(Arc<ChunkCopy>, bool), Fault> {
+        let found = match self.copy(chunk) {
+            Err(Fault::NoChunk | Fault::BadCopy { .. }) if terms.version_from.is_none() => None,
+            other => Some(other?),
+        };
+        if let Some(copy) = found {
+            return Self::not_another(copy, terms);
+        }
+        self.check_space()?;
+        let _files = self.lock_files(chunk);
+        let known = self.table().find(chunk);
+        match known {
+            Known::Open(copy) => return Self::not_another(copy, terms),
+            Known::Closed(_) => return Self::not_another(self.copy(chunk)?, terms),
+            Known::Nothing | Known::Damaged(_) => {}
+        }
+        self.make_room();
+        self.layout.make_folder(chunk).map_err(Fault::io(IoOperation::Write))?;
+        let path = self.layout.path(chunk);
+        let copy = match ChunkCopy::create(path.clone(), chunk, terms.version) {
+            Err(Fault::Io { errno: Errno::EEXIST, .. }) => {
+                // A file that the table does not have as a copy: its header was never written, or is damaged.
+                fs::remove_file(&path).map_err(Fault::io(IoOperation::Write))?;
+                ChunkCopy::create(path, chunk, terms.version)?
+            }
+            other => other?,
+        };
+        let mut table = self.table();
+        table.add(chunk, copy.held());
+        let copy = table.add_open(copy).ok_or(Fault::NoChunk)?;
+        Ok((copy, true))
+    }
+
+    fn not_another(copy: Arc<ChunkCopy>, terms: &Terms) -> Result<(Arc<ChunkCopy>, bool), Fault> {
+        if terms.version_from.is_none() {
+            let have = copy.held().version;
+            if have != terms.version {
+                return Err(Fault::Exists { have });
+            }
+        }
+        Ok((copy, false))
+    }
+
+    /// Takes back a copy that was made for a change that failed.
+    fn unmake(&self, copy: &ChunkCopy) {
+        let _files = self.lock_files(copy.chunk());
+        let empty = |held: Held| if held.data_length == 0 { Ok(()) } else { Err(Fault::Exists { have: held.version }) };
+        if copy.retire(empty).is_ok() {
+            self.table().remove(copy.chunk());
+            if let Err(error) = fs::remove_file(self.layout.path(copy.chunk())) {
+                tracing::warn!(volume = %self.id(), chunk = %copy.chunk(), %error, "a chunk that was not made left its file");
+            }
+        }
+    }
+
+    /// Keeps the number of open copies bounded.
+    fn make_room(&self) {
+        let limit = self.settings.open_copies_max;
+        let unsynced = {
+            let mut table = self.table();
+            if table.open_count() < limit {
+                return;
+            }
+            let oldest_unsynced = table.evict(limit - limit / 8);
+            if table.open_count() < 2 * limit { None } else { oldest_unsynced }
+        };
+        if let Some(copy) = unsynced
+            && let Err(fault) = self.sync_copy(&copy)
+        {
+            self.note(copy.chunk(), copy.held().version, &fault);
+        }
+    }
+
+    fn noted<T>(&self, chunk: ChunkId, version: ChunkVersion, result: Result<T, Fault>) -> Result<T, Fault> {
+        result.inspect_err(|fault| self.note(chunk, version, fault))
+    }
+
+    /// Draws the consequences of a failure.
+    pub(super) fn note(&self, chunk: ChunkId, version: ChunkVersion, fault: &Fault) {
+        match fault {
+            Fault::BadCopy { reason } => self.report_bad(chunk, version.get(), reason.clone()),
+            Fault::Io { operation, errno } => {
+                let reason = format!("could not {operation}: {errno}");
+                tracing::warn!(volume = %self.id(), %chunk, reason, "I/O failed");
+                match (*operation, *errno) {
+                    (_, Errno::EROFS) => self.set_read_only(Some(reason)),
+                    (IoOperation::Write | IoOperation::Sync, Errno::EIO | Errno::ENOSPC) => {
+                        self.report_bad(chunk, version.get(), reason.clone());
+                        self.set_read_only(Some(reason));
+                    }
+                    // One sector that cannot be read; whether the whole volume is meant, the probe finds out.
+                    (_, Errno::EIO) => self.report_bad(chunk, version.get(), reason),
+                    (_, Errno::EUCLEAN | Errno::ESHUTDOWN | Errno::ENODEV | Errno::ENXIO | Errno::ESTALE) => {
+                        self.take_out(reason);
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn report_bad(&self, chunk: ChunkId, version: u32, reason: String) {
+        let report = BadCopy { volume: self.id(), chunk, version, reason };
+        if self.bad_copies.try_send(report).is_err() {
+            tracing::debug!(volume = %self.id(), %chunk, "too many bad copies at once; this one is reported at its next use");
+        }
+    }
+
+    pub(super) fn lock_files(&self, chunk: ChunkId) -> MutexGuard<'_, ()> {
+        self.files[(chunk.get() % 16) as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.condition.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn now(&self) -> Monotonic {
+        self.clock.monotonic()
+    }
+}
+
+/// Whether a change is made durable before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// It is.
+    BeforeAnswer,
+    /// When a sync asks for it, or in the background.
+    Later,
+}
+
+#[cfg(test)]
+#[path = "store_test.rs"]
+mod tests;

@@ -1,0 +1,79 @@
+//! The administration against a small namespace in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use rfs_common::ids::InodeId;
+use tokio_stream::StreamExt;
+
+use super::*;
+use crate::exports::{Exports, ExportsConfig};
+use crate::namespace::records::{EntryRecord, InodeRecord, NodeKind, Stamp, entry_key, inode_key};
+use crate::namespace::source::{Change, Table};
+use crate::status::test_master::TestMaster;
+
+fn put(master: &TestMaster, table: Table, key: Vec<u8>, value: Vec<u8>) {
+    master.records.apply(&[Change::Put { table, key, value }]);
+}
+
+fn add(master: &TestMaster, parent: u64, name: &str, inode: u64, kind: NodeKind) {
+    let stamp = Stamp { seconds: 0, nanoseconds: 0 };
+    let mut node = InodeRecord { goal: 2, parent, accessed: stamp, modified: stamp, changed: stamp, created: stamp, ..Default::default() };
+    node.set_kind(kind);
+    put(master, Table::Inodes, inode_key(InodeId::new(inode)), node.encode_to_vec());
+    if !name.is_empty() {
+        let mut entry = EntryRecord { inode, cookie: inode + 3, ..Default::default() };
+        entry.set_kind(kind);
+        put(master, Table::Entries, entry_key(InodeId::new(parent), name.as_bytes()), entry.encode_to_vec());
+    }
+}
+
+fn service() -> (Arc<TestMaster>, AdminService) {
+    let master = TestMaster::new();
+    add(&master, 1, "", 1, NodeKind::Directory);
+    add(&master, 1, "a", 2, NodeKind::Directory);
+    add(&master, 2, "link", 3, NodeKind::Symlink);
+    for file in 0..150 {
+        add(&master, 2, &format!("f{file}"), 10 + file, NodeKind::File);
+    }
+    let config = ExportsConfig { folder: "/nonexistent".into(), interval: Duration::from_secs(1), keep: 1 };
+    let gatherer = Gatherer::new(master.clone(), None, Exports::new(config), "0");
+    (master, AdminService::new(Arc::new(gatherer)))
+}
+
+#[tokio::test]
+async fn a_recursive_goal_reaches_files_and_directories_in_batches() {
+    let (master, service) = service();
+    let request = wire::SetGoalRequest { inode: 0, path: "/".to_owned(), goal: 3, recursive: true };
+    let mut stream = service.set_goal(Request::new(request)).await.unwrap().into_inner();
+    let mut last = wire::SetGoalProgress::default();
+    while let Some(progress) = stream.next().await {
+        last = progress.unwrap();
+    }
+    assert_eq!((last.seen, last.done), (152, true));
+    let batches = master.goals.lock().unwrap();
+    assert!(batches.iter().all(|(nodes, goal)| nodes.len() <= 64 && goal.get() == 3));
+    let reached: std::collections::BTreeSet<u64> = batches.iter().flat_map(|(nodes, _)| nodes).map(|node| node.get()).collect();
+    assert!(reached.contains(&1) && reached.contains(&2) && reached.contains(&159) && !reached.contains(&3));
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_there_is_refused_in_words() {
+    let (_, service) = service();
+    let request = wire::FileRequest { inode: 0, path: "/a/nothing".to_owned() };
+    let refused = service.get_file_info(Request::new(request)).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (tonic::Code::NotFound, "there is no /a/nothing in the cluster"));
+    let request = wire::FileRequest { inode: 0, path: "/a/f7".to_owned() };
+    let info = service.get_file_info(Request::new(request)).await.unwrap().into_inner();
+    assert_eq!((info.inode, info.kind.as_str(), info.health.as_str()), (17, "file", "ok (no data)"));
+    let request = wire::SetGoalRequest { inode: 1, path: String::new(), goal: 10, recursive: false };
+    assert_eq!(service.set_goal(Request::new(request)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_known_is_not_forgotten() {
+    let (_, service) = service();
+    let refused = service.forget_server(Request::new(wire::ForgetServerRequest { server: 5 })).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound);
+}

@@ -1,0 +1,215 @@
+//! Single events whose outcome the random lives do not pin down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rfs_common::clock::Monotonic;
+use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId, ServerId, SessionId, VolumeId};
+use rfs_common::random::SeededRandom;
+
+use super::*;
+
+const WHOLE: InventoryPart = InventoryPart { first: true, last: true };
+
+fn at(seconds: u64) -> Monotonic {
+    Monotonic::from_start(Duration::from_secs(seconds))
+}
+
+fn table(config: ChunksConfig) -> Chunks {
+    Chunks::new(config, Arc::new(SeededRandom::new(7)), Monotonic::START)
+}
+
+fn report(volume: u64, machine: &str) -> VolumeReport {
+    VolumeReport {
+        volume: VolumeId::new(volume),
+        path: format!("/v{volume}"),
+        state: VolumeState::InService,
+        reason: String::new(),
+        total: 1 << 40,
+        free: 1 << 39,
+        chunks: 0,
+        storage_machine: machine.to_owned(),
+    }
+}
+
+fn registration(server: u64, volumes: Vec<VolumeReport>) -> Registration {
+    let (host, address) = (format!("h{server}"), format!("h{server}:1"));
+    Registration { server: ServerId::new(server), host, address, version: String::new(), volumes }
+}
+
+/// Server N has volume N0 with these copies.
+fn connect(chunks: &mut Chunks, server: u64, copies: &[Held]) {
+    let stream = StreamId(server);
+    let now = chunks.now;
+    chunks.register(now, registration(server, vec![report(server * 10, "")]), stream, Signal::default()).unwrap();
+    chunks.inventory(now, ServerId::new(server), stream, VolumeId::new(server * 10), copies, WHOLE);
+}
+
+fn held(chunk: u64, version: u32) -> Held {
+    Held { chunk: ChunkId::new(chunk), version: ChunkVersion::new(version), open: false, suspect: false }
+}
+
+fn info(version: u32, granted: u32, goal: Goal) -> ChunkInfo {
+    let (version, granted) = (ChunkVersion::new(version), ChunkVersion::new(granted));
+    ChunkInfo { inode: InodeId::new(9), version, granted, goal }
+}
+
+fn commands(chunks: &mut Chunks, server: u64) -> Vec<Order> {
+    chunks.take_commands(ServerId::new(server), StreamId(server)).into_iter().map(|command| command.order).collect()
+}
+
+fn pass(chunks: &mut Chunks, seconds: u64, alive: &[u64]) {
+    let end = chunks.now + Duration::from_secs(seconds);
+    while chunks.now < end {
+        let now = chunks.now + Duration::from_secs(1);
+        for server in alive {
+            chunks.heartbeat(now, ServerId::new(*server), StreamId(*server), Vec::new(), Traffic::default());
+        }
+        chunks.tick(now);
+    }
+}
+
+#[test]
+fn orphans_wait_for_their_grace_and_newer_ids_are_never_deleted() {
+    let grace = Duration::from_secs(100);
+    let mut chunks = table(ChunksConfig { orphan_grace: grace, ..ChunksConfig::default() });
+    chunks.set_next_chunk(ChunkId::new(50));
+    connect(&mut chunks, 1, &[held(49, 1), held(50, 1)]);
+    assert_eq!(chunks.summary().orphans, 2);
+    pass(&mut chunks, 99, &[1]);
+    assert!(commands(&mut chunks, 1).is_empty());
+    pass(&mut chunks, 300, &[1]);
+    let orders = commands(&mut chunks, 1);
+    assert!(!orders.is_empty());
+    let about_49 = |order: &Order| matches!(order, Order::Delete { chunk, .. } if *chunk == ChunkId::new(49));
+    assert!(orders.iter().all(about_49), "{orders:?}");
+}
+
+#[test]
+fn a_copy_newer_than_its_record_is_neither_read_nor_deleted() {
+    let mut chunks = table(ChunksConfig::default());
+    chunks.load(ChunkId::new(1), info(3, 3, Goal::ONE));
+    connect(&mut chunks, 1, &[held(1, 4)]);
+    connect(&mut chunks, 2, &[held(1, 3)]);
+    pass(&mut chunks, 60, &[1, 2]);
+    let places = chunks.places(ChunkId::new(1));
+    assert_eq!(places.iter().map(|place| place.server).collect::<Vec<_>>(), [ServerId::new(2)]);
+    assert!(commands(&mut chunks, 1).is_empty() && commands(&mut chunks, 2).is_empty());
+}
+
+#[test]
+fn a_repair_waits_for_the_delay_unless_one_copy_is_left() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    chunks.load(ChunkId::new(1), info(1, 1, Goal::new(3).unwrap()));
+    chunks.load(ChunkId::new(2), info(1, 1, Goal::TWO));
+    connect(&mut chunks, 1, &[held(1, 1), held(2, 1)]);
+    connect(&mut chunks, 2, &[held(1, 1), held(2, 1)]);
+    connect(&mut chunks, 3, &[held(1, 1)]);
+    connect(&mut chunks, 4, &[]);
+    chunks.tick(at(0));
+    assert!((1..=4).all(|server| commands(&mut chunks, server).is_empty()));
+    chunks.disconnected(at(0), ServerId::new(2), StreamId(2));
+    pass(&mut chunks, 5, &[1, 3, 4]);
+    let orders: Vec<Order> = [3, 4].into_iter().flat_map(|server| commands(&mut chunks, server)).collect();
+    assert!(matches!(&orders[..], [Order::Replicate { chunk, .. }] if *chunk == ChunkId::new(2)), "{orders:?}");
+    pass(&mut chunks, 6, &[1, 3, 4]);
+    let orders = commands(&mut chunks, 4);
+    assert!(matches!(&orders[..], [Order::Replicate { chunk, .. }] if *chunk == ChunkId::new(1)), "{orders:?}");
+}
+
+#[test]
+fn the_outage_of_a_storage_machine_is_waited_out() {
+    let config = ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() };
+    let mut chunks = table(config);
+    for server in 1..=4_u64 {
+        let volumes = vec![report(server * 10, "sto1"), report(server * 10 + 1, "sto2")];
+        chunks.register(at(0), registration(server, volumes), StreamId(server), Signal::default()).unwrap();
+        for volume in [server * 10, server * 10 + 1] {
+            let copies = [held(1, 1)];
+            let copies = if volume == 10 || volume == 21 { &copies[..] } else { &[] };
+            chunks.load(ChunkId::new(1), info(1, 1, Goal::TWO));
+            chunks.inventory(at(0), ServerId::new(server), StreamId(server), VolumeId::new(volume), copies, WHOLE);
+        }
+    }
+    assert_eq!(chunks.summary().under_goal, 0);
+    for server in 1..=4 {
+        let stalled = VolumeReport { state: VolumeState::Stalled, ..report(server * 10, "sto1") };
+        chunks.heartbeat(at(1), ServerId::new(server), StreamId(server), vec![stalled], Traffic::default());
+    }
+    pass(&mut chunks, 120, &[1, 2, 3, 4]);
+    assert!(chunks.summary().repairs_wait.unwrap().contains("storage machine sto1"));
+    assert!((1..=4).all(|server| commands(&mut chunks, server).is_empty()));
+    pass(&mut chunks, 300, &[1, 2, 3, 4]);
+    assert!((1..=4).any(|server| !commands(&mut chunks, server).is_empty()));
+}
+
+#[test]
+fn a_chunk_committed_across_a_restart_is_looked_for_everywhere() {
+    let mut chunks = table(ChunksConfig::default());
+    chunks.load(ChunkId::new(1), info(0, 1, Goal::ONE));
+    connect(&mut chunks, 1, &[]);
+    // The writer, whose places the restarted master does not know, made the copy after the inventory and commits.
+    chunks.changed(ChunkId::new(1), info(1, 1, Goal::ONE));
+    let taken = chunks.take_commands(ServerId::new(1), StreamId(1));
+    assert!(matches!(taken[0].order, Order::Raise { from, to, .. } if from == to));
+    let (command, version) = (taken[0].id, ChunkVersion::new(1));
+    let result = CommandResult { command, done: true, errno: 0, message: String::new(), version, length: 5 };
+    chunks.command_result(at(1), ServerId::new(1), StreamId(1), &result);
+    assert_eq!(chunks.places(ChunkId::new(1)).len(), 1);
+    assert!(chunks.summary().fully_replicated);
+}
+
+#[test]
+fn suspect_copies_are_settled_and_the_last_resort_of_readers() {
+    let mut chunks = table(ChunksConfig::default());
+    chunks.load(ChunkId::new(1), info(2, 2, Goal::TWO));
+    let suspect = Held { suspect: true, ..held(1, 2) };
+    connect(&mut chunks, 1, &[suspect]);
+    connect(&mut chunks, 2, &[suspect]);
+    assert_eq!((chunks.wants_settling(), chunks.places(ChunkId::new(1)).len()), (vec![ChunkId::new(1)], 2));
+    connect(&mut chunks, 4, &[]);
+    connect(&mut chunks, 3, &[held(1, 2)]);
+    assert!(chunks.wants_settling().is_empty());
+    assert_eq!(chunks.places(ChunkId::new(1)).len(), 1);
+    // Without a server for a fresh copy, a suspect one has to become old before it can be replaced.
+    chunks.disconnected(at(1), ServerId::new(4), StreamId(4));
+    pass(&mut chunks, 6, &[1, 2, 3]);
+    assert_eq!(chunks.wants_settling(), [ChunkId::new(1)]);
+}
+
+#[test]
+fn the_copies_of_a_grant_are_the_candidates_and_those_away_are_waited_for() {
+    let mut chunks = table(ChunksConfig::default());
+    chunks.load(ChunkId::new(1), info(2, 2, Goal::TWO));
+    (1..=3).for_each(|server| connect(&mut chunks, server, &[held(1, 2)]));
+    let places = chunks.begin_write(ChunkId::new(1), SessionId::new(1)).unwrap();
+    assert_eq!(chunks.begin_write(ChunkId::new(1), SessionId::new(2)), Err(WriteRefusal::Busy));
+    chunks.changed(ChunkId::new(1), info(2, 3, Goal::TWO));
+    chunks.granted(ChunkId::new(1), ChunkVersion::new(2), ChunkVersion::new(3), &places[..2]);
+    let away = places[0].server;
+    chunks.disconnected(at(1), away, StreamId(away.get()));
+    let view = chunks.settle_candidates(ChunkId::new(1));
+    assert_eq!(view.candidates.iter().map(|candidate| candidate.place.server).collect::<Vec<_>>(), [places[1].server]);
+    assert_eq!(view.missing, [places[0].volume]);
+}
+
+#[test]
+fn copies_stay_apart_as_far_as_there_are_machines() {
+    let mut chunks = table(ChunksConfig::default());
+    for server in 1..=2_u64 {
+        let volumes = vec![report(server * 10, "sto1"), report(server * 10 + 1, "sto2")];
+        chunks.register(at(0), registration(server, volumes), StreamId(server), Signal::default()).unwrap();
+        for volume in [server * 10, server * 10 + 1] {
+            chunks.inventory(at(0), ServerId::new(server), StreamId(server), VolumeId::new(volume), &[], WHOLE);
+        }
+    }
+    for _ in 0..100 {
+        let places = chunks.choose_new(Goal::TWO, &[]).unwrap();
+        let machines: Vec<u64> = places.iter().map(|place| place.volume.get() % 10).collect();
+        assert!(places[0].server != places[1].server && machines[0] != machines[1], "{places:?}");
+    }
+    chunks.disconnected(at(1), ServerId::new(2), StreamId(2));
+    let refused = chunks.choose_new(Goal::TWO, &[]).unwrap_err();
+    assert_eq!((refused.found, refused.needed, refused.full), (1, 2, 0));
+    assert_eq!(chunks.choose_new(Goal::ONE, &[]).unwrap().len(), 1);
+}

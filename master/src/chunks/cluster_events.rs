@@ -1,0 +1,428 @@
+//! What chunkservers say: registrations, inventories, heartbeats, bad copies, and their silence.
+//!
+//! Every event names its stream; what comes from a stream that was replaced or ended is ignored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rfs_common::clock::Monotonic;
+use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
+
+use super::Chunks;
+use super::deletion::Orphan;
+use super::index::{ChunkSet, CopyFlags, HeldCopy};
+use super::servers::{Inventory, Signal, Traffic};
+use super::types::{
+    Command, CopyFault, Held, Registration, RegistrationRefusal, Severity, StreamId, VolumeReport, VolumeState,
+};
+
+/// Volumes a master can number.
+const VOLUMES_MAX: usize = 60_000;
+/// An inventory that does not begin is asked for again after this long.
+const INVENTORY_ASK_AGAIN: Duration = Duration::from_secs(15);
+
+impl Chunks {
+    /// A server that was known before the master started, so that its absence is seen.
+    pub fn know_server(&mut self, registration: Registration) {
+        let server = self.servers.server_mut(registration.server);
+        server.host = registration.host;
+        server.address = Arc::from(registration.address);
+        server.version = registration.version;
+        for mut report in registration.volumes {
+            if self.servers.volume_count() < VOLUMES_MAX {
+                report.free = 0;
+                self.servers.adopt(registration.server, report);
+            }
+        }
+    }
+
+    /// A chunkserver connected. An earlier stream of the same server is void from now on. The signal is raised whenever
+    /// there are commands to take.
+    pub fn register(
+        &mut self,
+        now: Monotonic,
+        registration: Registration,
+        stream: StreamId,
+        signal: Signal,
+    ) -> Result<(), RegistrationRefusal> {
+        self.now = self.now.max(now);
+        self.check_registration(&registration)?;
+        let id = registration.server;
+        self.end_stream(id);
+        self.notice(Severity::Information, format!("chunkserver {id} on {} has connected", registration.host));
+        let server = self.servers.server_mut(id);
+        server.host = registration.host;
+        server.address = Arc::from(registration.address);
+        server.version = registration.version;
+        server.stream = Some(stream);
+        server.signal = signal;
+        server.last_heard = Some(now);
+        server.registered = Some(now);
+        server.leaving = false;
+        let named: Vec<VolumeId> = registration.volumes.iter().map(|report| report.volume).collect();
+        for report in registration.volumes {
+            let slot = self.servers.adopt(id, report);
+            let volume = self.servers.volume_mut(slot);
+            volume.inventory = Inventory::Awaited;
+            // It comes unasked after a registration.
+            volume.inventory_asked = Some(now);
+        }
+        self.note_unnamed_volumes(id, &named);
+        Ok(())
+    }
+
+    fn check_registration(&self, registration: &Registration) -> Result<(), RegistrationRefusal> {
+        let duplicates = registration.volumes.iter().filter_map(|report| {
+            let volume = self.servers.volume(self.servers.slot(report.volume)?);
+            let holder = self.servers.servers.get(&volume.server)?;
+            let elsewhere = holder.id != registration.server && holder.stream.is_some();
+            elsewhere.then(|| (report.volume, report.path.clone(), holder.id, holder.host.clone()))
+        });
+        let duplicates: Vec<_> = duplicates.collect();
+        if !duplicates.is_empty() {
+            return Err(RegistrationRefusal::DuplicateVolumes(duplicates));
+        }
+        let known = self.servers.volume_count();
+        if known + registration.volumes.len() > VOLUMES_MAX {
+            return Err(RegistrationRefusal::TooManyVolumes(known));
+        }
+        Ok(())
+    }
+
+    fn note_unnamed_volumes(&mut self, id: ServerId, named: &[VolumeId]) {
+        for slot in self.servers.server_mut(id).slots.clone() {
+            let volume = self.servers.volume_mut(slot);
+            if !named.contains(&volume.id) {
+                volume.report.state = VolumeState::Out;
+                volume.report.reason = "its chunkserver did not name it when it registered".to_owned();
+                volume.inventory = Inventory::Awaited;
+            }
+        }
+    }
+
+    /// Part of the list of all copies on a volume. The volume counts once the last part is there.
+    pub fn inventory(
+        &mut self,
+        now: Monotonic,
+        server: ServerId,
+        stream: StreamId,
+        volume: VolumeId,
+        held: &[Held],
+        part: InventoryPart,
+    ) {
+        self.now = self.now.max(now);
+        let Some(slot) = self.volume_of(server, stream, volume) else { return };
+        self.heard(server);
+        let state = &mut self.servers.volume_mut(slot).inventory;
+        if part.first {
+            *state = Inventory::Receiving(ChunkSet::default());
+        }
+        let Inventory::Receiving(seen) = state else { return };
+        seen.extend(held.iter().map(|held| held.chunk));
+        for held in held {
+            self.hold(slot, held);
+        }
+        if part.last {
+            self.end_inventory(slot);
+        }
+    }
+
+    /// The slot of the volume, if this stream may speak for it.
+    fn volume_of(&self, server: ServerId, stream: StreamId, volume: VolumeId) -> Option<u16> {
+        let slot = self.servers.slot(volume)?;
+        let speaks = self.servers.is_stream_of(server, stream) && self.servers.volume(slot).server == server;
+        speaks.then_some(slot)
+    }
+
+    fn heard(&mut self, server: ServerId) {
+        let now = self.now;
+        self.servers.server_mut(server).last_heard = Some(now);
+    }
+
+    fn hold(&mut self, slot: u16, held: &Held) {
+        let now = self.now;
+        let version = held.version.get();
+        let unknown = Orphan { version, since: now };
+        let Some(entry) = self.entries.get_mut(&held.chunk) else {
+            self.orphans.entry((slot, held.chunk)).or_insert(unknown).version = version;
+            return;
+        };
+        if entry.copy_on(slot).is_none() {
+            entry.push_copy(HeldCopy { version, slot, flags: CopyFlags::NONE });
+        }
+        let Some(copy) = entry.copy_on_mut(slot) else { return };
+        if copy.version != version {
+            copy.version = version;
+            copy.flags.clear(CopyFlags::BAD);
+        }
+        if held.suspect {
+            copy.flags.set(CopyFlags::SUSPECT);
+        } else {
+            copy.flags.clear(CopyFlags::SUSPECT);
+        }
+        let copy = *copy;
+        if entry.is_anomaly(&copy) {
+            self.orphans.entry((slot, held.chunk)).or_insert(unknown).version = version;
+        } else {
+            self.orphans.remove(&(slot, held.chunk));
+        }
+        self.servers.add_chunk(slot, held.chunk);
+        self.refresh(held.chunk);
+    }
+
+    /// Everything that was not named is not there; what is there counts.
+    fn end_inventory(&mut self, slot: u16) {
+        let volume = self.servers.volume_mut(slot);
+        let Inventory::Receiving(seen) = std::mem::replace(&mut volume.inventory, Inventory::Complete) else { return };
+        volume.was_inventoried = true;
+        let missing: Vec<ChunkId> = volume.chunks.iter().filter(|chunk| !seen.contains(*chunk)).copied().collect();
+        for chunk in missing {
+            let copy = self.entries.get(&chunk).and_then(|entry| entry.copy_on(slot));
+            // The writer may create the copy of a new chunk, or the copy may have been listed before it did.
+            if !copy.is_some_and(|copy| copy.flags.has(CopyFlags::GRANTED)) {
+                self.drop_copy(slot, chunk);
+            }
+        }
+        let of_volume = self.orphans.range((slot, ChunkId::new(0))..=(slot, ChunkId::new(u64::MAX)));
+        let gone: Vec<(u16, ChunkId)> = of_volume.map(|(key, _)| *key).filter(|key| !seen.contains(&key.1)).collect();
+        for key in gone {
+            self.orphans.remove(&key);
+        }
+        self.report_orphans(slot);
+        self.update_counting(slot);
+        self.schedule();
+    }
+
+    fn report_orphans(&mut self, slot: u16) {
+        let of_volume = self.orphans.range((slot, ChunkId::new(0))..=(slot, ChunkId::new(u64::MAX)));
+        let (mut unknown, mut newer, mut beyond) = (0_u64, 0_u64, 0_u64);
+        for ((_, chunk), _) in of_volume {
+            match (self.entries.contains_key(chunk), *chunk >= self.next_chunk) {
+                (true, _) => newer += 1,
+                (false, true) => beyond += 1,
+                (false, false) => unknown += 1,
+            }
+        }
+        let volume = self.servers.volume(slot);
+        let (path, server, days) = (volume.report.path.clone(), volume.server, self.config.orphan_grace.as_secs() / 86_400);
+        if beyond + newer > 0 {
+            self.notice(Severity::Error, format!(
+                "{path} of chunkserver {server} holds {} copies that are newer than this metadata: it seems to come from an older \
+                 export; they are kept", beyond + newer));
+        }
+        if unknown > 0 {
+            self.notice(Severity::Warning, format!(
+                "{path} of chunkserver {server} holds {unknown} copies of chunks that are not known; they are deleted after {days} days"));
+        }
+    }
+
+    /// Decides anew whether the volume counts; if that changed, brings all its chunks in step.
+    fn update_counting(&mut self, slot: u16) {
+        let volume = self.servers.volume(slot);
+        let connected = self.servers.servers.get(&volume.server).is_some_and(|server| server.stream.is_some());
+        let complete = matches!(volume.inventory, Inventory::Complete) || volume.counts && connected && self.is_receiving(slot);
+        let counts = connected && complete && volume.report.state.is_readable() && !volume.forgotten;
+        if counts == volume.counts {
+            return;
+        }
+        let now = self.now;
+        let volume = self.servers.volume_mut(slot);
+        volume.counts = counts;
+        volume.vanished = (!counts).then_some(now);
+        self.refresh_volume(slot);
+        self.reconsider_repairs();
+    }
+
+    /// A volume that counts goes on doing so while its inventory is taken once more.
+    fn is_receiving(&self, slot: u16) -> bool {
+        matches!(self.servers.volume(slot).inventory, Inventory::Receiving(_))
+    }
+
+    fn refresh_volume(&mut self, slot: u16) {
+        let chunks: Vec<ChunkId> = self.servers.volume(slot).chunks.iter().copied().collect();
+        for chunk in chunks {
+            self.refresh(chunk);
+        }
+    }
+
+    /// A sign of life with the state of the volumes and what was served since the last one. Returns the volumes whose inventory is to be asked for.
+    pub fn heartbeat(
+        &mut self,
+        now: Monotonic,
+        server: ServerId,
+        stream: StreamId,
+        reports: Vec<VolumeReport>,
+        traffic: Traffic,
+    ) -> Vec<VolumeId> {
+        self.now = self.now.max(now);
+        if !self.servers.is_stream_of(server, stream) {
+            return Vec::new();
+        }
+        self.heard(server);
+        self.servers.server_mut(server).traffic += traffic;
+        let mut wanted = Vec::new();
+        for report in reports {
+            let Some(slot) = self.volume_of(server, stream, report.volume) else { continue };
+            self.take_report(slot, report);
+            let volume = self.servers.volume_mut(slot);
+            let asked = volume.inventory_asked.is_some_and(|asked| now.since(asked) < INVENTORY_ASK_AGAIN);
+            if volume.report.state.is_readable() && matches!(volume.inventory, Inventory::Awaited) && !asked {
+                volume.inventory_asked = Some(now);
+                wanted.push(volume.id);
+            }
+        }
+        wanted
+    }
+
+    fn take_report(&mut self, slot: u16, report: VolumeReport) {
+        let volume = self.servers.volume_mut(slot);
+        let before = std::mem::replace(&mut volume.report, report);
+        let (state, server) = (volume.report.state, volume.server);
+        if before.state == state {
+            return;
+        }
+        if state == VolumeState::Out {
+            volume.inventory = Inventory::Awaited;
+            volume.inventory_asked = None;
+        }
+        let (path, reason) = (volume.report.path.clone(), volume.report.reason.clone());
+        let severity = if state == VolumeState::InService { Severity::Information } else { Severity::Warning };
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        self.notice(severity, format!("volume {path} of chunkserver {server} is now {}{why}", state.text()));
+        self.update_counting(slot);
+        self.refresh_volume(slot);
+    }
+
+    /// The server said that it is about to stop.
+    pub fn leaving(&mut self, server: ServerId, stream: StreamId) {
+        if self.servers.is_stream_of(server, stream) {
+            self.servers.server_mut(server).leaving = true;
+        }
+    }
+
+    /// The stream ended. Returns whether it still was the server's.
+    pub fn disconnected(&mut self, now: Monotonic, server: ServerId, stream: StreamId) -> bool {
+        self.now = self.now.max(now);
+        if !self.servers.is_stream_of(server, stream) {
+            return false;
+        }
+        let known = self.servers.server_mut(server);
+        let (host, leaving) = (known.host.clone(), known.leaving);
+        let (severity, how) = match leaving {
+            true => (Severity::Information, "has stopped"),
+            false => (Severity::Warning, "is away: its connection ended"),
+        };
+        self.notice(severity, format!("chunkserver {server} on {host} {how}"));
+        self.end_stream(server);
+        true
+    }
+
+    fn end_stream(&mut self, id: ServerId) {
+        let Some(server) = self.servers.servers.get_mut(&id).filter(|server| server.stream.is_some()) else { return };
+        server.stream = None;
+        server.outbox.clear();
+        server.signal.raise();
+        let slots = server.slots.clone();
+        self.fail_commands_of(id);
+        for slot in slots {
+            self.servers.volume_mut(slot).inventory = Inventory::Awaited;
+            self.update_counting(slot);
+        }
+    }
+
+    /// A copy turned out to be bad. A reader's word takes it out of use only if there is another good copy.
+    pub fn bad_copy(&mut self, volume: VolumeId, chunk: ChunkId, version: ChunkVersion, fault: &CopyFault) {
+        let Some(slot) = self.servers.slot(volume) else { return };
+        let Some(entry) = self.entries.get(&chunk) else { return };
+        let Some(copy) = entry.copy_on(slot).filter(|copy| copy.version == version.get()) else { return };
+        let already = copy.flags.has(CopyFlags::BAD);
+        let others = usize::from(self.live_servers(entry)) > usize::from(self.is_live_and_good(entry, copy));
+        let (who, reason, believed) = match fault {
+            CopyFault::Found(reason) => ("its chunkserver", reason, true),
+            CopyFault::Reported(reason) => ("a reader", reason, others),
+        };
+        if already || !believed {
+            return;
+        }
+        let path = self.servers.volume(slot).report.path.clone();
+        let server = self.servers.volume(slot).server;
+        if let Some(copy) = self.entries.get_mut(&chunk).and_then(|entry| entry.copy_on_mut(slot)) {
+            copy.flags.set(CopyFlags::BAD);
+        }
+        let what = format!("{who} found the copy of chunk {chunk} on {path} of chunkserver {server} to be bad: {reason}");
+        self.notice(Severity::Warning, format!("{what}; another copy replaces it where there is one"));
+        self.refresh(chunk);
+    }
+
+    /// Time passed: servers that are silent are away, orders that take too long failed, and what can be done now is begun.
+    pub fn tick(&mut self, now: Monotonic) {
+        self.now = self.now.max(now);
+        self.expire_servers();
+        self.expire_commands();
+        self.schedule_orphans();
+        self.asked_back.retain(|_, asked| self.now.since(*asked).as_secs() < 60);
+        self.schedule();
+    }
+
+    fn expire_servers(&mut self) {
+        let expiry = self.config.server_expiry;
+        let silent = self.servers.servers.values().filter(|server| {
+            server.stream.is_some() && server.last_heard.is_none_or(|heard| self.now.since(heard) >= expiry)
+        });
+        let silent: Vec<(ServerId, String)> = silent.map(|server| (server.id, server.host.clone())).collect();
+        for (server, host) in silent {
+            let expiry_s = expiry.as_secs_f32();
+            let what = format!("chunkserver {server} on {host} is away: nothing was heard from it for {expiry_s} s");
+            self.notice(Severity::Warning, what);
+            self.end_stream(server);
+        }
+    }
+
+    pub(super) fn schedule(&mut self) {
+        self.schedule_repairs();
+        self.schedule_deletions();
+    }
+
+    /// Takes commands that wait to be sent to the server, a bounded number.
+    pub fn take_commands(&mut self, server: ServerId, stream: StreamId) -> Vec<Command> {
+        const AT_ONCE_MAX: usize = 256;
+        match self.servers.servers.get_mut(&server) {
+            Some(server) if server.stream == Some(stream) => {
+                let count = server.outbox.len().min(AT_ONCE_MAX);
+                server.outbox.drain(..count).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the stream is still the one of the server.
+    pub fn is_stream_of(&self, server: ServerId, stream: StreamId) -> bool {
+        self.servers.is_stream_of(server, stream)
+    }
+
+    /// Forgets a server that is gone for good, with all that was on it. Returns whether it was known and is not connected.
+    pub fn forget_server(&mut self, id: ServerId) -> bool {
+        let Some(server) = self.servers.servers.get(&id).filter(|server| server.stream.is_none()) else {
+            return false;
+        };
+        for slot in server.slots.clone() {
+            let chunks: Vec<ChunkId> = self.servers.volume(slot).chunks.iter().copied().collect();
+            for chunk in chunks {
+                self.drop_copy(slot, chunk);
+            }
+            self.orphans.retain(|key, _| key.0 != slot);
+        }
+        self.servers.forget(id);
+        self.reconsider_repairs();
+        true
+    }
+}
+
+/// Where in an inventory a part stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InventoryPart {
+    /// Nothing came before it.
+    pub first: bool,
+    /// Nothing comes after it.
+    pub last: bool,
+}

@@ -1,0 +1,82 @@
+//! How many chunks have how many of the copies they should have, kept up to date with every change of an entry.
+
+use super::index::Counted;
+
+const GOALS: usize = 10;
+/// Live copies are counted up to this number; what has more is counted here.
+pub(super) const LIVE_MAX: u8 = 15;
+
+/// The numbers of the status page.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// (goal, live copies, chunks), only where there are any.
+    pub chunks: Vec<(u8, u8, u64)>,
+    /// Chunks that exist.
+    pub total: u64,
+    /// Live current copies.
+    pub copies: u64,
+    /// Chunks with fewer live current copies than their goal, those with none included.
+    pub under_goal: u64,
+    /// Chunks without any.
+    pub unavailable: u64,
+    /// Chunks with exactly one although their goal is higher.
+    pub last_copy: u64,
+    /// Every chunk has its goal of live current copies on distinct servers.
+    pub fully_replicated: bool,
+    /// Chunks that a writer holds.
+    pub unsettled: u64,
+    /// Repairs under way.
+    pub repairs_running: u64,
+    /// Freed chunks and superfluous copies that are not deleted yet.
+    pub deletions_waiting: u64,
+    /// Copies that no record knows or that are newer than their record.
+    pub orphans: u64,
+    /// Why repairs wait, if they do.
+    pub repairs_wait: Option<String>,
+    /// Known servers and those connected.
+    pub servers: (u32, u32),
+    /// Known volumes and those in service.
+    pub volumes: (u32, u32),
+    /// Bytes of all volumes that count: total and free.
+    pub space: (u64, u64),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Counters {
+    chunks: [[u64; LIVE_MAX as usize + 1]; GOALS],
+    unsettled: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters { chunks: [[0; LIVE_MAX as usize + 1]; GOALS], unsettled: 0 }
+    }
+}
+
+impl Counters {
+    pub(super) fn add(&mut self, counted: Counted) {
+        self.chunks[usize::from(counted.goal)][usize::from(counted.live)] += 1;
+        self.unsettled += u64::from(!counted.settled);
+    }
+
+    pub(super) fn remove(&mut self, counted: Counted) {
+        self.chunks[usize::from(counted.goal)][usize::from(counted.live)] -= 1;
+        self.unsettled -= u64::from(!counted.settled);
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let mut summary = Summary { unsettled: self.unsettled, ..Summary::default() };
+        for (goal, row) in self.chunks.iter().enumerate() {
+            for (live, count) in row.iter().enumerate().filter(|(_, count)| **count > 0) {
+                summary.chunks.push((goal as u8, live as u8, *count));
+                summary.total += count;
+                summary.copies += count * live as u64;
+                summary.under_goal += if live < goal { *count } else { 0 };
+                summary.unavailable += if live == 0 { *count } else { 0 };
+                summary.last_copy += if live == 1 && goal > 1 { *count } else { 0 };
+            }
+        }
+        summary.fully_replicated = summary.under_goal == 0;
+        summary
+    }
+}

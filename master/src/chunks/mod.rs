@@ -1,0 +1,331 @@
+//! Where the copies of every chunk are, and what to do about it: the chunk table's second half, which lives in memory only.
+//!
+//! The metadata says which chunks exist, at which version and with which goal ([`ChunkInfo`]); chunkservers say which
+//! copies they hold. [`Chunks`] brings the two together: it knows which copies are current and live, places new chunks,
+//! locks chunks between writers and repairs, orders copies to be raised, fetched and deleted, and keeps the counters of
+//! the status page. It does no IO and asks no clock: events go in with the time, commands are taken out
+//! ([`Chunks::take_commands`]).
+//!
+//! What always holds: a copy that is not current is never among [`Chunks::places`]; no order puts a second copy on a
+//! server; a copy is ordered away only while at least goal other current copies are live; only settled chunks without
+//! a writer are replicated by repair; the counters equal a recount of everything.
+//!
+//! One lock of the engine guards the whole; every method is short, except those that change whether a volume counts,
+//! which touch each of its chunks once.
+
+pub mod types;
+
+mod cluster_events;
+mod counters;
+mod deletion;
+mod index;
+mod orders;
+mod placement;
+mod repair;
+mod servers;
+mod settle;
+mod standing;
+mod view;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rfs_common::clock::Monotonic;
+use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId, ServerId, SessionId};
+use rfs_common::random::SharedRandom;
+
+pub use self::cluster_events::InventoryPart;
+pub use self::counters::Summary;
+pub use self::servers::{Signal, Traffic};
+pub use self::settle::{SettleCandidate, SettleView};
+pub use self::types::{
+    ChunkInfo, ChunksConfig, Command, CommandId, CommandResult, CopyFault, Held, NoSpace, Notice, Order, OrderId, Outcome,
+    Place, Registration, RegistrationRefusal, Severity, StreamId, VolumeReport, VolumeState, WriteRefusal,
+};
+pub use self::view::{CopyState, CopyView, ServerView, VolumeView};
+
+use self::counters::Counters;
+use self::deletion::Orphans;
+use self::index::{ChunkMap, CopyFlags, Entry};
+use self::orders::Orders;
+use self::servers::Servers;
+
+/// Where the copies of every chunk are. See the module's page.
+#[derive(Debug)]
+pub struct Chunks {
+    config: ChunksConfig,
+    random: SharedRandom,
+    /// The time of the latest event.
+    now: Monotonic,
+    started: Monotonic,
+    entries: ChunkMap<Entry>,
+    writers: ChunkMap<SessionId>,
+    servers: Servers,
+    orders: Orders,
+    orphans: Orphans,
+    counters: Counters,
+    /// Chunks with at least one live copy but fewer than their goal, fewest live copies first.
+    under_goal: BTreeSet<(u8, ChunkId)>,
+    /// Chunks with a copy that should go: stale, bad, superfluous, or of a freed chunk.
+    cleanup: BTreeSet<ChunkId>,
+    /// Freed chunks whose copies are not all known to be gone.
+    doomed: BTreeSet<ChunkId>,
+    /// Settled chunks all of whose live copies are suspect, or whose repair a bad copy stands in the way of.
+    to_settle: BTreeSet<ChunkId>,
+    /// Where the last look for work stopped, so that what cannot be helped does not keep the rest waiting.
+    repair_cursor: Option<(u8, ChunkId)>,
+    cleanup_cursor: Option<ChunkId>,
+    /// When an inode's lease was last asked back, so that a writer is not asked all the time.
+    asked_back: BTreeMap<InodeId, Monotonic>,
+    wanted_back: BTreeSet<InodeId>,
+    notices: Vec<Notice>,
+    /// Ids from here on were never given out by this metadata; copies with such ids are never deleted.
+    next_chunk: ChunkId,
+}
+
+impl Chunks {
+    /// No chunks, no servers.
+    pub fn new(config: ChunksConfig, random: SharedRandom, now: Monotonic) -> Chunks {
+        let first_command = random.u64() >> 16;
+        Chunks {
+            config,
+            random,
+            now,
+            started: now,
+            entries: ChunkMap::default(),
+            writers: ChunkMap::default(),
+            servers: Servers::default(),
+            orders: Orders::starting_at(first_command),
+            orphans: Orphans::default(),
+            counters: Counters::default(),
+            under_goal: BTreeSet::new(),
+            cleanup: BTreeSet::new(),
+            doomed: BTreeSet::new(),
+            to_settle: BTreeSet::new(),
+            repair_cursor: None,
+            cleanup_cursor: None,
+            asked_back: BTreeMap::new(),
+            wanted_back: BTreeSet::new(),
+            notices: Vec::new(),
+            next_chunk: ChunkId::new(0),
+        }
+    }
+
+    /// The settings it works by.
+    pub fn config(&self) -> &ChunksConfig {
+        &self.config
+    }
+
+    // ------------------------------------------------------------------ what the metadata says
+
+    /// A chunk record read when the master started.
+    pub fn load(&mut self, chunk: ChunkId, info: ChunkInfo) {
+        self.created(chunk, info);
+    }
+
+    /// The id that the next new chunk will get, known at the start. Copies with this id or a higher one are never deleted.
+    pub fn set_next_chunk(&mut self, next: ChunkId) {
+        self.next_chunk = self.next_chunk.max(next);
+    }
+
+    /// A chunk record was made.
+    pub fn created(&mut self, chunk: ChunkId, info: ChunkInfo) {
+        self.next_chunk = self.next_chunk.max(chunk.next());
+        if self.entries.contains_key(&chunk) {
+            return self.changed(chunk, info);
+        }
+        self.entries.insert(chunk, Entry::new(info));
+        self.refresh(chunk);
+    }
+
+    /// A chunk record was changed: versions, goal or owner. When it becomes settled at the version that was granted, the
+    /// places of the grant are its current copies.
+    pub fn changed(&mut self, chunk: ChunkId, info: ChunkInfo) {
+        let Some(entry) = self.entries.get_mut(&chunk) else {
+            return self.created(chunk, info);
+        };
+        let blind = !entry.is_settled() && !entry.knows_grant();
+        let granted_slots = entry.set_info(info);
+        self.servers.grants_ended(&granted_slots);
+        self.refresh(chunk);
+        if blind && info.is_settled() {
+            self.find_copies(chunk);
+        }
+    }
+
+    /// Asks for the copies of a chunk that was committed by a writer whose places are not known since the master
+    /// restarted: the writer may have raised or even created copies after their volume's inventory.
+    fn find_copies(&mut self, chunk: ChunkId) {
+        let Some(entry) = self.entries.get(&chunk) else { return };
+        let version = entry.version();
+        if self.live_servers(entry) >= entry.goal() || version == 0 {
+            return;
+        }
+        let current: Vec<u16> = entry.copies().iter().filter(|copy| entry.is_current(copy)).map(|copy| copy.slot).collect();
+        let volumes = self.servers.volumes().filter(|(slot, volume)| volume.counts && !current.contains(slot));
+        let slots: Vec<u16> = volumes.map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.probe(slot, chunk, version);
+        }
+    }
+
+    /// The last reference to the chunk is gone: its record became a deletion entry. Its copies are deleted;
+    /// [`Chunks::removed_everywhere`] says when the entry can go.
+    pub fn freed(&mut self, chunk: ChunkId) {
+        self.next_chunk = self.next_chunk.max(chunk.next());
+        self.writers.remove(&chunk);
+        let info = ChunkInfo::of_freed();
+        let entry = self.entries.entry(chunk).or_insert_with(|| Entry::new(info));
+        let granted_slots = entry.doom();
+        self.servers.grants_ended(&granted_slots);
+        self.doomed.insert(chunk);
+        self.refresh(chunk);
+    }
+
+    /// A deletion entry read when the master started.
+    pub fn load_freed(&mut self, chunk: ChunkId) {
+        self.freed(chunk);
+    }
+
+    /// What is known of a chunk's record.
+    pub fn info(&self, chunk: ChunkId) -> Option<ChunkInfo> {
+        self.entries.get(&chunk).filter(|entry| !entry.is_doomed()).map(Entry::info)
+    }
+
+    // ------------------------------------------------------------------ reading
+
+    /// The live current copies, in an order that spreads readers. Where no good copy is live, a suspect or bad one of the
+    /// current version is offered as the last resort: the reader checks hashes anyway.
+    pub fn places(&self, chunk: ChunkId) -> Vec<Place> {
+        let Some(entry) = self.entries.get(&chunk).filter(|entry| !entry.is_doomed()) else {
+            return Vec::new();
+        };
+        let readable = |wanted: fn(CopyFlags) -> bool| -> Vec<Place> {
+            let copies = entry.copies();
+            let usable = copies.iter().filter(|copy| entry.is_current(copy) && wanted(copy.flags));
+            usable.filter_map(|copy| self.servers.live_place(copy.slot)).collect()
+        };
+        let mut places = readable(CopyFlags::is_good);
+        if places.is_empty() {
+            places = readable(CopyFlags::is_last_resort);
+        }
+        self.shuffle(&mut places);
+        places
+    }
+
+    // ------------------------------------------------------------------ writing
+
+    /// Places for the copies of a new chunk (or more copies of an old one: then `exclude` names the servers that have
+    /// one). At least `copies_min` of the configuration, at most the goal.
+    pub fn choose_new(&mut self, goal: Goal, exclude: &[ServerId]) -> Result<Vec<Place>, NoSpace> {
+        let needed = usize::from(goal.get()).min(self.config.copies_min).saturating_sub(exclude.len()).max(1);
+        self.choose(usize::from(goal.get()).saturating_sub(exclude.len()).max(1), needed, exclude)
+    }
+
+    /// Locks an existing chunk for a writer and gives the copies it can write to. The caller logs a new granted version
+    /// and tells [`Chunks::granted`], or calls [`Chunks::end_write`].
+    pub fn begin_write(&mut self, chunk: ChunkId, session: SessionId) -> Result<Vec<Place>, WriteRefusal> {
+        let entry = self.entries.get(&chunk).filter(|entry| !entry.is_doomed()).ok_or(WriteRefusal::NoCopies)?;
+        let other_writer = self.writers.get(&chunk).is_some_and(|writer| *writer != session);
+        if other_writer || entry.is_repairing() {
+            return Err(WriteRefusal::Busy);
+        }
+        let current = entry.copies().iter().filter(|copy| entry.is_current(copy) && copy.flags.is_good());
+        let mut places: Vec<Place> = current.filter_map(|copy| self.servers.writable_place(copy.slot)).collect();
+        if places.is_empty() {
+            return Err(WriteRefusal::NoCopies);
+        }
+        self.shuffle(&mut places);
+        self.writers.insert(chunk, session);
+        Ok(places)
+    }
+
+    /// A version was granted: the copies at these places, and no others, are what the writer writes to. Those of
+    /// `version_from` become `version` with its first write; equal versions say that they already have been raised.
+    /// For a new chunk, call it after [`Chunks::created`].
+    pub fn granted(&mut self, chunk: ChunkId, version_from: ChunkVersion, version: ChunkVersion, places: &[Place]) {
+        let slots: Vec<u16> = places.iter().filter_map(|place| self.servers.slot(place.volume)).collect();
+        let Some(entry) = self.entries.get_mut(&chunk) else { return };
+        let before = entry.grant(version_from, version, &slots);
+        self.servers.grants_ended(&before);
+        self.servers.grants_begun(&slots);
+        for slot in slots {
+            self.servers.add_chunk(slot, chunk);
+        }
+        self.refresh(chunk);
+    }
+
+    /// The writer of the chunk is done with it, or gone; the chunk may be repaired once it is settled.
+    pub fn end_write(&mut self, chunk: ChunkId) {
+        self.writers.remove(&chunk);
+        self.refresh(chunk);
+    }
+
+    /// The session that writes the chunk.
+    pub fn writer(&self, chunk: ChunkId) -> Option<SessionId> {
+        self.writers.get(&chunk).copied()
+    }
+
+    // ------------------------------------------------------------------ what the engine is to do
+
+    /// Inodes whose write lease stands in the way of a repair: recall them. Each is named once in a while, not each time.
+    pub fn wants_back(&mut self) -> Vec<InodeId> {
+        std::mem::take(&mut self.wanted_back).into_iter().collect()
+    }
+
+    /// Freed chunks of which no copy is left anywhere: their deletion entries can be removed. Tell
+    /// [`Chunks::forget_freed`] once that is logged; until then they are named again.
+    pub fn removed_everywhere(&self) -> Vec<ChunkId> {
+        const AT_ONCE_MAX: usize = 1000;
+        if !self.servers.all_inventoried() {
+            return Vec::new();
+        }
+        let gone = |chunk: &&ChunkId| self.entries.get(*chunk).is_none_or(|entry| entry.copies().is_empty());
+        self.doomed.iter().filter(gone).take(AT_ONCE_MAX).copied().collect()
+    }
+
+    /// The deletion entry of the chunk was removed.
+    pub fn forget_freed(&mut self, chunk: ChunkId) {
+        if self.doomed.remove(&chunk) {
+            self.cleanup.remove(&chunk);
+            self.entries.remove(&chunk);
+        }
+    }
+
+    /// Settled chunks that need a new version: all of their live copies went through a crash while open, or a bad copy can be
+    /// replaced only once it is old. Settle them as if their writer were gone.
+    pub fn wants_settling(&self) -> Vec<ChunkId> {
+        const AT_ONCE_MAX: usize = 100;
+        if self.to_settle.is_empty() || self.is_waiting_for_servers() {
+            return Vec::new();
+        }
+        let repairing = |chunk: &ChunkId| self.entries.get(chunk).is_some_and(Entry::is_repairing);
+        let free = |chunk: &&ChunkId| !self.writers.contains_key(*chunk) && !repairing(chunk);
+        self.to_settle.iter().filter(free).take(AT_ONCE_MAX).copied().collect()
+    }
+
+    /// What happened that a person should know, since the last call.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    fn notice(&mut self, severity: Severity, message: String) {
+        const NOTICES_MAX: usize = 1000;
+        if self.notices.len() < NOTICES_MAX {
+            self.notices.push(Notice { severity, message });
+        }
+    }
+
+    fn shuffle(&self, places: &mut [Place]) {
+        for last in (1..places.len()).rev() {
+            places.swap(last, self.random.below(last as u64 + 1) as usize);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "property_test.rs"]
+mod property_tests;
+
+#[cfg(test)]
+#[path = "chunks_test.rs"]
+mod tests;

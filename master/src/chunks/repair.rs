@@ -1,0 +1,210 @@
+//! Gives chunks the copies they lack.
+//!
+//! Chunks with the fewest live copies come first. A repair waits until the chunk has lacked a copy for the repair delay
+//! (a server that restarts comes back with all its copies), and all repairs wait while servers are still expected after a
+//! start, while inventories are coming in, and when most volumes vanished together: that is an outage of something shared,
+//! and copying everything to what is left would only add to it.
+
+use std::ops::Bound;
+use std::time::Duration;
+
+use rfs_common::ids::{ChunkId, ChunkVersion, ServerId};
+
+use super::orders::Purpose;
+use super::types::{Order, Place};
+use super::Chunks;
+
+/// A writer is asked for its lease once in this time.
+const ASK_BACK_AGAIN: Duration = Duration::from_secs(30);
+/// Repairs wait for an inventory that is coming in, but not longer than this.
+const INVENTORY_WAIT: Duration = Duration::from_secs(60);
+
+impl Chunks {
+    /// Orders repairs, a bounded number at a time.
+    pub(super) fn schedule_repairs(&mut self) {
+        const EXAMINED_MAX: usize = 256;
+        if self.under_goal.is_empty() || self.repairs_wait().is_some() {
+            return;
+        }
+        let after = self.repair_cursor.map_or(Bound::Unbounded, Bound::Excluded);
+        let part: Vec<(u8, ChunkId)> =
+            self.under_goal.range((after, Bound::Unbounded)).take(EXAMINED_MAX).copied().collect();
+        self.repair_cursor = if part.len() < EXAMINED_MAX { None } else { part.last().copied() };
+        for (live, chunk) in part {
+            self.repair(chunk, live);
+        }
+    }
+
+    /// Begins the next repairs with those in greatest need again, for example after a volume came or went.
+    pub(super) fn reconsider_repairs(&mut self) {
+        self.repair_cursor = None;
+    }
+
+    fn repair(&mut self, chunk: ChunkId, live: u8) {
+        let Some(entry) = self.entries.get(&chunk) else { return };
+        if entry.is_repairing() || self.orders.is_paused(chunk) || !self.is_due(entry.under_since_s, live, entry.goal()) {
+            return;
+        }
+        let Some(target) = self.repair_target(chunk) else {
+            if self.is_blocked_by_useless(chunk) {
+                self.to_settle.insert(chunk);
+            }
+            return;
+        };
+        let entry = &self.entries[&chunk];
+        if !entry.is_settled() || self.writers.contains_key(&chunk) {
+            let inode = entry.inode();
+            let asked = self.asked_back.get(&inode).is_some_and(|asked| self.now.since(*asked) < ASK_BACK_AGAIN);
+            let waited = self.under_for(entry.under_since_s) >= self.config.repair_delay;
+            if waited && !asked {
+                self.asked_back.insert(inode, self.now);
+                self.wanted_back.insert(inode);
+            }
+            return;
+        }
+        let version = ChunkVersion::new(entry.version());
+        let sources = self.sources(chunk);
+        if sources.is_empty() {
+            return;
+        }
+        self.order_repair(chunk, version, &sources, target);
+    }
+
+    fn is_due(&self, under_since_s: u32, live: u8, goal: u8) -> bool {
+        let last_copy = live == 1 && goal > 1;
+        let delay = if last_copy { self.config.last_copy_delay } else { self.config.repair_delay };
+        self.under_for(under_since_s) >= delay
+    }
+
+    fn under_for(&self, under_since_s: u32) -> Duration {
+        let since = Duration::from_secs(u64::from(under_since_s.saturating_sub(1)));
+        self.now.since(self.started).saturating_sub(since)
+    }
+
+    fn sources(&self, chunk: ChunkId) -> Vec<u16> {
+        let entry = &self.entries[&chunk];
+        let good = entry.copies().iter().filter(|copy| self.is_live_and_good(entry, copy));
+        let free = good.filter(|copy| self.servers.volume(copy.slot).repairs < self.config.repairs_per_volume);
+        let mut slots: Vec<u16> = free.map(|copy| copy.slot).collect();
+        slots.sort_by_key(|slot| self.servers.volume(*slot).repairs);
+        slots
+    }
+
+    /// A volume for one more copy: on a server without any, else in the place of a stale copy. A server that holds
+    /// such a copy gets the new one on the same volume, so that it never has two.
+    fn repair_target(&self, chunk: ChunkId) -> Option<u16> {
+        let entry = &self.entries[&chunk];
+        let slots: Vec<u16> = entry.copies().iter().map(|copy| copy.slot).collect();
+        let mut servers: Vec<ServerId> = slots.iter().map(|slot| self.servers.volume(*slot).server).collect();
+        servers.extend(self.servers.servers.keys().filter(|server| self.orders.is_late(chunk, **server)));
+        let is_free = |slot: &u16| self.servers.volume(*slot).repairs < self.config.repairs_per_volume;
+        let beside: Vec<u16> = slots.iter().copied().filter(|slot| self.servers.volume(*slot).counts).collect();
+        let fresh = self.choose_slots(1, &servers, &beside).first().copied();
+        if fresh.is_some() {
+            return fresh.filter(is_free);
+        }
+        let mut copies = entry.copies().iter();
+        let replaceable = copies.find(|copy| {
+            let server = self.servers.volume(copy.slot).server;
+            let useless = |other: &super::index::HeldCopy| !(entry.is_current(other) && other.flags.is_good());
+            let of_server = |other: &&super::index::HeldCopy| self.servers.volume(other.slot).server == server;
+            let nothing_good = entry.copies().iter().filter(of_server).all(useless);
+            let volume = self.servers.volume(copy.slot);
+            let deleting = copy.flags.has(super::index::CopyFlags::DELETING);
+            let older = copy.version < entry.version();
+            nothing_good && older && volume.takes_writes() && !deleting
+        });
+        replaceable.map(|copy| copy.slot).filter(is_free)
+    }
+
+    /// Whether a bad or suspect copy of the right version stands where a new one could be. Chunkservers replace only copies
+    /// that are older: settling the chunk gives the good ones a newer version, and so makes the other one old.
+    fn is_blocked_by_useless(&self, chunk: ChunkId) -> bool {
+        let entry = &self.entries[&chunk];
+        let useless = |copy: &super::index::HeldCopy| {
+            let writable = self.servers.volume(copy.slot).takes_writes();
+            writable && entry.is_current(copy) && !copy.flags.is_good() && copy.flags.is_last_resort()
+        };
+        entry.is_settled() && entry.copies().iter().any(useless)
+    }
+
+    fn order_repair(&mut self, chunk: ChunkId, version: ChunkVersion, sources: &[u16], target: u16) {
+        let places: Vec<Place> = sources.iter().filter_map(|slot| self.servers.place(*slot)).collect();
+        let volume = self.servers.volume(target).id;
+        // The first source is the one that will be read from.
+        let source = sources[0];
+        self.servers.volume_mut(source).repairs += 1;
+        self.servers.volume_mut(target).repairs += 1;
+        if let Some(entry) = self.entries.get_mut(&chunk) {
+            entry.lock_for_repair();
+        }
+        let order = Order::Replicate { volume, chunk, version, sources: places };
+        let deadline = self.config.replicate_deadline;
+        self.issue(target, chunk, Purpose::Repair { version, source }, order, deadline);
+        self.refresh(chunk);
+    }
+
+    /// Whether known servers are still expected after the start.
+    pub(super) fn is_waiting_for_servers(&self) -> bool {
+        !self.servers.all_inventoried() && self.now.since(self.started) < self.config.startup_wait
+    }
+
+    /// Why no repair is begun at the moment, in words for people.
+    pub(super) fn repairs_wait(&self) -> Option<String> {
+        if self.is_waiting_for_servers() {
+            return Some("the master has just started and waits for the chunkservers it knows".to_owned());
+        }
+        if let Some(path) = self.inventory_coming_in() {
+            return Some(format!("the inventory of {path} is coming in"));
+        }
+        self.mass_disappearance()
+    }
+
+    fn inventory_coming_in(&self) -> Option<String> {
+        self.servers.servers.values().find_map(|server| {
+            let registered = server.registered.filter(|_| server.stream.is_some())?;
+            let mut volumes = server.slots.iter().map(|slot| self.servers.volume(*slot));
+            let waiting = volumes.find(|volume| volume.report.state.is_readable() && !volume.counts)?;
+            (self.now.since(registered) < INVENTORY_WAIT).then(|| format!("{} of {}", waiting.report.path, server.host))
+        })
+    }
+
+    fn mass_disappearance(&self) -> Option<String> {
+        let known = self.servers.volumes().count();
+        let away: Vec<_> = self.servers.volumes().map(|(_, volume)| volume).filter(|volume| !volume.counts).collect();
+        let last = away.iter().filter_map(|volume| volume.vanished).max()?;
+        let passed = self.now.since(last);
+        if passed >= self.config.mass_wait {
+            return None;
+        }
+        let mut servers: Vec<ServerId> = away.iter().map(|volume| volume.server).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        let most = away.len() * 2 > known && servers.len() >= 2;
+        let machine = self.vanished_storage_machine();
+        if !most && machine.is_none() {
+            return None;
+        }
+        let what = match machine {
+            Some(name) => format!("all volumes of the storage machine {name}"),
+            None => format!("{} of {known} volumes", away.len()),
+        };
+        let left_s = (self.config.mass_wait - passed).as_secs();
+        Some(format!("{what} vanished together, which looks like the outage of something shared (repairs begin in {left_s} s)"))
+    }
+
+    /// A storage machine with volumes on several servers, none of which counts.
+    fn vanished_storage_machine(&self) -> Option<String> {
+        let mut machines: std::collections::BTreeMap<&str, (bool, Vec<ServerId>)> = std::collections::BTreeMap::new();
+        for (_, volume) in self.servers.volumes() {
+            let Some(name) = volume.storage_machine() else { continue };
+            let (any_counts, servers) = machines.entry(name).or_default();
+            *any_counts |= volume.counts;
+            if !servers.contains(&volume.server) {
+                servers.push(volume.server);
+            }
+        }
+        let gone = machines.into_iter().find(|(_, (any_counts, servers))| !any_counts && servers.len() >= 2);
+        gone.map(|(name, _)| name.to_owned())
+    }
+}

@@ -1,0 +1,79 @@
+//! Works out how a chunk stands whenever something about it or its volumes changed, and keeps the counters and work lists
+//! in step. Every method that changes an entry ends in [`Chunks::refresh`]; nothing else touches the lists.
+
+use rfs_common::ids::{ChunkId, ServerId};
+
+use super::Chunks;
+use super::counters::LIVE_MAX;
+use super::index::{Counted, CopyFlags, Entry, HeldCopy};
+
+impl Chunks {
+    /// Brings counters and work lists in step with the entry.
+    pub(super) fn refresh(&mut self, chunk: ChunkId) {
+        let Some(entry) = self.entries.get(&chunk) else { return };
+        let live = self.live_servers(entry);
+        let counted = (!entry.is_doomed()).then(|| Counted { goal: entry.goal(), live, settled: entry.is_settled() });
+        let before = entry.counted;
+        let under = counted.filter(|counted| counted.live > 0 && counted.live < counted.goal);
+        let suspect = counted.is_some_and(|counted| counted.live == 0 && counted.settled) && self.has_live_suspect(entry);
+        let removable = !self.deletable(chunk, entry).is_empty();
+
+        if counted != before {
+            before.into_iter().for_each(|before| self.counters.remove(before));
+            counted.into_iter().for_each(|counted| self.counters.add(counted));
+            if let Some(before) = before {
+                self.under_goal.remove(&(before.live, chunk));
+            }
+        }
+        if let Some(counted) = under {
+            self.under_goal.insert((counted.live, chunk));
+        }
+        put(&mut self.to_settle, chunk, suspect);
+        put(&mut self.cleanup, chunk, removable);
+        let now_s = self.now.since(self.started).as_secs() as u32;
+        if let Some(entry) = self.entries.get_mut(&chunk) {
+            entry.counted = counted;
+            entry.under_since_s = match (under.is_some(), entry.under_since_s) {
+                (false, _) => 0,
+                (true, 0) => now_s + 1,
+                (true, since) => since,
+            };
+        }
+    }
+
+    /// Servers on which a good, current copy is live.
+    pub(super) fn live_servers(&self, entry: &Entry) -> u8 {
+        let mut servers = [ServerId::new(0); LIVE_MAX as usize];
+        let mut count = 0;
+        for copy in entry.copies() {
+            if !self.is_live_and_good(entry, copy) || count == servers.len() {
+                continue;
+            }
+            let server = self.servers.volume(copy.slot).server;
+            if !servers[..count].contains(&server) {
+                servers[count] = server;
+                count += 1;
+            }
+        }
+        count as u8
+    }
+
+    pub(super) fn is_live_and_good(&self, entry: &Entry, copy: &HeldCopy) -> bool {
+        copy.flags.is_good() && self.servers.volume(copy.slot).counts && entry.is_current(copy)
+    }
+
+    fn has_live_suspect(&self, entry: &Entry) -> bool {
+        entry.copies().iter().any(|copy| {
+            let suspect = copy.flags.has(CopyFlags::SUSPECT) && !copy.flags.has(CopyFlags::DELETING);
+            suspect && entry.is_current(copy) && self.servers.volume(copy.slot).counts
+        })
+    }
+}
+
+fn put(set: &mut std::collections::BTreeSet<ChunkId>, chunk: ChunkId, belongs: bool) {
+    if belongs {
+        set.insert(chunk);
+    } else {
+        set.remove(&chunk);
+    }
+}

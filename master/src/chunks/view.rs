@@ -1,0 +1,219 @@
+//! What is shown of servers, volumes and copies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
+
+use super::Chunks;
+use super::counters::Summary;
+use super::index::{CopyFlags, Entry, HeldCopy};
+use super::servers::{Server, Traffic};
+use super::types::VolumeReport;
+
+/// A chunkserver.
+#[derive(Debug, Clone)]
+pub struct ServerView {
+    /// Its id.
+    pub server: ServerId,
+    /// The machine it runs on.
+    pub host: String,
+    /// `host:port` of its data port.
+    pub address: Arc<str>,
+    /// Its program version.
+    pub version: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// It said that it stops.
+    pub leaving: bool,
+    /// How long ago it was heard; nothing if not since the master started.
+    pub last_heard: Option<Duration>,
+    /// Its volumes.
+    pub volumes: Vec<VolumeView>,
+    /// What it has served.
+    pub traffic: Traffic,
+}
+
+/// A volume.
+#[derive(Debug, Clone)]
+pub struct VolumeView {
+    /// What its server said last.
+    pub report: VolumeReport,
+    /// Whether its copies count.
+    pub counts: bool,
+    /// Copies of known chunks on it.
+    pub copies: u64,
+}
+
+impl VolumeView {
+    /// The state in words for people: a volume that cannot be asked is missing, whatever it said last.
+    pub fn state(&self, connected: bool) -> &'static str {
+        match (connected, self.counts) {
+            (false, _) => "missing",
+            (true, false) if self.report.state.is_readable() => "taking inventory",
+            (true, _) => self.report.state.text(),
+        }
+    }
+}
+
+/// How a copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyState {
+    /// Live and right.
+    Current,
+    /// Being written.
+    Writing,
+    /// Of an old version.
+    Stale,
+    /// Newer than the record.
+    Newer,
+    /// Open in a crash.
+    Suspect,
+    /// Gives wrong bytes or none.
+    Bad,
+    /// On its way out.
+    Deleting,
+    /// Its volume is not there.
+    Away,
+}
+
+impl CopyState {
+    /// The state in words for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            CopyState::Current => "current",
+            CopyState::Writing => "being written",
+            CopyState::Stale => "stale",
+            CopyState::Newer => "newer than its record",
+            CopyState::Suspect => "suspect after a crash",
+            CopyState::Bad => "bad",
+            CopyState::Deleting => "being deleted",
+            CopyState::Away => "away",
+        }
+    }
+}
+
+/// A copy of a chunk.
+#[derive(Debug, Clone)]
+pub struct CopyView {
+    /// Its server.
+    pub server: ServerId,
+    /// Its volume.
+    pub volume: VolumeId,
+    /// The machine of the server.
+    pub host: String,
+    /// Where the volume is mounted.
+    pub path: String,
+    /// The data port of the server.
+    pub address: Arc<str>,
+    /// Its version.
+    pub version: ChunkVersion,
+    /// How it is.
+    pub state: CopyState,
+}
+
+impl Chunks {
+    /// The numbers of the status page; no scan of the chunks.
+    pub fn summary(&self) -> Summary {
+        let mut summary = self.counters.summary();
+        summary.repairs_running = self.orders.repairs_running;
+        summary.deletions_waiting = (self.doomed.len() + self.cleanup.difference(&self.doomed).count()) as u64;
+        summary.orphans = self.orphans.len() as u64;
+        summary.repairs_wait = if self.under_goal.is_empty() { None } else { self.repairs_wait() };
+        let servers = self.servers.servers.values();
+        let connected = servers.clone().filter(|server| server.stream.is_some()).count();
+        summary.servers = (servers.count() as u32, connected as u32);
+        for (_, volume) in self.servers.volumes() {
+            summary.volumes.0 += 1;
+            if volume.counts {
+                summary.volumes.1 += 1;
+                summary.space.0 += volume.report.total;
+                summary.space.1 += volume.report.free;
+            }
+        }
+        summary
+    }
+
+    /// All known servers with their volumes.
+    pub fn servers(&self) -> Vec<ServerView> {
+        self.servers.servers.values().map(|server| self.server_view(server)).collect()
+    }
+
+    /// One server.
+    pub fn server(&self, id: ServerId) -> Option<ServerView> {
+        self.servers.servers.get(&id).map(|server| self.server_view(server))
+    }
+
+    fn server_view(&self, server: &Server) -> ServerView {
+        let volumes = server.slots.iter().map(|slot| self.servers.volume(*slot)).map(|volume| VolumeView {
+            report: volume.report.clone(),
+            counts: volume.counts,
+            copies: volume.chunks.len() as u64,
+        });
+        ServerView {
+            server: server.id,
+            host: server.host.clone(),
+            address: Arc::clone(&server.address),
+            version: server.version.clone(),
+            connected: server.stream.is_some(),
+            leaving: server.leaving,
+            last_heard: server.last_heard.map(|heard| self.now.since(heard)),
+            volumes: volumes.collect(),
+            traffic: server.traffic,
+        }
+    }
+
+    /// What all known servers have served since the master started.
+    pub fn traffic(&self) -> Traffic {
+        let mut sum = Traffic::default();
+        self.servers.servers.values().for_each(|server| sum += server.traffic);
+        sum
+    }
+
+    /// All known copies of a chunk, live or not.
+    pub fn copies(&self, chunk: ChunkId) -> Vec<CopyView> {
+        let Some(entry) = self.entries.get(&chunk) else { return Vec::new() };
+        entry.copies().iter().filter_map(|copy| self.copy_view(entry, copy)).collect()
+    }
+
+    /// How many distinct servers hold a live, good, current copy.
+    pub fn live_copies(&self, chunk: ChunkId) -> u8 {
+        self.entries.get(&chunk).map_or(0, |entry| self.live_servers(entry))
+    }
+
+    fn copy_view(&self, entry: &Entry, copy: &HeldCopy) -> Option<CopyView> {
+        let volume = self.servers.volume(copy.slot);
+        let server = self.servers.servers.get(&volume.server)?;
+        Some(CopyView {
+            server: volume.server,
+            volume: volume.id,
+            host: server.host.clone(),
+            path: volume.report.path.clone(),
+            address: Arc::clone(&server.address),
+            version: ChunkVersion::new(copy.version),
+            state: self.copy_state(entry, copy),
+        })
+    }
+
+    fn copy_state(&self, entry: &Entry, copy: &HeldCopy) -> CopyState {
+        if !self.servers.volume(copy.slot).counts {
+            return CopyState::Away;
+        }
+        if copy.flags.has(CopyFlags::DELETING) {
+            return CopyState::Deleting;
+        }
+        if entry.is_anomaly(copy) {
+            return CopyState::Newer;
+        }
+        if !entry.is_current(copy) {
+            return CopyState::Stale;
+        }
+        if copy.flags.has(CopyFlags::BAD) {
+            return CopyState::Bad;
+        }
+        if copy.flags.has(CopyFlags::SUSPECT) {
+            return CopyState::Suspect;
+        }
+        if entry.is_settled() { CopyState::Current } else { CopyState::Writing }
+    }
+}

@@ -1,0 +1,194 @@
+//! The command line of `mfs-master`, and what each command does.
+//!
+//! Exit statuses: 0 done, 1 failed (the message says why and what to do), 2 wrong arguments, 3 `check` found something.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use rfs_common::clock::SystemClock;
+use rfs_common::folder_lock::FolderLock;
+use rfs_common::ids::{ClusterId, Goal};
+use rfs_common::logging::LogArguments;
+use rfs_common::random::SystemRandom;
+
+use crate::config::{ENVIRONMENT_PREFIX, MasterConfig};
+use crate::daemon;
+use crate::namespace::bootstrap::new_cluster;
+use crate::namespace::check::check;
+use crate::store::{Store, StoreOptions, restore};
+
+/// Status of `check` when it found something.
+const FOUND_SOMETHING: u8 = 3;
+
+/// The rfs master: names, attributes, and where every file's data is
+#[derive(Debug, Parser)]
+#[command(name = "mfs-master", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArguments,
+    #[command(flatten)]
+    log: LogArguments,
+}
+
+/// Without a command: run the master
+#[derive(Debug, Args)]
+struct RunArguments {
+    /// Read settings from this TOML file (`mfs-master config` prints one with all defaults)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The folder with the metadata, made by `mfs-master init`
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Make one setting, such as -o listen.clients=0.0.0.0:9421
+    #[arg(short = 'o', value_name = "KEY=VALUE", value_parser = rfs_common::config::parse_override)]
+    setting: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make an empty filesystem in an empty folder
+    Init {
+        /// The folder; made if it does not exist
+        dir: PathBuf,
+        /// Copies of each file's data, where nothing else is said
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+        goal: u8,
+    },
+    /// Check the metadata of a master that does not run: every checksum, every rule
+    Check {
+        /// Its folder
+        dir: PathBuf,
+    },
+    /// Make a folder from an export of the metadata
+    Restore {
+        /// The export
+        export: PathBuf,
+        /// The new folder
+        dir: PathBuf,
+    },
+    /// Print every setting with its default
+    Config,
+}
+
+/// The command line, for manual pages.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Does what the command line says.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => run_master(&cli.run, &cli.log).map(|()| ExitCode::SUCCESS),
+        Some(Command::Init { dir, goal }) => init(&dir, goal).map(|()| ExitCode::SUCCESS),
+        Some(Command::Check { dir }) => check_folder(&dir),
+        Some(Command::Restore { export, dir }) => restore_folder(&export, &dir).map(|()| ExitCode::SUCCESS),
+        Some(Command::Config) => print_config().map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "mfs-master: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+}
+
+fn run_master(arguments: &RunArguments, log: &LogArguments) -> anyhow::Result<()> {
+    rfs_common::logging::init(log)?;
+    let environment = std::env::vars().filter(|(key, _)| key.starts_with(ENVIRONMENT_PREFIX));
+    let mut config: MasterConfig = rfs_common::config::load(
+        arguments.config.as_deref(),
+        ENVIRONMENT_PREFIX,
+        environment,
+        &arguments.setting,
+    )?;
+    if let Some(data) = &arguments.data {
+        config.data.clone_from(data);
+    }
+    if let Err(rule) = config.check() {
+        bail!("the settings make no sense: {rule}");
+    }
+    daemon::run(&config)
+}
+
+fn init(dir: &Path, goal: u8) -> anyhow::Result<()> {
+    let clock = SystemClock::shared();
+    let random = SystemRandom::shared();
+    let cluster = ClusterId::from_random(u128::from(random.u64()) << 64 | u128::from(random.u64()));
+    let goal = Goal::try_from(u32::from(goal)).ok().context("a goal is from 1 to 9 copies")?;
+    Store::create(dir, cluster.get().to_be_bytes())?;
+    let store = Store::open(dir, StoreOptions::default(), clock.clone())?;
+    store.commit(&new_cluster(goal, clock.now())).context("the empty filesystem cannot be stored")?;
+    store.close().context("the empty filesystem cannot be stored")?;
+    say(&format!("made an empty filesystem in {}: cluster {cluster}, goal {goal}", dir.display()))?;
+    say(&format!("start its master with: mfs-master --data {}", dir.display()))
+}
+
+fn check_folder(dir: &Path) -> anyhow::Result<ExitCode> {
+    daemon::require_store(dir)?;
+    let _lock = FolderLock::acquire(dir)?;
+    let damages = Store::verify(dir)?;
+    for damage in &damages {
+        say(&format!("{} at byte {}: {}", damage.file.display(), damage.offset, damage.what))?;
+    }
+    if !damages.is_empty() {
+        say(&format!("{} damages: restore the metadata from an export (mfs-master restore)", damages.len()))?;
+        return Ok(ExitCode::from(FOUND_SOMETHING));
+    }
+    let store = Store::open(dir, StoreOptions::default(), SystemClock::shared())?;
+    let report = check(&store)?;
+    report.findings.iter().try_for_each(|finding| say(finding))?;
+    let findings = report.findings.len() as u64 + report.findings_left_out;
+    let counted = report.counted;
+    say(&format!(
+        "{} nodes ({} files, {} directories), {} bytes, {} chunks: {findings} findings",
+        counted.inodes, counted.files, counted.directories, counted.bytes, counted.chunks
+    ))?;
+    Ok(if findings == 0 { ExitCode::SUCCESS } else { ExitCode::from(FOUND_SOMETHING) })
+}
+
+fn restore_folder(export: &Path, dir: &Path) -> anyhow::Result<()> {
+    let report = restore(export, dir)?;
+    say(&format!(
+        "restored {} records as of log position {} into {}: check it with `mfs-master check {}`",
+        report.records,
+        report.position,
+        dir.display(),
+        dir.display()
+    ))
+}
+
+fn print_config() -> anyhow::Result<()> {
+    say(rfs_common::config::default_toml::<MasterConfig>()?.trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+        let cli = Cli::try_parse_from(["mfs-master", "--data", "/x", "-o", "copies_min=1"]).expect("parsed");
+        assert_eq!(cli.run.setting, [("copies_min".to_owned(), "1".to_owned())]);
+        assert!(Cli::try_parse_from(["mfs-master", "init"]).is_err());
+    }
+
+    #[test]
+    fn init_makes_what_check_finds_sound_and_does_not_touch_what_is_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("meta");
+        init(&dir, 2).expect("made");
+        assert_eq!(check_folder(&dir).expect("checked"), ExitCode::SUCCESS);
+        assert!(init(&dir, 2).is_err());
+        let said = format!("{:#}", check_folder(folder.path()).expect_err("nothing there"));
+        assert!(said.contains("mfs-master init"), "{said}");
+    }
+}

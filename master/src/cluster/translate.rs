@@ -1,0 +1,128 @@
+//! Between the messages of `cluster.proto` and the words of the chunk table.
+
+use std::net::IpAddr;
+
+use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
+use rfs_proto::cluster as wire;
+
+use crate::chunks::{
+    Command, CommandId, CommandResult, Held, Order, Place, Registration, Traffic, VolumeReport, VolumeState,
+};
+
+/// A registration; an address that means "wherever I am" becomes the one that the connection comes from.
+pub(super) fn registration(register: wire::Register, peer: Option<IpAddr>) -> Registration {
+    Registration {
+        server: ServerId::new(register.server),
+        host: register.host,
+        address: reachable_address(&register.data_address, peer),
+        version: register.version,
+        volumes: register.volumes.into_iter().map(volume).collect(),
+    }
+}
+
+fn reachable_address(address: &str, peer: Option<IpAddr>) -> String {
+    let Some((host, port)) = address.rsplit_once(':') else { return address.to_owned() };
+    let unspecified = matches!(host, "" | "0.0.0.0" | "[::]" | "*");
+    match peer.filter(|_| unspecified) {
+        Some(IpAddr::V4(ip)) => format!("{ip}:{port}"),
+        Some(IpAddr::V6(ip)) => format!("[{ip}]:{port}"),
+        None => address.to_owned(),
+    }
+}
+
+pub(super) fn volume(volume: wire::Volume) -> VolumeReport {
+    VolumeReport {
+        volume: VolumeId::new(volume.volume),
+        state: state(volume.state()),
+        path: volume.path,
+        reason: volume.reason,
+        total: volume.total,
+        free: volume.free,
+        chunks: volume.chunks,
+        storage_machine: volume.storage_machine,
+    }
+}
+
+fn state(state: wire::VolumeState) -> VolumeState {
+    match state {
+        wire::VolumeState::InService => VolumeState::InService,
+        wire::VolumeState::ReadOnly => VolumeState::ReadOnly,
+        wire::VolumeState::Stalled => VolumeState::Stalled,
+        wire::VolumeState::Full => VolumeState::Full,
+        wire::VolumeState::Out | wire::VolumeState::Unspecified => VolumeState::Out,
+    }
+}
+
+pub(super) fn held(held: &wire::Held) -> Held {
+    Held {
+        chunk: ChunkId::new(held.chunk),
+        version: ChunkVersion::new(held.version),
+        open: held.open,
+        suspect: held.suspect,
+    }
+}
+
+pub(super) fn traffic(heartbeat: &wire::Heartbeat) -> Traffic {
+    Traffic {
+        reads: heartbeat.reads,
+        writes: heartbeat.writes,
+        read_bytes: heartbeat.read_bytes,
+        written_bytes: heartbeat.written_bytes,
+    }
+}
+
+pub(super) fn result(result: wire::CommandResult) -> CommandResult {
+    CommandResult {
+        command: CommandId(result.command),
+        done: result.done,
+        errno: result.errno,
+        message: result.message,
+        version: ChunkVersion::new(result.version),
+        length: result.length,
+    }
+}
+
+pub(super) fn command(command: Command) -> wire::ToChunkserver {
+    let order = match command.order {
+        Order::Delete { volume, chunk, version } => wire::command::Order::Delete(wire::Delete {
+            volume: volume.get(),
+            chunk: chunk.get(),
+            version: version.get(),
+        }),
+        Order::Replicate { volume, chunk, version, sources } => wire::command::Order::Replicate(wire::Replicate {
+            volume: volume.get(),
+            chunk: chunk.get(),
+            version: version.get(),
+            sources: sources.iter().map(source).collect(),
+        }),
+        Order::Raise { volume, chunk, from, to } => wire::command::Order::Raise(wire::Raise {
+            volume: volume.get(),
+            chunk: chunk.get(),
+            from: from.get(),
+            to: to.get(),
+        }),
+    };
+    message(wire::to_chunkserver::Message::Command(wire::Command { command: command.id.0, order: Some(order) }))
+}
+
+fn source(place: &Place) -> wire::Source {
+    wire::Source { server: place.server.get(), volume: place.volume.get(), address: place.address.to_string() }
+}
+
+pub(super) fn message(message: wire::to_chunkserver::Message) -> wire::ToChunkserver {
+    wire::ToChunkserver { message: Some(message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_means_anywhere_becomes_the_one_of_the_connection() {
+        let peer = Some(IpAddr::from([192, 0, 2, 7]));
+        assert_eq!(reachable_address("0.0.0.0:9422", peer), "192.0.2.7:9422");
+        assert_eq!(reachable_address("[::]:9422", peer), "192.0.2.7:9422");
+        assert_eq!(reachable_address("cs1:9422", peer), "cs1:9422");
+        assert_eq!(reachable_address(":1", Some("::1".parse().unwrap())), "[::1]:1");
+    }
+}

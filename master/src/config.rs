@@ -1,0 +1,213 @@
+//! The master's settings: one struct, filled by `rfs_common::config` from defaults, a TOML file, variables `RFS_MASTER_...`
+//! and `-o key=value`. `mfs-master config` prints it with all defaults.
+
+use std::path::PathBuf;
+
+use rfs_common::endpoint::{
+    CHUNKSERVER_TO_MASTER_PORT, CLIENT_TO_MASTER_PORT, Endpoint, METRICS_PORT, WEB_PORT,
+};
+use rfs_common::size::{ByteSize, Period};
+use serde::{Deserialize, Serialize};
+
+use crate::chunks::ChunksConfig;
+use crate::engine::EngineConfig;
+use crate::exports::ExportsConfig;
+use crate::session::listener::ListenerConfig;
+use crate::store::StoreOptions;
+
+/// Prefix of the environment variables that make settings.
+pub const ENVIRONMENT_PREFIX: &str = "RFS_MASTER_";
+
+/// All settings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MasterConfig {
+    /// The folder with the metadata, made by `mfs-master init`.
+    pub data: PathBuf,
+
+    /// A power cut takes at most the changes of this long that nothing waited for (fsync waits).
+    pub log_flush_interval: Period,
+    /// Whether every change waits for the disk before it is answered.
+    pub wait_for_disk: bool,
+    /// Memory for metadata pages; the chunk table and leases come on top.
+    pub cache_bytes: ByteSize,
+    /// The log is folded into pages at the latest after this long.
+    pub checkpoint_interval: Period,
+
+    /// A client's session ends after this long without a heartbeat.
+    pub session_expiry: Period,
+    /// How often clients send heartbeats.
+    pub heartbeat_interval: Period,
+    /// A session that does not give back a lease when asked for this long ends.
+    pub recall_timeout: Period,
+    /// How long an operation waits for copies that are away before it is answered with an error.
+    pub chunk_wait: Period,
+    /// Connections of clients at the same time.
+    pub connections_max: usize,
+
+    /// Fewest copies with which a chunk of goal 2 and more takes writes.
+    pub copies_min: usize,
+    /// How long a chunk may lack copies before new ones are made, unless only one is left.
+    pub repair_delay: Period,
+    /// How long repairs wait when most volumes vanished together.
+    pub mass_outage_wait: Period,
+    /// How long a copy that no record knows is kept.
+    pub orphan_chunk_grace: Period,
+    /// Repairs that read from or write to one volume at a time.
+    pub repairs_per_volume: u32,
+    /// A chunkserver is away after this long without a heartbeat.
+    pub chunkserver_expiry: Period,
+
+    /// How often the whole metadata is exported into one file.
+    pub export_interval: Period,
+    /// The folder for exports; empty: `exports` in the data folder.
+    pub export_folder: PathBuf,
+    /// How many exports are kept.
+    pub export_keep: usize,
+
+    /// Where the services listen.
+    pub listen: ListenConfig,
+}
+
+/// Where the services listen. Port 0 takes a free one; `addresses.json` in the data folder tells which.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenConfig {
+    /// Clients.
+    pub clients: Endpoint,
+    /// Chunkservers and administration.
+    pub cluster: Endpoint,
+    /// The status page.
+    pub web: Endpoint,
+    /// Metrics for Prometheus.
+    pub metrics: Endpoint,
+}
+
+impl Default for ListenConfig {
+    fn default() -> ListenConfig {
+        ListenConfig {
+            clients: Endpoint::new("0.0.0.0", CLIENT_TO_MASTER_PORT),
+            cluster: Endpoint::new("0.0.0.0", CHUNKSERVER_TO_MASTER_PORT),
+            web: Endpoint::new("127.0.0.1", WEB_PORT),
+            metrics: Endpoint::new("127.0.0.1", METRICS_PORT),
+        }
+    }
+}
+
+impl Default for MasterConfig {
+    fn default() -> MasterConfig {
+        let (store, engine, listener) = (StoreOptions::default(), EngineConfig::default(), ListenerConfig::default());
+        MasterConfig {
+            data: PathBuf::from("/var/lib/mfs-master"),
+            log_flush_interval: Period::new(store.log_flush_interval),
+            wait_for_disk: store.wait_for_disk,
+            cache_bytes: ByteSize::new(store.cache_bytes),
+            checkpoint_interval: Period::new(store.checkpoint_interval),
+            session_expiry: Period::new(engine.session_expiry),
+            heartbeat_interval: Period::new(engine.heartbeat),
+            recall_timeout: Period::new(engine.recall_timeout),
+            chunk_wait: Period::new(engine.chunk_wait),
+            connections_max: listener.connections_max,
+            copies_min: engine.chunks.copies_min,
+            repair_delay: Period::new(engine.chunks.repair_delay),
+            mass_outage_wait: Period::new(engine.chunks.mass_wait),
+            orphan_chunk_grace: Period::new(engine.chunks.orphan_grace),
+            repairs_per_volume: engine.chunks.repairs_per_volume,
+            chunkserver_expiry: Period::new(engine.chunks.server_expiry),
+            export_interval: Period::hours(1),
+            export_folder: PathBuf::new(),
+            export_keep: 24,
+            listen: ListenConfig::default(),
+        }
+    }
+}
+
+impl MasterConfig {
+    /// What makes no sense together, in words for whoever made the settings.
+    ///
+    /// # Errors
+    /// The first such thing.
+    pub fn check(&self) -> Result<(), String> {
+        let rules = [
+            (self.heartbeat_interval.get().is_zero(), "heartbeat_interval must be longer than nothing"),
+            (
+                self.session_expiry.get() < self.heartbeat_interval.get() * 2,
+                "session_expiry must be at least twice heartbeat_interval, or one lost heartbeat ends a session",
+            ),
+            (
+                self.recall_timeout.get() < self.session_expiry.get(),
+                "recall_timeout must not be shorter than session_expiry",
+            ),
+            (self.copies_min == 0, "copies_min must be at least 1"),
+            (self.connections_max == 0, "connections_max must be at least 1"),
+            (self.export_keep == 0, "export_keep must be at least 1"),
+        ];
+        rules.iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, rule)| Err((*rule).to_owned()))
+    }
+
+    /// The store's part.
+    pub fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            cache_bytes: self.cache_bytes.get(),
+            log_flush_interval: self.log_flush_interval.get(),
+            wait_for_disk: self.wait_for_disk,
+            checkpoint_interval: self.checkpoint_interval.get(),
+            ..StoreOptions::default()
+        }
+    }
+
+    /// The engine's part.
+    pub fn engine_config(&self) -> EngineConfig {
+        EngineConfig {
+            session_expiry: self.session_expiry.get(),
+            heartbeat: self.heartbeat_interval.get(),
+            recall_timeout: self.recall_timeout.get(),
+            chunk_wait: self.chunk_wait.get(),
+            chunks: ChunksConfig {
+                copies_min: self.copies_min,
+                repair_delay: self.repair_delay.get(),
+                mass_wait: self.mass_outage_wait.get(),
+                orphan_grace: self.orphan_chunk_grace.get(),
+                repairs_per_volume: self.repairs_per_volume,
+                server_expiry: self.chunkserver_expiry.get(),
+                ..ChunksConfig::default()
+            },
+        }
+    }
+
+    /// The session port's part.
+    pub fn listener_config(&self) -> ListenerConfig {
+        ListenerConfig { connections_max: self.connections_max, ..ListenerConfig::default() }
+    }
+
+    /// The exports' part.
+    pub fn exports_config(&self) -> ExportsConfig {
+        let folder = match self.export_folder.as_os_str().is_empty() {
+            true => self.data.join("exports"),
+            false => self.export_folder.clone(),
+        };
+        ExportsConfig { folder, interval: self.export_interval.get(), keep: self.export_keep }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_sound_and_are_read_back_from_their_text() {
+        let text = rfs_common::config::default_toml::<MasterConfig>().expect("as TOML");
+        assert!(text.contains("clients = \"0.0.0.0:9421\""), "{text}");
+        MasterConfig::default().check().expect("sound");
+        let overrides = [("listen.clients".to_owned(), "127.0.0.1:0".to_owned()), ("copies_min".to_owned(), "1".to_owned())];
+        let config: MasterConfig =
+            rfs_common::config::load(None, ENVIRONMENT_PREFIX, [], &overrides).expect("settings");
+        assert_eq!((config.listen.clients.port(), config.copies_min), (Some(0), 1));
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_together_are_refused() {
+        let config = MasterConfig { session_expiry: Period::seconds(3), ..MasterConfig::default() };
+        assert!(config.check().expect_err("refused").contains("session_expiry"));
+    }
+}

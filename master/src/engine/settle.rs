@@ -1,0 +1,302 @@
+//! Settling: a chunk whose writer is gone is brought to one state on all its copies, and to a version that the writer
+//! never had (docs/protocol.md, section 3).
+//!
+//! The ticker does one step of one chunk at a time: wait for the places of the grant, reserve a version, have all the best
+//! copies raised to it (from then on a writer that still lives is shut out), compare what they hold, and note the version.
+//! Copies that differ are narrowed down to one group that is raised once more. Readers and writers of the chunk wait.
+//!
+//! What always holds: no reader gets a chunk between its writer's end and its settling; a version is reserved in the store
+//! before a copy is raised to it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rfs_common::clock::Monotonic;
+use rfs_common::ids::{ChunkId, ChunkVersion};
+
+use super::{Engine, State};
+use crate::chunks::{OrderId, Place, Severity, SettleView};
+use crate::namespace::ops::chunks;
+
+/// How long to leave a chunk alone that cannot be settled now.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// How many chunks are settled at the same time.
+const AT_ONCE_MAX: usize = 64;
+
+/// Tells what copies hold.
+pub trait CompareCopies: Send + Sync {
+    /// The digest of the whole copy. None if it cannot be had; called without the engine's lock.
+    fn digest(&self, place: &Place, chunk: ChunkId, version: ChunkVersion) -> Option<[u8; 32]>;
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Nothing was done, or it begins anew after this.
+    Pending { not_before: Option<Monotonic> },
+    /// Copies are being raised to a version that was reserved.
+    Raising { order: OrderId, to: ChunkVersion, asked: usize, alike: bool },
+    /// Copies were raised and are to be compared.
+    Comparing { to: ChunkVersion, places: Vec<Place>, taken: bool },
+}
+
+#[derive(Debug)]
+struct Work {
+    since: Option<Monotonic>,
+    reported: bool,
+    stage: Stage,
+}
+
+/// The chunks that are being settled.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    work: BTreeMap<ChunkId, Work>,
+    cursor: Option<ChunkId>,
+}
+
+/// Copies to compare, taken out of the lock.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    chunk: ChunkId,
+    version: ChunkVersion,
+    places: Vec<Place>,
+}
+
+impl Settling {
+    /// Chunks that were granted and not committed when the master ended.
+    pub(super) fn new(unsettled: Vec<ChunkId>) -> Settling {
+        let mut settling = Settling::default();
+        unsettled.into_iter().for_each(|chunk| settling.add(chunk));
+        settling
+    }
+
+    /// The chunk's writer is gone.
+    pub(super) fn add(&mut self, chunk: ChunkId) {
+        let work = || Work { since: None, reported: false, stage: Stage::Pending { not_before: None } };
+        self.work.entry(chunk).or_insert_with(work);
+    }
+
+    /// The chunk is gone, is settled, or has a writer again.
+    pub(super) fn remove(&mut self, chunk: ChunkId) {
+        self.work.remove(&chunk);
+    }
+
+    /// Whether the chunk is being settled.
+    pub(super) fn contains(&self, chunk: ChunkId) -> bool {
+        self.work.contains_key(&chunk)
+    }
+
+    /// The chunks.
+    pub(super) fn chunks(&self) -> Vec<ChunkId> {
+        self.work.keys().copied().collect()
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.work.len()
+    }
+
+    /// The chunks to look at now: some of them, in turn.
+    fn next(&mut self) -> Vec<ChunkId> {
+        let from = self.cursor.map_or(ChunkId::new(0), ChunkId::next);
+        let after = self.work.range(from..).map(|(chunk, _)| *chunk);
+        let before = self.work.range(..from).map(|(chunk, _)| *chunk);
+        let chosen: Vec<ChunkId> = after.chain(before).take(AT_ONCE_MAX).collect();
+        self.cursor = chosen.last().copied();
+        chosen
+    }
+}
+
+impl State {
+    /// One step of some of the chunks that are being settled. What copies hold is compared by the caller, without the
+    /// lock, and told with [`State::compared`].
+    pub(super) fn settle_step(&mut self, engine: &Engine, now: Monotonic) -> Vec<Comparison> {
+        let mut comparisons = Vec::new();
+        for chunk in self.settling.next() {
+            comparisons.extend(self.settle_one(engine, chunk, now));
+        }
+        comparisons
+    }
+
+    fn settle_one(&mut self, engine: &Engine, chunk: ChunkId, now: Monotonic) -> Option<Comparison> {
+        let Some(info) = self.chunks.info(chunk) else {
+            self.settling.remove(chunk);
+            return None;
+        };
+        if info.version.get() == 0 {
+            self.drop_pending(engine, chunk, now);
+            return None;
+        }
+        let work = self.settling.work.get_mut(&chunk)?;
+        let since = *work.since.get_or_insert(now);
+        match &mut work.stage {
+            Stage::Pending { not_before } if not_before.is_some_and(|time| now < time) => None,
+            Stage::Pending { .. } => {
+                self.begin_raise(engine, chunk, since, now);
+                None
+            }
+            Stage::Raising { order, to, asked, alike } => {
+                let (order, to, asked, alike) = (*order, *to, *asked, *alike);
+                let outcome = self.chunks.order_outcome(order)?;
+                let places: Vec<Place> = outcome.done.into_iter().map(|(place, _)| place).collect();
+                if places.is_empty() || places.len() < asked {
+                    // The version may have been taken where it was not answered: it must not be used. What the failures
+                    // taught about versions is known to the table now.
+                    self.pause(chunk, (!places.is_empty()).then_some(now).unwrap_or(now + PAUSE));
+                    return None;
+                }
+                if alike || places.len() == 1 {
+                    self.settled(engine, chunk, to, &places, now);
+                } else if let Some(work) = self.settling.work.get_mut(&chunk) {
+                    work.stage = Stage::Comparing { to, places, taken: false };
+                }
+                None
+            }
+            Stage::Comparing { to, places, taken } => {
+                if std::mem::replace(taken, true) {
+                    return None;
+                }
+                Some(Comparison { chunk, version: *to, places: places.clone() })
+            }
+        }
+    }
+
+    /// Raises the best copies, once all places of the grant are there or were waited for long enough.
+    fn begin_raise(&mut self, engine: &Engine, chunk: ChunkId, since: Monotonic, now: Monotonic) {
+        let view = self.chunks.settle_candidates(chunk);
+        let waited = now.since(since) >= engine.config.session_expiry;
+        if view.candidates.is_empty() || (!waited && (view.waits_for_servers || !view.missing.is_empty())) {
+            self.report_stuck(engine, chunk, waited, &view);
+            return self.pause(chunk, now + PAUSE);
+        }
+        let best = view.candidates[0].version;
+        let places: Vec<Place> = view
+            .candidates
+            .into_iter()
+            .filter(|candidate| candidate.version == best)
+            .map(|candidate| candidate.place)
+            .collect();
+        // Copies that all still have the committed version were never written to under the grant.
+        let alike = self.chunks.info(chunk).is_some_and(|info| best == info.version && !info.is_settled());
+        self.raise_to_settle(engine, chunk, best, &places, now, alike);
+    }
+
+    fn raise_to_settle(
+        &mut self,
+        engine: &Engine,
+        chunk: ChunkId,
+        from: ChunkVersion,
+        places: &[Place],
+        now: Monotonic,
+        alike: bool,
+    ) {
+        let mut transaction = engine.transaction();
+        let reserved = chunks::raise(&mut transaction, chunk);
+        let to = match reserved {
+            Ok(Some(to)) => to,
+            Ok(None) => return self.settling.remove(chunk),
+            Err(_) => {
+                engine.note_failure(transaction.failure());
+                return self.pause(chunk, now + PAUSE);
+            }
+        };
+        if self.commit(engine, None, transaction.into_changes()).is_err() {
+            return self.pause(chunk, now + PAUSE);
+        }
+        let order = self.chunks.order_raise(chunk, from, to, places);
+        if let Some(work) = self.settling.work.get_mut(&chunk) {
+            work.stage = Stage::Raising { order, to, asked: places.len(), alike };
+        }
+    }
+
+    /// What the copies hold is known: if they are alike, the chunk is settled; else the largest group goes on alone.
+    pub(super) fn compared(
+        &mut self,
+        engine: &Engine,
+        comparison: &Comparison,
+        digests: &[Option<[u8; 32]>],
+        now: Monotonic,
+    ) {
+        let chunk = comparison.chunk;
+        let is_current = self.settling.work.get(&chunk).is_some_and(|work| {
+            matches!(&work.stage, Stage::Comparing { to, .. } if *to == comparison.version)
+        });
+        if !is_current {
+            return;
+        }
+        let group_of = |digest: &[u8; 32]| -> Vec<Place> {
+            let alike = comparison.places.iter().zip(digests).filter(|(_, other)| other.as_ref() == Some(digest));
+            alike.map(|(place, _)| place.clone()).collect()
+        };
+        // The first of the largest: candidates are in the order of how good they are.
+        let mut best: Vec<Place> = Vec::new();
+        for digest in digests.iter().flatten() {
+            let group = group_of(digest);
+            if group.len() > best.len() {
+                best = group;
+            }
+        }
+        if best.is_empty() {
+            // Nothing can be compared: one copy is enough to go on with, the others are made anew from it.
+            best = comparison.places[..1].to_vec();
+        }
+        if best.len() == comparison.places.len() {
+            return self.settled(engine, chunk, comparison.version, &best, now);
+        }
+        let (kept, all) = (best.len(), comparison.places.len());
+        engine.report(
+            Severity::Warning,
+            format!("{all} copies of chunk {chunk} differ after the loss of their writer: {kept} are kept, the others made anew"),
+        );
+        self.raise_to_settle(engine, chunk, comparison.version, &best, now, true);
+    }
+
+    fn settled(&mut self, engine: &Engine, chunk: ChunkId, version: ChunkVersion, places: &[Place], now: Monotonic) {
+        self.chunks.granted(chunk, version, version, places);
+        let mut transaction = engine.transaction();
+        let settled = chunks::settle(&mut transaction, chunk, version);
+        if settled.is_err() || self.commit(engine, None, transaction.into_changes()).is_err() {
+            return self.pause(chunk, now + PAUSE);
+        }
+        self.settling.remove(chunk);
+        self.end_write(chunk);
+        engine.metrics.chunks_settled.add_one();
+    }
+
+    /// A chunk that was granted and never committed goes.
+    fn drop_pending(&mut self, engine: &Engine, chunk: ChunkId, now: Monotonic) {
+        let mut transaction = engine.transaction();
+        let dropped = chunks::drop_pending(&mut transaction, chunk);
+        if dropped.is_err() || self.commit(engine, None, transaction.into_changes()).is_err() {
+            return self.pause(chunk, now + PAUSE);
+        }
+        self.settling.remove(chunk);
+        self.wake_for_chunks();
+    }
+
+    fn pause(&mut self, chunk: ChunkId, until: Monotonic) {
+        if let Some(work) = self.settling.work.get_mut(&chunk) {
+            work.stage = Stage::Pending { not_before: Some(until) };
+        }
+    }
+
+    fn report_stuck(&mut self, engine: &Engine, chunk: ChunkId, waited: bool, view: &SettleView) {
+        let Some(work) = self.settling.work.get_mut(&chunk) else { return };
+        if !waited || work.reported {
+            return;
+        }
+        work.reported = true;
+        let missing: Vec<String> = view.missing.iter().map(ToString::to_string).collect();
+        let volumes = if missing.is_empty() { "none that is known".to_owned() } else { missing.join(", ") };
+        engine.report(
+            Severity::Error,
+            format!("chunk {chunk} cannot be read: its writer is gone and no copy is live (volumes that are away: {volumes}); \
+                     bring these volumes back"),
+        );
+    }
+}
+
+/// Asks for the digests of the copies.
+pub(super) fn compare(comparison: &Comparison, copies: &dyn CompareCopies) -> Vec<Option<[u8; 32]>> {
+    comparison.places.iter().map(|place| copies.digest(place, comparison.chunk, comparison.version)).collect()
+}

@@ -1,0 +1,106 @@
+//! What the engine asks of the store: reads of records, commits, and the wait for the disk. [`Store`] gives it; tests
+//! give it from memory.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rfs_common::errno::Errno;
+use rfs_common::ids::LogPosition;
+
+use crate::namespace::source::{Change, MemorySource, Source};
+use crate::store::{CommitError, Store};
+
+/// A store of records that takes commits.
+pub trait Storage: Send + Sync {
+    /// The records.
+    fn source(&self) -> &dyn Source;
+
+    /// Makes all changes or none. They survive the end of this process when it returns.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing has changed and nothing will.
+    fn commit(&self, changes: &[Change]) -> Result<LogPosition, Refused>;
+
+    /// Waits until everything up to this position survives a power cut.
+    ///
+    /// # Errors
+    /// [`Refused`]: that can no longer be promised.
+    fn wait_durable(&self, position: LogPosition) -> Result<(), Refused>;
+
+    /// The last commit.
+    fn position(&self) -> LogPosition;
+}
+
+/// The store refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What the client is answered.
+    pub errno: Errno,
+    /// Why.
+    pub message: String,
+}
+
+impl From<CommitError> for Refused {
+    fn from(error: CommitError) -> Refused {
+        let errno = match &error {
+            CommitError::NoSpace => Errno::ENOSPC,
+            CommitError::TooLarge { .. } => Errno::EFBIG,
+            CommitError::Failed(_) | CommitError::Unreadable(_) => Errno::EIO,
+        };
+        Refused { errno, message: error.to_string() }
+    }
+}
+
+impl Storage for Store {
+    fn source(&self) -> &dyn Source {
+        self
+    }
+
+    fn commit(&self, changes: &[Change]) -> Result<LogPosition, Refused> {
+        Ok(Store::commit(self, changes)?)
+    }
+
+    fn wait_durable(&self, position: LogPosition) -> Result<(), Refused> {
+        Ok(Store::wait_durable(self, position)?)
+    }
+
+    fn position(&self) -> LogPosition {
+        Store::position(self)
+    }
+}
+
+/// A store in memory, for tests: it survives an engine, and can be told to refuse.
+#[derive(Debug, Default)]
+pub struct MemoryStorage {
+    records: MemorySource,
+    position: AtomicU64,
+    refuses: AtomicBool,
+}
+
+impl MemoryStorage {
+    /// From now on commits are refused, or taken again, as on a disk that is full.
+    pub fn set_full(&self, full: bool) {
+        self.refuses.store(full, Ordering::SeqCst);
+    }
+}
+
+impl Storage for MemoryStorage {
+    fn source(&self) -> &dyn Source {
+        &self.records
+    }
+
+    fn commit(&self, changes: &[Change]) -> Result<LogPosition, Refused> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(CommitError::NoSpace.into());
+        }
+        self.records.apply(changes);
+        Ok(LogPosition::new(self.position.fetch_add(1, Ordering::SeqCst) + 1))
+    }
+
+    fn wait_durable(&self, _position: LogPosition) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn position(&self) -> LogPosition {
+        LogPosition::new(self.position.load(Ordering::SeqCst))
+    }
+}

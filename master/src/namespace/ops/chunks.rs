@@ -1,0 +1,62 @@
+//! What the master itself does with chunks: settling those whose writer is gone, and forgetting those whose copies are.
+//!
+//! No client asks for these, so they need nothing of anybody's leases; who runs them has made sure that no session holds
+//! the grant any more.
+
+use rfs_common::errno::Errno;
+use rfs_common::ids::{ChunkId, ChunkVersion};
+
+use crate::namespace::metadata::Transaction;
+
+/// Gives a chunk whose writer is gone this version, which copies have been raised to. False if the chunk is gone.
+///
+/// # Errors
+/// `EINVAL` if the version is below one that was granted: an old copy would pass for current.
+pub fn settle(transaction: &mut Transaction<'_>, chunk: ChunkId, version: ChunkVersion) -> Result<bool, Errno> {
+    let Some(mut record) = transaction.chunk(chunk)?.filter(|record| !record.deleted) else { return Ok(false) };
+    if version.get() < record.granted.max(record.version) {
+        return Err(Errno::EINVAL);
+    }
+    record.version = version.get();
+    record.granted = version.get();
+    transaction.put_chunk(chunk, &record);
+    Ok(true)
+}
+
+/// Reserves the version to which copies will be raised: logged before the first of them is. The new version, or nothing if
+/// the chunk is gone.
+///
+/// # Errors
+/// `EOVERFLOW` after four thousand million grants.
+pub fn raise(transaction: &mut Transaction<'_>, chunk: ChunkId) -> Result<Option<ChunkVersion>, Errno> {
+    let Some(mut record) = transaction.chunk(chunk)?.filter(|record| !record.deleted) else { return Ok(None) };
+    record.granted = record.granted.max(record.version).checked_add(1).ok_or(Errno::EOVERFLOW)?;
+    transaction.put_chunk(chunk, &record);
+    Ok(Some(ChunkVersion::new(record.granted)))
+}
+
+/// Deletes a chunk that was granted and never committed, since its writer is gone. False if it is not such a chunk.
+///
+/// # Errors
+/// `EIO` if records cannot be read.
+pub fn drop_pending(transaction: &mut Transaction<'_>, chunk: ChunkId) -> Result<bool, Errno> {
+    let Some(record) = transaction.chunk(chunk)?.filter(|record| record.is_pending() && !record.deleted) else {
+        return Ok(false);
+    };
+    let (inode, index) = (record.inode_id(), record.index);
+    match transaction.chunk_ref(inode, index)? {
+        Some(reference) if reference.chunk_id() == chunk => {
+            transaction.drop_ref(inode, index, &reference)?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Forgets a deleted chunk: no copy of it is left.
+///
+/// # Errors
+/// `EIO` if records cannot be read.
+pub fn forget(transaction: &mut Transaction<'_>, chunk: ChunkId) -> Result<(), Errno> {
+    transaction.forget_chunk(chunk)
+}

@@ -1,0 +1,93 @@
+//! The requests about data, which tie records to the places of copies.
+
+use rfs_common::errno::Errno;
+use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
+use rfs_proto::session;
+
+use super::calls::{Live, Remembered, Serve, Served, lease_from};
+use super::translate::data::write_grant;
+use super::translate::{Translate, parts};
+use crate::engine::Refusal;
+use crate::engine::copy_failed::FailedCopy;
+use crate::engine::grants::PlacedGrant;
+use crate::engine::turn::Turn;
+
+/// Copies that one message may report.
+const FAILURES_MAX: usize = 64;
+
+/// Bytes of a client's words that are kept.
+const REASON_BYTES_MAX: usize = 300;
+
+impl Serve for session::Locate {
+    fn serve(self, turn: &mut Turn<'_>, _served: &mut Served) -> Result<Self::Reply, Refusal> {
+        let (node, chunks) = turn.locate(&self.operation()?)?;
+        let placed: Vec<_> = chunks.iter().map(|chunk| (chunk.located.chunk, chunk.places.clone())).collect();
+        let versions: Vec<u32> = chunks.iter().map(|chunk| chunk.version.get()).collect();
+        let located = chunks.into_iter().map(|chunk| chunk.located).collect();
+        let mut reply = <Self as Translate>::reply((node, located), &mut Live { turn, placed: &placed });
+        for (chunk, version) in reply.chunks.iter_mut().zip(versions) {
+            chunk.version = version;
+        }
+        Ok(reply)
+    }
+}
+
+fn grant_reply(turn_session: rfs_common::ids::SessionId, placed: &PlacedGrant) -> session::GrantWriteReply {
+    let places = [(placed.grant.chunk, placed.places.clone())];
+    let mut surroundings = Remembered { session: turn_session, placed: &places };
+    session::GrantWriteReply { grant: Some(write_grant(&placed.grant, &mut surroundings)) }
+}
+
+impl Serve for session::GrantWrite {
+    fn serve(self, turn: &mut Turn<'_>, _served: &mut Served) -> Result<Self::Reply, Refusal> {
+        let session = turn.session();
+        turn.grant_write(&self.operation()?, |placed| grant_reply(session, placed))
+    }
+}
+
+impl Serve for session::CopyFailed {
+    fn serve(self, turn: &mut Turn<'_>, _served: &mut Served) -> Result<Self::Reply, Refusal> {
+        let session = turn.session();
+        let failures = parts::list(&self.failures, FAILURES_MAX)?;
+        let failed: Vec<FailedCopy> = failures
+            .iter()
+            .map(|failure| FailedCopy { volume: VolumeId::new(failure.volume), reason: reason(failure).into() })
+            .collect();
+        turn.copy_failed(&self.operation()?, &failed, |placed| grant_reply(session, placed))
+    }
+}
+
+impl Serve for session::ReportBadCopy {
+    fn serve(self, turn: &mut Turn<'_>, _served: &mut Served) -> Result<Self::Reply, Refusal> {
+        let failure = self.failure.as_ref().ok_or(Errno::EINVAL)?;
+        let (chunk, version) = (ChunkId::new(self.chunk), ChunkVersion::new(self.version));
+        turn.report_bad_copy(chunk, version, VolumeId::new(failure.volume), &reason(failure));
+        Ok(session::Empty {})
+    }
+}
+
+impl Serve for session::Commit {
+    fn serve(self, turn: &mut Turn<'_>, served: &mut Served) -> Result<Self::Reply, Refusal> {
+        let operation = self.operation()?;
+        let return_lease = self.return_lease.as_ref().map(lease_from).transpose()?;
+        if return_lease.is_some_and(|lease| lease.inode != operation.inode) {
+            return Err(Errno::EINVAL.into());
+        }
+        let session = turn.session();
+        let (_, node, position) = turn.commit_written(&operation, return_lease, |node| {
+            <Self as Translate>::reply(node.clone(), &mut Remembered { session, placed: &[] })
+        })?;
+        served.durable = self.durable.then_some(position);
+        Ok(<Self as Translate>::reply(node, &mut Live { turn, placed: &[] }))
+    }
+}
+
+/// A client's words about a failure, cut to what a log line bears.
+fn reason(failure: &session::CopyFailure) -> String {
+    let words: String = failure.reason.chars().filter(|character| !character.is_control()).take(REASON_BYTES_MAX).collect();
+    match (words.is_empty(), failure.errno) {
+        (true, errno) => format!("errno {errno}"),
+        (false, 0) => words,
+        (false, errno) => format!("{words} (errno {errno})"),
+    }
+}

@@ -1,0 +1,319 @@
+//! The session port: accepts connections, gives each a thread of its own, and ends them all at a shutdown.
+//!
+//! What always holds: at most so many connections as configured; a connection has five seconds for its whole handshake; an
+//! answer that is being worked on when the master stops is still sent.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rfs_common::background::spawn;
+use rfs_common::errno::Errno;
+use rfs_proto::frame::{FLAG_REPLY, FrameError, Header};
+use rfs_proto::session;
+use rfs_proto::session_calls::slot_and_sequence;
+use rfs_proto::wire::{Connection, Envelope, WireError};
+
+use super::handshake::{self, Purpose, welcome};
+use super::push::{self, failure_message};
+use super::stream::SessionStream;
+use super::calls;
+use crate::chunks::Severity;
+use crate::engine::{Engine, Failure, Refusal, Request};
+
+/// How a connection is treated.
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    /// Connections at the same time.
+    pub connections_max: usize,
+    /// For a whole handshake.
+    pub handshake_timeout: Duration,
+    /// For one message on a push connection to be taken by the peer's kernel.
+    pub push_send_timeout: Duration,
+    /// For one answer to be taken by the peer's kernel.
+    pub answer_timeout: Duration,
+}
+
+impl Default for ListenerConfig {
+    fn default() -> ListenerConfig {
+        ListenerConfig {
+            connections_max: 4_096,
+            handshake_timeout: Duration::from_secs(5),
+            push_send_timeout: Duration::from_secs(1),
+            answer_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What clients are told of the other services.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Announced {
+    /// Port of the cluster service and the administration.
+    pub cluster_port: u16,
+    /// Port of the status page.
+    pub web_port: u16,
+}
+
+/// The running session port.
+#[derive(Debug)]
+pub struct SessionServer {
+    shared: Arc<Shared>,
+    listener: Arc<TcpListener>,
+    acceptor: Option<JoinHandle<()>>,
+    address: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Shared {
+    engine: Arc<Engine>,
+    config: ListenerConfig,
+    announced: Announced,
+    stopping: AtomicBool,
+    next_connection: AtomicU64,
+    /// The sockets of all connections, to end them.
+    open: Mutex<HashMap<u64, TcpStream>>,
+    one_closed: Condvar,
+    nonsense_logged: AtomicBool,
+}
+
+impl SessionServer {
+    /// Begins to accept.
+    ///
+    /// # Errors
+    /// If the socket's address cannot be had or no thread can be started.
+    pub fn start(
+        listener: TcpListener,
+        engine: Arc<Engine>,
+        config: ListenerConfig,
+        announced: Announced,
+    ) -> io::Result<SessionServer> {
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            engine,
+            config,
+            announced,
+            stopping: AtomicBool::new(false),
+            next_connection: AtomicU64::new(0),
+            open: Mutex::new(HashMap::new()),
+            one_closed: Condvar::new(),
+            nonsense_logged: AtomicBool::new(false),
+        });
+        let listener = Arc::new(listener);
+        let (accepting, accepted) = (Arc::clone(&listener), Arc::clone(&shared));
+        let acceptor = spawn("session-accept", move || accepted.accept_all(&accepting))?;
+        Ok(SessionServer { shared, listener, acceptor: Some(acceptor), address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, lets answers under way go, and waits for the connections to end, not longer than this.
+    pub fn stop(mut self, patience: Duration) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // An accept that is waiting returns with an error then.
+        let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Read);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+        let open = self.shared.open();
+        for socket in open.values() {
+            let _ = socket.shutdown(Shutdown::Read);
+        }
+        let waited = self.shared.one_closed.wait_timeout_while(open, patience, |open| !open.is_empty());
+        let (open, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        for socket in open.values() {
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Shared {
+    fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
+        loop {
+            let accepted = listener.accept();
+            if self.stopping.load(Ordering::SeqCst) {
+                return;
+            }
+            match accepted {
+                Ok((stream, address)) => self.admit(stream, address),
+                Err(error) => {
+                    // Out of descriptors, most likely: connections that end will free some.
+                    self.engine.report(Severity::Warning, format!("a client connection was not accepted: {error}"));
+                    self.engine.clock().sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        let Ok(registered) = stream.try_clone() else { return };
+        let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        let mut open = self.open();
+        if open.len() >= self.config.connections_max {
+            drop(open);
+            self.engine.metrics().connections_refused.add_one();
+            let most = self.config.connections_max;
+            let message = format!("a connection from {address} was refused: there are {most} already (session.connections_max)");
+            return self.engine.report(Severity::Warning, message);
+        }
+        open.insert(number, registered);
+        drop(open);
+        self.engine.metrics().connections.add_one();
+        let shared = Arc::clone(self);
+        let serving = spawn("session", move || {
+            shared.serve(stream, address);
+            shared.close(number);
+        });
+        if let Err(error) = serving {
+            self.close(number);
+            self.engine.report(Severity::Error, format!("no thread for the connection from {address}: {error}"));
+        }
+    }
+
+    fn close(&self, number: u64) {
+        self.open().remove(&number);
+        self.one_closed.notify_all();
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self, stream: TcpStream, address: SocketAddr) {
+        let Ok(socket) = stream.try_clone() else { return };
+        let Ok(stream) = SessionStream::new(stream, self.engine.clock().clone()) else { return };
+        let mut connection = Connection::new(stream);
+        let purpose = match self.shake_hands(&mut connection) {
+            Ok(Some(purpose)) => purpose,
+            Ok(None) => return,
+            Err(error) => return self.log_stranger(&error, address),
+        };
+        let ended = match purpose {
+            Purpose::Ask => Ok(()),
+            Purpose::Operations { session, slot } => {
+                rename_thread(&format!("ops-{session}-{slot}"));
+                let timeout = self.config.answer_timeout;
+                connection.stream().end_deadline(timeout).map_err(WireError::from).and_then(|()| {
+                    serve_operations(&self.engine, session, slot, &mut connection)
+                })
+            }
+            Purpose::Push { session } => {
+                rename_thread(&format!("push-{session}"));
+                let timeout = self.config.push_send_timeout;
+                connection.stream().end_deadline(timeout).map_err(WireError::from).and_then(|()| {
+                    push::serve(&self.engine, session, &mut connection, socket)
+                })
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%address, ?purpose, error = &error as &dyn std::error::Error, "a client connection ended");
+        }
+    }
+
+    /// What the connection is for, or nothing if it was refused with a reason.
+    fn shake_hands(&self, connection: &mut Connection<SessionStream>) -> Result<Option<Purpose>, WireError> {
+        connection.stream().begin_deadline(self.config.handshake_timeout);
+        let header = connection.receive_head()?;
+        if header.frame_type != handshake::FIRST {
+            return Err(WireError::OutOfPlace { expected: "Hello", got: header.frame_type });
+        }
+        let hello: session::Hello = connection.message(&header)?;
+        match welcome(&self.engine, &hello, &self.announced) {
+            Ok((purpose, reply)) => {
+                connection.send(Envelope::reply_to(&header), &reply, &[])?;
+                Ok(Some(purpose))
+            }
+            Err(failure) => {
+                if failure.errno != Errno::ESTALE {
+                    self.engine.metrics().connections_refused.add_one();
+                }
+                connection.send(Envelope::failure_of(&header), &failure_message(&failure), &[])?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// A peer that is no client is logged once: port scanners and health checks come again and again.
+    fn log_stranger(&self, error: &WireError, address: SocketAddr) {
+        self.engine.metrics().connections_refused.add_one();
+        let is_nonsense = matches!(error, WireError::Frame(_) | WireError::Message { .. } | WireError::OutOfPlace { .. });
+        if is_nonsense && !self.nonsense_logged.swap(true, Ordering::Relaxed) {
+            let what = match error {
+                WireError::Frame(FrameError::Magic(_)) => "something that is not rfs (a browser, a health check?)".to_owned(),
+                WireError::Frame(frame) => frame.to_string(),
+                other => other.to_string(),
+            };
+            let web = self.announced.web_port;
+            let message = format!(
+                "{address} sent {what} to the client port and was cut off; the status page is on port {web}. \
+                 This is logged once"
+            );
+            self.engine.report(Severity::Warning, message);
+        }
+    }
+}
+
+/// Answers one request after the other until the connection ends.
+fn serve_operations(
+    engine: &Engine,
+    session: rfs_common::ids::SessionId,
+    slot: u32,
+    connection: &mut Connection<SessionStream>,
+) -> Result<(), WireError> {
+    loop {
+        let header = match connection.receive_head() {
+            Ok(header) => header,
+            Err(WireError::Closed) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let (of_slot, sequence) = slot_and_sequence(header.request_id);
+        if header.is_reply() || of_slot != slot || header.payload_bytes > 0 {
+            return Err(WireError::OutOfPlace { expected: "a request of the connection's slot", got: header.frame_type });
+        }
+        let request = Request { session, slot, sequence };
+        match calls::answer(engine, request, header.frame_type, connection.message_bytes()) {
+            Ok(reply) if reply.len() <= header.frame_type.limits().message_bytes as usize => {
+                send_encoded(connection.stream(), &header, &reply)?;
+            }
+            Ok(_) => {
+                let failure = Failure::new(Errno::EOVERFLOW, "the answer is longer than a frame may be: ask for less");
+                connection.send(Envelope::failure_of(&header), &failure_message(&failure), &[])?;
+            }
+            Err(Refusal::Failed(failure)) => {
+                connection.send(Envelope::failure_of(&header), &failure_message(&failure), &[])?;
+            }
+            Err(Refusal::Close(reason)) => {
+                tracing::debug!(%session, slot, reason, "an operations connection is closed");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Sends a reply that is encoded already, in one write.
+fn send_encoded(stream: &SessionStream, request: &Header, reply: &[u8]) -> io::Result<()> {
+    let header = Header { flags: FLAG_REPLY, message_bytes: reply.len() as u32, payload_bytes: 0, ..*request };
+    let mut frame = Vec::with_capacity(rfs_proto::frame::HEADER_BYTES + reply.len());
+    frame.extend_from_slice(&header.encode());
+    frame.extend_from_slice(reply);
+    stream.socket().write_all(&frame)
+}
+
+/// Shows in `top` and `ps` what the thread is for.
+fn rename_thread(name: &str) {
+    let short: String = name.chars().take(rfs_common::background::THREAD_NAME_BYTES_MAX).collect();
+    if let Ok(name) = std::ffi::CString::new(short) {
+        // A name that cannot be set is not worth more than this.
+        let _ = rustix::thread::set_name(&name);
+    }
+}
+
+#[cfg(test)]
+#[path = "listener_test.rs"]
+mod tests;

@@ -1,0 +1,185 @@
+//! Numbers into words: the one line at the top, and each problem with what it concerns and what to do.
+
+use crate::chunks::{ServerView, Summary, VolumeState};
+
+use super::report::{Health, MetadataReport};
+
+/// What health is judged by.
+pub(super) struct Findings<'a> {
+    pub(super) summary: &'a Summary,
+    pub(super) servers: &'a [ServerView],
+    pub(super) metadata: &'a MetadataReport,
+    pub(super) default_goal: u32,
+    pub(super) export_problem: Option<String>,
+    pub(super) checkpoint_problem: Option<String>,
+}
+
+/// The verdict.
+pub(super) struct Verdict {
+    pub(super) health: Health,
+    pub(super) summary: String,
+    pub(super) problems: Vec<String>,
+}
+
+/// Judges.
+pub(super) fn judge(findings: &Findings<'_>) -> Verdict {
+    let mut problems: Vec<(Health, String)> = Vec::new();
+    problems.extend(metadata_problems(findings));
+    problems.extend(chunk_problems(findings.summary));
+    problems.extend(server_problems(findings));
+    let health = problems.iter().map(|(health, _)| *health).max().unwrap_or(Health::Ok);
+    problems.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
+    let problems: Vec<String> = problems.into_iter().map(|(_, text)| text).collect();
+    Verdict { health, summary: line(findings, &problems), problems }
+}
+
+fn line(findings: &Findings<'_>, problems: &[String]) -> String {
+    let summary = findings.summary;
+    match problems.split_first() {
+        None if summary.total == 0 => "Everything is well; there is no data yet.".to_owned(),
+        None => format!("Everything is well: all {} have all their copies.", counted(summary.total, "chunk")),
+        Some((first, [])) => first.clone(),
+        Some((first, rest)) => format!("{first} ({} more)", counted(rest.len() as u64, "problem")),
+    }
+}
+
+fn metadata_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
+    let mut problems = Vec::new();
+    let metadata = findings.metadata;
+    match metadata.state.as_str() {
+        "working" | "" => {}
+        "no space" => problems.push((
+            Health::Unavailable,
+            "The master's metadata disk is full and changes are refused; free space on it.".to_owned(),
+        )),
+        other => problems.push((
+            Health::Unavailable,
+            format!("The metadata log does not take changes any more ({other}); check the master's disk and restart the master."),
+        )),
+    }
+    if let Some(reason) = &findings.checkpoint_problem {
+        problems.push((Health::Degraded, format!("The last checkpoint of the metadata failed: {reason}; check the master's disk.")));
+    }
+    if let Some(reason) = &findings.export_problem {
+        problems.push((Health::Degraded, format!("The last scheduled export of the metadata failed: {reason}.")));
+    }
+    problems
+}
+
+fn chunk_problems(summary: &Summary) -> Vec<(Health, String)> {
+    let mut problems = Vec::new();
+    if summary.unavailable > 0 {
+        let what = counted(summary.unavailable, "chunk");
+        let have = if summary.unavailable == 1 { "has" } else { "have" };
+        problems.push((
+            Health::Unavailable,
+            format!("{what} {have} no live copy and cannot be read; bring the missing chunkservers or volumes back."),
+        ));
+    }
+    let repairable = summary.under_goal - summary.unavailable;
+    if repairable > 0 {
+        let (what, lack) = (counted(repairable, "chunk"), if repairable == 1 { "lacks" } else { "lack" });
+        let last = match summary.last_copy {
+            0 => String::new(),
+            count => format!(" ({count} of them with one copy left)"),
+        };
+        let doing = match (&summary.repairs_wait, summary.repairs_running) {
+            (Some(reason), _) => format!("repairs wait: {reason}"),
+            (None, 0) => "new ones are made as soon as there is a server to put them on".to_owned(),
+            (None, running) => format!("{} being made", if running == 1 { "1 is".to_owned() } else { format!("{running} are") }),
+        };
+        problems.push((Health::Degraded, format!("{what} {lack} copies{last}; {doing}.")));
+    }
+    problems
+}
+
+fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
+    let mut problems = Vec::new();
+    let connected = findings.servers.iter().filter(|server| server.connected).count();
+    for server in findings.servers {
+        let (id, host) = (server.server, &server.host);
+        if !server.connected {
+            let since = server.last_heard.map_or("since the master started".to_owned(), |ago| format!("for {}", duration(ago.as_secs())));
+            problems.push((
+                Health::Degraded,
+                format!("Chunkserver {id} on {host} is missing {since}; start it, or forget it with `rfs admin forget-server {id}`."),
+            ));
+            continue;
+        }
+        for volume in &server.volumes {
+            let (path, reason) = (&volume.report.path, &volume.report.reason);
+            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            let text = match volume.report.state {
+                VolumeState::InService => continue,
+                VolumeState::Full => format!("Volume {path} on {host} is full; add space or delete data."),
+                VolumeState::ReadOnly => format!("Volume {path} on {host} is read-only{why}; check the volume."),
+                VolumeState::Stalled => format!("Volume {path} on {host} does not answer{why}; check the paths to its storage."),
+                VolumeState::Out => format!("Volume {path} on {host} is out of service{why}; check the volume and its mount."),
+            };
+            problems.push((Health::Degraded, text));
+        }
+    }
+    let needed = findings.default_goal as usize;
+    if connected < needed {
+        let (have, want) = (counted(connected as u64, "chunkserver"), counted(needed as u64, "copy"));
+        let (verb, health) = match connected {
+            0 => ("are", Health::Unavailable),
+            1 => ("is", Health::Degraded),
+            _ => ("are", Health::Degraded),
+        };
+        problems.push((health, format!("Only {have} {verb} connected, too few for new files with {want}; start more chunkservers.")));
+    }
+    problems
+}
+
+fn counted(count: u64, what: &str) -> String {
+    match (count, what.strip_suffix('y')) {
+        (1, _) => format!("1 {what}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        _ => format!("{count} {what}s"),
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(summary: &Summary, state: &str) -> Verdict {
+        let metadata = MetadataReport { state: state.to_owned(), ..MetadataReport::default() };
+        let none = (None, None);
+        judge(&Findings {
+            summary,
+            servers: &[],
+            metadata: &metadata,
+            default_goal: 0,
+            export_problem: none.0,
+            checkpoint_problem: none.1,
+        })
+    }
+
+    #[test]
+    fn the_worst_problem_comes_first() {
+        let summary = Summary { total: 9, under_goal: 3, unavailable: 1, last_copy: 2, ..Summary::default() };
+        let verdict = judged(&summary, "working");
+        assert_eq!(verdict.health, Health::Unavailable);
+        assert!(verdict.summary.starts_with("1 chunk has no live copy"), "{}", verdict.summary);
+        assert!(verdict.summary.ends_with("(1 problem more)"), "{}", verdict.summary);
+        assert!(verdict.problems[1].starts_with("2 chunks lack copies (2 of them with one copy left)"), "{}", verdict.problems[1]);
+        assert_eq!(judged(&Summary::default(), "no space").health, Health::Unavailable);
+    }
+
+    #[test]
+    fn all_well_says_so() {
+        let verdict = judged(&Summary { total: 2, ..Summary::default() }, "working");
+        assert_eq!((verdict.health, verdict.summary.as_str()), (Health::Ok, "Everything is well: all 2 chunks have all their copies."));
+    }
+}

@@ -1,0 +1,113 @@
+//! What the cluster service, the administration and the status page need of the master. The engine is the one
+//! implementation; tests have a small one.
+
+use rfs_common::clock::{Monotonic, SharedClock};
+use rfs_common::errno::Errno;
+use rfs_common::ids::{ClusterId, Goal, InodeId, SessionId};
+
+use crate::chunks::{Chunks, Severity};
+use crate::events::Event;
+use crate::namespace::source::{Change, Source};
+
+/// The master, as its services see it. Every method may wait for the engine's lock: call them from threads that may block.
+pub trait MasterState: Send + Sync + 'static {
+    /// Looks at or changes the chunk table, under the lock. See [`MasterStateExt::with_chunks`].
+    fn visit_chunks(&self, look: &mut dyn FnMut(&mut Chunks, Monotonic));
+
+    /// The records.
+    fn source(&self) -> &dyn Source;
+
+    /// Changes records that the engine itself does not use (known servers).
+    ///
+    /// # Errors
+    /// Why the store refused, in words.
+    fn commit(&self, changes: Vec<Change>) -> Result<(), String>;
+
+    /// The cluster.
+    fn cluster(&self) -> ClusterId;
+
+    /// The clock.
+    fn clock(&self) -> &SharedClock;
+
+    /// Reports an event.
+    fn report(&self, severity: Severity, message: String);
+
+    /// The latest events with a number above `after`, oldest first.
+    fn events_after(&self, after: u64) -> Vec<Event>;
+
+    /// The sessions.
+    fn sessions(&self) -> Vec<SessionReport>;
+
+    /// The counters as Prometheus reads them.
+    fn metrics_text(&self) -> String;
+
+    /// Operations of clients answered since the start.
+    fn operations(&self) -> u64;
+
+    /// Sets the goal of these nodes, each in one step with its chunks; returns how many had another one. Nodes that are
+    /// gone are passed over.
+    ///
+    /// # Errors
+    /// Why the store refused.
+    fn set_goals(&self, nodes: &[InodeId], goal: Goal) -> Result<u64, GoalFailure>;
+}
+
+/// A goal could not be set.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the goal of inode {inode} was not changed: {message} ({errno:?})")]
+pub struct GoalFailure {
+    /// The node.
+    pub inode: InodeId,
+    /// Linux's number.
+    pub errno: Errno,
+    /// Why.
+    pub message: String,
+}
+
+/// Calls with a result on any [`MasterState`].
+pub trait MasterStateExt {
+    /// Looks at or changes the chunk table, under the lock.
+    fn with_chunks<R>(&self, look: impl FnOnce(&mut Chunks, Monotonic) -> R) -> R;
+}
+
+impl<T: MasterState + ?Sized> MasterStateExt for T {
+    fn with_chunks<R>(&self, look: impl FnOnce(&mut Chunks, Monotonic) -> R) -> R {
+        let mut look = Some(look);
+        let mut result = None;
+        self.visit_chunks(&mut |chunks, now| {
+            if let Some(look) = look.take() {
+                result = Some(look(chunks, now));
+            }
+        });
+        result.expect("visit_chunks calls its argument before it returns")
+    }
+}
+
+/// A session as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionReport {
+    /// Its id.
+    pub session: SessionId,
+    /// The client's host.
+    pub host: String,
+    /// Where it is mounted.
+    pub mount_point: String,
+    /// Where its push connection comes from.
+    pub address: String,
+    /// Its program version.
+    pub version: String,
+    /// How long ago it began.
+    pub age_ms: u64,
+    /// How long ago it was heard.
+    pub last_heard_ms: u64,
+    /// Leases it holds, those for writing among them.
+    pub leases: u64,
+    /// Leases for writing.
+    pub write_leases: u64,
+    /// Locks it holds.
+    pub locks: u64,
+    /// Operations it asked for.
+    pub operations: u64,
+    /// It may change nothing.
+    pub read_only: bool,
+}

@@ -1,0 +1,165 @@
+//! The status page, its JSON, and the numbers for Prometheus, over HTTP. Read-only: only GET is answered.
+//!
+//! The page is one document put together from three files at compile time; it asks for nothing from elsewhere, and a
+//! content security policy holds it to that. Reports are gathered on threads that may block; a few at a time, so that
+//! browsers cannot occupy the engine.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use rfs_common::shutdown::Shutdown;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::status::{EventRow, Gatherer, ServerRow, SessionRow, StatusReport};
+
+mod prometheus;
+
+pub(crate) use self::prometheus::render_metrics;
+
+/// Reports that are gathered at the same time; more wait.
+const GATHERED_AT_ONCE: usize = 4;
+/// Events in the page's report.
+const EVENTS_SHOWN: usize = 100;
+
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    include_str!("web/page.html")
+        .replace("/* page.css */", include_str!("web/page.css"))
+        .replace("/* page.js */", include_str!("web/page.js"))
+});
+
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                      img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+#[derive(Clone)]
+struct Web {
+    gatherer: Arc<Gatherer>,
+    permits: Arc<Semaphore>,
+}
+
+/// Answers browsers on this socket until the shutdown.
+///
+/// # Errors
+/// If the socket fails.
+pub async fn serve_page(listener: TcpListener, gatherer: Arc<Gatherer>, shutdown: Shutdown) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/", get(page))
+        .route("/api/all.json", get(all))
+        .route("/api/status.json", get(status))
+        .route("/api/servers.json", get(servers))
+        .route("/api/sessions.json", get(sessions))
+        .route("/api/events.json", get(events))
+        .route("/metrics", get(metrics));
+    serve(listener, routes, gatherer, shutdown).await
+}
+
+/// Answers Prometheus on this socket until the shutdown.
+///
+/// # Errors
+/// If the socket fails.
+pub async fn serve_metrics(listener: TcpListener, gatherer: Arc<Gatherer>, shutdown: Shutdown) -> std::io::Result<()> {
+    serve(listener, Router::new().route("/metrics", get(metrics)), gatherer, shutdown).await
+}
+
+/// Opens a socket for either.
+///
+/// # Errors
+/// If the address cannot be had.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+async fn serve(
+    listener: TcpListener,
+    routes: Router<Web>,
+    gatherer: Arc<Gatherer>,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
+    let web = Web { gatherer, permits: Arc::new(Semaphore::new(GATHERED_AT_ONCE)) };
+    let ended = async move { shutdown.requested().await };
+    axum::serve(listener, routes.with_state(web)).with_graceful_shutdown(ended).await
+}
+
+async fn page() -> Response {
+    let mut response = Response::new(Body::from(PAGE.as_str()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+/// All that the page shows, in one answer.
+#[derive(Debug, Serialize)]
+struct All {
+    status: StatusReport,
+    servers: Vec<ServerRow>,
+    sessions: Vec<SessionRow>,
+    events: Vec<EventRow>,
+}
+
+async fn all(State(web): State<Web>) -> Response {
+    web.json(|gatherer| All {
+        status: gatherer.status(),
+        servers: gatherer.servers(),
+        sessions: gatherer.sessions(),
+        events: gatherer.events(EVENTS_SHOWN),
+    })
+    .await
+}
+
+async fn status(State(web): State<Web>) -> Response {
+    web.json(Gatherer::status).await
+}
+
+async fn servers(State(web): State<Web>) -> Response {
+    web.json(Gatherer::servers).await
+}
+
+async fn sessions(State(web): State<Web>) -> Response {
+    web.json(Gatherer::sessions).await
+}
+
+#[derive(Debug, Deserialize)]
+struct EventsQuery {
+    limit: Option<usize>,
+}
+
+async fn events(State(web): State<Web>, Query(query): Query<EventsQuery>) -> Response {
+    web.json(move |gatherer| gatherer.events(query.limit.unwrap_or(EVENTS_SHOWN))).await
+}
+
+async fn metrics(State(web): State<Web>) -> Response {
+    match web.gather(Gatherer::metrics).await {
+        Some(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
+}
+
+impl Web {
+    /// Gathers away from the async threads; nothing if the master is stopping.
+    async fn gather<R: Send + 'static>(&self, look: impl FnOnce(&Gatherer) -> R + Send + 'static) -> Option<R> {
+        let _permit = self.permits.acquire().await.ok()?;
+        let gatherer = Arc::clone(&self.gatherer);
+        tokio::task::spawn_blocking(move || look(&gatherer)).await.ok()
+    }
+
+    async fn json<R: Serialize + Send + 'static>(&self, look: impl FnOnce(&Gatherer) -> R + Send + 'static) -> Response {
+        match self.gather(look).await {
+            Some(report) => ([(header::CACHE_CONTROL, "no-store")], axum::Json(report)).into_response(),
+            None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "web_test.rs"]
+mod tests;

@@ -1,0 +1,258 @@
+//! Calls about one node: attributes, access, the target of a link, extended attributes, the filesystem's space.
+
+use std::sync::Arc;
+
+use rfs_common::errno::Errno;
+use rfs_common::ids::InodeId;
+use rfs_common::name::{FILE_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
+use rfs_proto::session as wire;
+
+use super::Client;
+use super::bytes::Durability;
+use super::core::{Core, Node, caller_to_wire};
+use super::types::{AttributeChanges, AttributesAnswer, Caller, FilesystemSpace, SetTime};
+use crate::cache::attributes::time_to_wire;
+use crate::cache::node::{Answered, Mode};
+
+impl Client {
+    /// The node's attributes.
+    ///
+    /// # Errors
+    /// The master's: ESTALE if the node is gone.
+    pub fn get_attributes(&self, inode: InodeId) -> Result<AttributesAnswer, Errno> {
+        self.core.attributes(&self.core.node(inode))
+    }
+
+    /// Changes attributes. What was written before is committed first, so that a later commit cannot undo the times or
+    /// the length set here.
+    ///
+    /// # Errors
+    /// The master's; EFBIG for a length that is not possible; what writing dirty data failed with.
+    pub fn set_attributes(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        changes: &AttributeChanges,
+    ) -> Result<AttributesAnswer, Errno> {
+        let core = &*self.core;
+        core.session.wait_trusted()?;
+        let node = core.node(inode);
+        let request = set_request(caller, inode, changes);
+        match changes.length {
+            Some(length) => core.set_length(&node, &request, length),
+            None => {
+                core.commit_if_written(&node)?;
+                core.set_attributes(&node, &request)
+            }
+        }
+    }
+
+    /// Asks the master whether the caller may (R_OK 4, W_OK 2, X_OK 1).
+    ///
+    /// # Errors
+    /// EACCES; and the master's others.
+    pub fn access(&self, caller: &Caller, inode: InodeId, mask: u32) -> Result<(), Errno> {
+        self.core.session.call(&wire::Access { caller: caller_to_wire(caller), inode: inode.get(), mask }).map(drop)
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    /// The master's: EINVAL if it is something else.
+    pub fn read_symlink(&self, inode: InodeId) -> Result<Vec<u8>, Errno> {
+        let core = &*self.core;
+        core.session.wait_trusted()?;
+        let node = core.node(inode);
+        {
+            let state = node.state();
+            if let Some(target) = state.target.as_ref().filter(|_| state.mode > Mode::None) {
+                return Ok(target.to_vec());
+            }
+        }
+        let mut ticket = core.order.begin();
+        let reply = core.call(&mut ticket, &wire::ReadSymlink { inode: inode.get() })?;
+        let answered = Answered::from_wire(None, reply.lease.as_ref());
+        let now = core.now();
+        let mut state = node.state();
+        node.learn(&mut state, &ticket, &answered, now);
+        if answered.lease.is_some() && node.may_keep(&state, &ticket, &answered, now) {
+            state.target = Some(Arc::from(&*reply.target));
+        }
+        Ok(reply.target.to_vec())
+    }
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// ENODATA if there is none; and the master's others.
+    pub fn get_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        check_xattr_name(name)?;
+        let request =
+            wire::GetXattr { caller: caller_to_wire(caller), inode: inode.get(), name: name.to_vec().into() };
+        Ok(self.core.session.call(&request)?.value.to_vec())
+    }
+
+    /// The names of the extended attributes that the caller may see.
+    ///
+    /// # Errors
+    /// The master's.
+    pub fn list_xattr(&self, caller: &Caller, inode: InodeId) -> Result<Vec<Vec<u8>>, Errno> {
+        let request = wire::ListXattr { caller: caller_to_wire(caller), inode: inode.get() };
+        Ok(self.core.session.call(&request)?.names.iter().map(|name| name.to_vec()).collect())
+    }
+
+    /// Sets an extended attribute (XATTR_CREATE 1, XATTR_REPLACE 2).
+    ///
+    /// # Errors
+    /// E2BIG, ERANGE; and the master's.
+    pub fn set_xattr(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        name: &[u8],
+        value: &[u8],
+        flags: u32,
+    ) -> Result<(), Errno> {
+        if value.len() > XATTR_VALUE_BYTES_MAX {
+            return Err(Errno::E2BIG);
+        }
+        self.core.change_xattr(caller, inode, name, |request| wire::SetXattr {
+            value: value.to_vec().into(),
+            flags,
+            ..request
+        })
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// ENODATA if there is none; and the master's others.
+    pub fn remove_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<(), Errno> {
+        self.core.change_xattr(caller, inode, name, |request| wire::SetXattr { remove: true, ..request })
+    }
+
+    /// The space of the filesystem.
+    ///
+    /// # Errors
+    /// The master's.
+    pub fn filesystem_space(&self) -> Result<FilesystemSpace, Errno> {
+        let reply = self.core.session.call(&wire::StatFilesystem {})?;
+        Ok(FilesystemSpace {
+            total: reply.total,
+            free: reply.free,
+            available: reply.available,
+            inodes: reply.inodes,
+            inodes_free: reply.inodes_free,
+        })
+    }
+}
+
+fn check_xattr_name(name: &[u8]) -> Result<(), Errno> {
+    if name.is_empty() || name.len() > XATTR_NAME_BYTES_MAX { Err(Errno::ERANGE) } else { Ok(()) }
+}
+
+fn set_request(caller: &Caller, inode: InodeId, changes: &AttributeChanges) -> wire::SetAttributes {
+    let at = |time: Option<SetTime>| match time {
+        Some(SetTime::At(time)) => Some(time_to_wire(time)),
+        Some(SetTime::Now) | None => None,
+    };
+    wire::SetAttributes {
+        caller: caller_to_wire(caller),
+        inode: inode.get(),
+        mode: changes.mode,
+        user: changes.user,
+        group: changes.group,
+        length: changes.length,
+        accessed: at(changes.accessed),
+        modified: at(changes.modified),
+        accessed_now: changes.accessed == Some(SetTime::Now),
+        modified_now: changes.modified == Some(SetTime::Now),
+        by_descriptor: changes.handle.is_some(),
+        kill_set_id: changes.kill_set_id,
+        changed: None,
+    }
+}
+
+impl Core {
+    /// Asks the master to change attributes, and learns how they are then.
+    pub(super) fn set_attributes(
+        &self,
+        node: &Arc<Node>,
+        request: &wire::SetAttributes,
+    ) -> Result<AttributesAnswer, Errno> {
+        let (_asking, mut ticket) = (node.ask(), self.order.begin());
+        let reply = self.call(&mut ticket, request)?;
+        let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
+        let mut state = node.state();
+        self.answer(&node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)
+    }
+
+    /// Changes the length, under the WRITE lease: nobody else reads or writes meanwhile.
+    pub(super) fn set_length(
+        &self,
+        node: &Arc<Node>,
+        request: &wire::SetAttributes,
+        length: u64,
+    ) -> Result<AttributesAnswer, Errno> {
+        if length > FILE_BYTES_MAX {
+            return Err(Errno::EFBIG);
+        }
+        let _used = self.use_lease(node, Mode::Write)?;
+        self.set_length_in_use(node, request, length)
+    }
+
+    /// The same where the caller uses the WRITE lease: a second use could wait for a recall that waits for the first.
+    pub(super) fn set_length_in_use(
+        &self,
+        node: &Arc<Node>,
+        request: &wire::SetAttributes,
+        length: u64,
+    ) -> Result<AttributesAnswer, Errno> {
+        if node.content().is_some_and(|content| content.has_uncommitted()) {
+            self.commit(node, Durability::Acknowledged, None)?;
+        }
+        let (_asking, mut ticket) = (node.ask(), self.order.begin());
+        let reply = self.call(&mut ticket, request)?;
+        if let Some(content) = node.content() {
+            content.truncate(length);
+        }
+        let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
+        let mut state = node.state();
+        self.answer(&node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)
+    }
+
+    /// Commits what was written here and not committed, so that an answer of the master about the node includes it.
+    pub(super) fn commit_if_written(&self, node: &Arc<Node>) -> Result<(), Errno> {
+        if !node.content().is_some_and(|content| content.has_uncommitted()) {
+            return Ok(());
+        }
+        if let Some(_used) = self.try_use(node, Mode::Write)? {
+            self.commit(node, Durability::Acknowledged, None)?;
+        }
+        Ok(())
+    }
+
+    fn change_xattr(
+        &self,
+        caller: &Caller,
+        inode: InodeId,
+        name: &[u8],
+        finish: impl FnOnce(wire::SetXattr) -> wire::SetXattr,
+    ) -> Result<(), Errno> {
+        check_xattr_name(name)?;
+        self.session.wait_trusted()?;
+        let request = wire::SetXattr {
+            caller: caller_to_wire(caller),
+            inode: inode.get(),
+            name: name.to_vec().into(),
+            ..wire::SetXattr::default()
+        };
+        self.session.call(&finish(request))?;
+        // The change time (and, of an access list, the mode) changed with it; the answer does not say how. The kernel
+        // forgets by itself what its own call changed.
+        if let Some(node) = self.table.get(inode) {
+            node.state().fresh = false;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! The seam between the client core and the data path: what the core asks of the bytes of files.
+//!
+//! [`crate::data`] implements it; tests put bytes in memory behind it.
+
+use std::sync::Arc;
+
+use rfs_common::clock::Time;
+use rfs_common::errno::Errno;
+use rfs_common::ids::InodeId;
+use rfs_proto::session as wire;
+
+use crate::data::WriteGrant;
+
+/// All files' bytes.
+pub trait Bytes: Send + Sync {
+    /// One file's. Asked once for each node.
+    fn file(&self, inode: InodeId) -> Arc<dyn FileBytes>;
+}
+
+/// How far a commit's data has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Every copy has it.
+    Acknowledged,
+    /// Every copy has it on its disk.
+    Durable,
+}
+
+/// What the master is to be told, and what is held back until it was.
+pub trait Prepared: Send {
+    /// The file's new length, if it changed.
+    fn length(&self) -> Option<u64>;
+    /// When it was last written, if it was.
+    fn modified(&self) -> Option<Time>;
+    /// Chunks written under a grant.
+    fn chunks(&self) -> Vec<wire::CommittedChunk>;
+    /// The master has it. Without this call it stays uncommitted.
+    fn committed(self: Box<Self>);
+}
+
+/// One open file's own place in the bytes.
+pub trait OpenBytes: Send + Sync {
+    /// Reads; 0 bytes at the end.
+    ///
+    /// # Errors
+    /// EIO when no copy gives the right bytes.
+    fn read(&self, offset: u64, out: &mut [u8], length_of_file: u64) -> Result<usize, Errno>;
+    /// What went wrong with data written since this was last asked.
+    ///
+    /// # Errors
+    /// That.
+    fn take_error(&self) -> Result<(), Errno>;
+}
+
+/// One file's bytes. See [`crate::data`] for what each method does.
+#[allow(missing_docs, reason = "they are those of the data path's FileData")]
+pub trait FileBytes: Send + Sync {
+    fn open(&self) -> Arc<dyn OpenBytes>;
+    fn write(&self, offset: u64, bytes: &[u8], length_of_file: u64) -> Result<u64, Errno>;
+    fn prepare_commit(&self, durability: Durability) -> Result<Box<dyn Prepared>, Errno>;
+    fn committable(&self) -> Option<Box<dyn Prepared>>;
+    fn give_grant(&self, grant: WriteGrant);
+    fn truncate(&self, length: u64);
+    fn zero(&self, offset: u64, length: u64) -> Result<(), Errno>;
+    fn forget_chunks(&self, first_index: u32, end_index: u32);
+    fn invalidate(&self);
+    fn discard(&self);
+    fn has_uncommitted(&self) -> bool;
+    fn local_length(&self) -> Option<u64>;
+    fn modified(&self) -> Option<Time>;
+}

@@ -1,0 +1,399 @@
+//! The client against a master that does what the test says.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rfs_common::clock::{SystemClock, Time};
+use rfs_common::errno::Errno;
+use rfs_proto::frame::FrameType;
+use rfs_proto::session as wire;
+
+use super::fake_bytes::MemoryBytes;
+use super::fake_master::{FakeMaster, Fault, Gate, ROOT};
+use super::*;
+use crate::session::SessionOptions;
+
+const NEW: NewNode = NewNode { mode: 0o644, umask: 0 };
+const APPEND: i32 = libc::O_WRONLY | libc::O_APPEND;
+const ROOT_INODE: InodeId = InodeId::new(ROOT);
+const FILE: InodeId = InodeId::new(5);
+
+#[derive(Default)]
+struct RecordedKernel {
+    told: Mutex<Vec<String>>,
+}
+
+impl RecordedKernel {
+    fn was_told(&self, what: &str) -> bool {
+        self.told.lock().unwrap().iter().any(|told| told == what)
+    }
+}
+
+impl KernelCaches for RecordedKernel {
+    fn invalidate_attributes(&self, inode: InodeId) {
+        self.told.lock().unwrap().push(format!("attributes {inode}"));
+    }
+
+    fn invalidate_data(&self, inode: InodeId) {
+        self.told.lock().unwrap().push(format!("data {inode}"));
+    }
+
+    fn invalidate_entry(&self, parent: InodeId, name: &[u8]) {
+        self.told.lock().unwrap().push(format!("entry {parent} {}", String::from_utf8_lossy(name)));
+    }
+}
+
+struct Mounted {
+    master: FakeMaster,
+    client: Client,
+    bytes: Arc<MemoryBytes>,
+    kernel: Arc<RecordedKernel>,
+    caller: Caller,
+}
+
+impl Mounted {
+    fn new() -> Mounted {
+        let master = FakeMaster::start();
+        master.file("five", FILE.get());
+        let clock = SystemClock::shared();
+        let options = SessionOptions::new(master.endpoint.clone(), Arc::clone(&clock));
+        let session = Session::connect(options).unwrap();
+        let (bytes, kernel) = (Arc::new(MemoryBytes::default()), Arc::new(RecordedKernel::default()));
+        let client = Client::start_with(session, bytes.clone(), kernel.clone(), clock).unwrap();
+        let caller = Caller { user: 0, group: 0, groups: Arc::from([]), process: 1 };
+        Mounted { master, client, bytes, kernel, caller }
+    }
+
+    fn lookup(&self, name: &str) -> Result<NodeAnswer, Errno> {
+        self.client.lookup(&self.caller, ROOT_INODE, name.as_bytes())
+    }
+
+    fn open(&self, flags: i32) -> Handle {
+        self.client.open(&self.caller, FILE, flags).unwrap().handle
+    }
+
+    fn round_trips(&self) -> u64 {
+        self.client.statistics().calls()
+    }
+
+    /// The grant that the master gave last for the file.
+    fn last_grant(&self) -> u64 {
+        self.master.state().grant
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        self.client.shut_down(Duration::from_secs(1));
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what} did not come about");
+}
+
+#[test]
+fn cached_answers_cost_no_round_trip() {
+    let mounted = Mounted::new();
+    assert_eq!(mounted.lookup("five").unwrap().entry_valid, KERNEL_VALID);
+    assert_eq!(mounted.lookup("none"), Err(Errno::ENOENT));
+    let before = mounted.round_trips();
+    assert_eq!(mounted.lookup("five").unwrap().attribute_valid, KERNEL_VALID);
+    assert_eq!(mounted.lookup("none"), Err(Errno::ENOENT));
+    mounted.client.get_attributes(FILE).unwrap();
+    let handle = mounted.open(libc::O_RDONLY);
+    mounted.client.read(handle, 0, 100, &mut Vec::new()).unwrap();
+    mounted.client.flush(handle, 1).unwrap();
+    mounted.client.release(handle, None);
+    assert_eq!(mounted.round_trips(), before);
+}
+
+#[test]
+fn a_small_file_costs_one_make_and_one_commit() {
+    let mounted = Mounted::new();
+    let client = &mounted.client;
+    let (answer, opened) = client.create(&mounted.caller, ROOT_INODE, b"new", NEW, libc::O_WRONLY).unwrap();
+    client.write(opened.handle, 0, b"hello", false).unwrap();
+    client.flush(opened.handle, 1).unwrap();
+    client.release(opened.handle, None);
+    assert_eq!(mounted.round_trips(), 2);
+    let commit = mounted.master.state().commits[0].clone();
+    assert_eq!(commit.length, Some(5));
+    assert_eq!(commit.return_lease.unwrap().mode(), wire::LeaseMode::Read);
+    let now = client.get_attributes(answer.attributes.inode).unwrap();
+    assert_eq!((now.attributes.length, now.attribute_valid), (5, KERNEL_VALID));
+    assert_eq!(mounted.round_trips(), 2);
+}
+
+#[test]
+fn a_change_whose_answer_was_lost_is_repeated_and_runs_once() {
+    let mounted = Mounted::new();
+    mounted.master.fault(FrameType::Make, Fault::DropAfter);
+    mounted.master.fault(FrameType::Lookup, Fault::DropBefore);
+    mounted.client.make_directory(&mounted.caller, ROOT_INODE, b"once", NEW).unwrap();
+    assert_eq!(mounted.master.count("Make"), 1);
+    mounted.lookup("five").unwrap();
+    assert_eq!(mounted.client.statistics().repeats(), 2);
+}
+
+#[test]
+fn a_recall_that_overtakes_its_grant_lets_it_be_used_once() {
+    let mounted = Mounted::new();
+    let gate = Arc::new(Gate::default());
+    let handle = mounted.open(libc::O_WRONLY);
+    mounted.master.fault(FrameType::AcquireLease, Fault::Hold(Arc::clone(&gate)));
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| mounted.client.write(handle, 0, b"once", false));
+        gate.wait_reached();
+        let recall = mounted.master.recall_lease(FILE.get(), wire::LeaseMode::None, mounted.last_grant());
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!mounted.master.is_done(recall), "the recall waits for the grant that it names");
+        gate.open();
+        writer.join().unwrap().unwrap();
+        mounted.master.wait_done(recall);
+    });
+    let state = mounted.master.state();
+    let commit = state.commits.last().unwrap();
+    assert_eq!((commit.length, commit.return_lease.as_ref().unwrap().mode()), (Some(4), wire::LeaseMode::None));
+    let order: Vec<_> = state.journal.iter().filter(|entry| ["Commit", "RecallDone"].contains(&&***entry)).collect();
+    assert_eq!(order, ["Commit", "RecallDone"]);
+    drop(state);
+    assert!(mounted.kernel.was_told("data 5"));
+    assert_eq!(mounted.bytes.memory(FILE).state.lock().unwrap().invalidated, 1);
+}
+
+#[test]
+fn data_is_committed_before_a_recall_is_done_while_writes_go_on() {
+    let mounted = Mounted::new();
+    let handle = mounted.open(libc::O_WRONLY);
+    let written = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for number in 0..2000_u64 {
+                mounted.client.write(handle, number, b"x", false).unwrap();
+                written.store(number + 1, std::sync::atomic::Ordering::SeqCst);
+            }
+        });
+        for _ in 0..10 {
+            eventually("a lease", || mounted.master.state().modes.get(&FILE.get()) == Some(&2));
+            let before = written.load(std::sync::atomic::Ordering::SeqCst);
+            let recall = mounted.master.recall_lease(FILE.get(), wire::LeaseMode::Read, mounted.last_grant());
+            mounted.master.wait_done(recall);
+            let committed = mounted.master.state().nodes[&FILE.get()].length;
+            assert!(committed >= before, "{committed} bytes committed of {before}");
+            if writer.is_finished() {
+                break;
+            }
+        }
+        writer.join().unwrap();
+    });
+    mounted.client.flush(handle, 1).unwrap();
+    assert_eq!(mounted.master.state().nodes[&FILE.get()].length, 2000);
+}
+
+#[test]
+fn appends_go_to_the_end_that_others_left() {
+    let mounted = Mounted::new();
+    let handle = mounted.open(APPEND);
+    mounted.client.write(handle, 0, b"aaaa", false).unwrap();
+    let recall = mounted.master.recall_lease(FILE.get(), wire::LeaseMode::None, mounted.last_grant());
+    mounted.master.wait_done(recall);
+    mounted.master.state().change(FILE.get(), |attributes| attributes.length = 10);
+    mounted.client.write(handle, 0, b"bb", false).unwrap();
+    let writes = mounted.bytes.memory(FILE).state.lock().unwrap().writes.clone();
+    assert_eq!(writes, [(0, b"aaaa".to_vec()), (10, b"bb".to_vec())]);
+    assert_eq!(mounted.client.get_attributes(FILE).unwrap().attributes.length, 12);
+}
+
+#[test]
+fn a_lost_session_drops_caches_and_fails_dirty_files_once() {
+    let mounted = Mounted::new();
+    mounted.lookup("five").unwrap();
+    let handle = mounted.open(libc::O_RDWR);
+    mounted.client.write(handle, 0, b"dirty", false).unwrap();
+    mounted.master.lose_session();
+    eventually("the loss", || mounted.client.statistics().sessions_lost() == 1);
+    let before = mounted.round_trips();
+    assert_eq!(mounted.client.get_attributes(FILE).unwrap().attributes.length, 0);
+    assert_eq!(mounted.round_trips(), before + 1, "nothing is cached");
+    assert_eq!(mounted.client.flush(handle, 1), Err(Errno::EIO));
+    mounted.client.write(handle, 0, b"again", false).unwrap();
+    assert_eq!(mounted.client.flush(handle, 1), Ok(()));
+    eventually("the kernel", || mounted.kernel.was_told("entry 1 five") && mounted.kernel.was_told("data 5"));
+}
+
+#[test]
+fn a_restarted_master_is_told_what_is_held_before_anything_is_asked() {
+    let mounted = Mounted::new();
+    mounted.lookup("five").unwrap();
+    let handle = mounted.open(libc::O_WRONLY);
+    mounted.client.write(handle, 0, b"dirty", false).unwrap();
+    let lock = Lock { family: LockFamily::Posix, lock_type: LockType::Shared, owner: 9, start: 0, end: 9, process: 1 };
+    mounted.client.set_lock(FILE, &lock).unwrap();
+    mounted.master.restart();
+    mounted.lookup("other").unwrap_err();
+    mounted.client.flush(handle, 1).unwrap();
+    let state = mounted.master.state();
+    assert_eq!((state.reclaims.len(), state.unclaimed_operations), (1, 0));
+    let reclaim = &state.reclaims[0];
+    assert!(reclaim.leases.iter().any(|lease| lease.inode == FILE.get() && lease.mode() == wire::LeaseMode::Write));
+    assert_eq!((reclaim.open_inodes.as_slice(), reclaim.locks.len(), reclaim.last), (&[FILE.get()][..], 1, true));
+    assert_eq!(state.nodes[&FILE.get()].length, 5, "what was dirty is committed in the reclaimed session");
+}
+
+#[test]
+fn an_entry_notice_drops_the_name_and_what_it_overtook() {
+    let mounted = Mounted::new();
+    mounted.lookup("five").unwrap();
+    let notice = || {
+        let entries = vec![wire::EntryNotice { directory: ROOT, names: vec![(&b"five"[..]).into()] }];
+        mounted.master.recall(wire::Recall { entries, ..wire::Recall::default() })
+    };
+    mounted.master.wait_done(notice());
+    assert!(mounted.kernel.was_told("entry 1 five"));
+    let gate = Arc::new(Gate::default());
+    mounted.master.fault(FrameType::Lookup, Fault::Hold(Arc::clone(&gate)));
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| mounted.lookup("five"));
+        gate.wait_reached();
+        mounted.master.wait_done(notice());
+        gate.open();
+        assert_eq!(asked.join().unwrap().unwrap().entry_valid, Duration::ZERO);
+    });
+    let before = mounted.round_trips();
+    assert_eq!(mounted.lookup("five").unwrap().entry_valid, KERNEL_VALID);
+    assert_eq!(mounted.round_trips(), before + 1, "the overtaken answer was not kept");
+}
+
+#[test]
+fn answers_about_a_frozen_node_are_used_once() {
+    let mounted = Mounted::new();
+    mounted.lookup("five").unwrap();
+    let recall = wire::Recall { attributes: vec![FILE.get()], ..wire::Recall::default() };
+    mounted.master.wait_done(mounted.master.recall(recall));
+    assert!(mounted.kernel.was_told("attributes 5"));
+    mounted.master.fault(FrameType::GetAttributes, Fault::Frozen);
+    assert_eq!(mounted.client.get_attributes(FILE).unwrap().attribute_valid, Duration::ZERO);
+    assert_eq!(mounted.client.get_attributes(FILE).unwrap().attribute_valid, KERNEL_VALID);
+}
+
+#[test]
+fn an_older_answer_does_not_undo_a_younger_one() {
+    let mounted = Mounted::new();
+    let gate = Arc::new(Gate::default());
+    mounted.master.fault(FrameType::GetAttributes, Fault::Hold(Arc::clone(&gate)));
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| mounted.client.get_attributes(FILE));
+        gate.wait_reached();
+        let changes = AttributeChanges { modified: Some(SetTime::At(Time::from_seconds(77))), ..Default::default() };
+        mounted.client.set_attributes(&mounted.caller, FILE, &changes).unwrap();
+        gate.open();
+        slow.join().unwrap().unwrap();
+    });
+    let modified = mounted.client.get_attributes(FILE).unwrap().attributes.modified;
+    assert_eq!(modified, Time::from_seconds(77));
+}
+
+#[test]
+fn times_set_after_a_write_survive_the_close() {
+    let mounted = Mounted::new();
+    let handle = mounted.open(libc::O_WRONLY);
+    mounted.client.write(handle, 0, b"x", false).unwrap();
+    let changes = AttributeChanges { modified: Some(SetTime::At(Time::from_seconds(77))), ..Default::default() };
+    mounted.client.set_attributes(&mounted.caller, FILE, &changes).unwrap();
+    mounted.client.flush(handle, 1).unwrap();
+    assert_eq!(mounted.client.get_attributes(FILE).unwrap().attributes.modified, Time::from_seconds(77));
+    assert_eq!(mounted.master.state().nodes[&FILE.get()].modified.as_ref().unwrap().seconds, 77);
+}
+
+#[test]
+fn a_directory_is_read_in_parts_resumed_anywhere_and_then_kept() {
+    let mounted = Mounted::new();
+    for number in 0..4 {
+        mounted.master.file(&format!("n{number}"), 20 + number);
+    }
+    let handle = mounted.client.open_directory(&mounted.caller, ROOT_INODE).unwrap().handle;
+    let read = |offset, room| {
+        let mut names = Vec::new();
+        let mut take = |entry: &Entry<'_>| {
+            if names.len() == room {
+                return Taken::No;
+            }
+            names.push((String::from_utf8_lossy(entry.name).into_owned(), entry.next_offset));
+            Taken::Yes
+        };
+        mounted.client.read_directory(&mounted.caller, handle, offset, true, &mut take).unwrap();
+        names
+    };
+    let all = read(0, 100);
+    let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, [".", "..", "five", "n0", "n1", "n2", "n3"]);
+    for (at, (_, offset)) in all.iter().enumerate() {
+        assert_eq!(read(*offset, 2), all[at + 1..all.len().min(at + 3)], "after {at}");
+    }
+    let before = mounted.round_trips();
+    assert_eq!(read(0, 100), all);
+    assert_eq!(mounted.lookup("n2").unwrap().attributes.inode, InodeId::new(22));
+    assert_eq!(mounted.lookup("absent"), Err(Errno::ENOENT));
+    assert_eq!(mounted.round_trips(), before);
+}
+
+#[test]
+fn an_orphan_is_released_when_it_is_closed() {
+    let mounted = Mounted::new();
+    let handle = mounted.open(libc::O_RDONLY);
+    mounted.client.unlink(&mounted.caller, ROOT_INODE, b"five").unwrap();
+    std::thread::sleep(Duration::from_millis(150));
+    assert!(mounted.master.state().releases.is_empty());
+    mounted.client.release(handle, None);
+    eventually("the release", || mounted.master.state().releases.iter().any(|r| r.orphans == [FILE.get()]));
+}
+
+#[test]
+fn a_queued_lock_is_granted_by_a_notice_or_cancelled() {
+    let mounted = Mounted::new();
+    let lock = Lock { family: LockFamily::Flock, lock_type: LockType::Exclusive, owner: 4, start: 0, end: 9, process: 1 };
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let wait = || {
+        let sender = sender.clone();
+        mounted.client.set_lock_wait(FILE, &lock, Box::new(move |result| sender.send(result).unwrap()))
+    };
+    let first = wait();
+    let granted = vec![wire::LockGranted { inode: FILE.get(), ticket: first.0 }];
+    mounted.master.notice(&wire::Notice { granted, ..wire::Notice::default() });
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(5)).unwrap(), Ok(()));
+    let second = wait();
+    mounted.client.cancel_lock(second);
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(5)).unwrap(), Err(Errno::EINTR));
+}
+
+#[test]
+fn the_masters_refusal_comes_back_and_a_gone_node_is_no_gone_session() {
+    let mounted = Mounted::new();
+    assert_eq!(mounted.client.get_attributes(InodeId::new(4711)).unwrap_err(), Errno::ESTALE);
+    mounted.master.fault(FrameType::Make, Fault::Refuse(Errno::EACCES));
+    let made = mounted.client.make_directory(&mounted.caller, ROOT_INODE, b"dir", NEW);
+    assert_eq!(made.unwrap_err(), Errno::EACCES);
+    assert_eq!(mounted.client.statistics().sessions_lost(), 0);
+}
+
+#[test]
+fn a_call_that_waits_for_a_master_ends_with_the_session() {
+    let mounted = Mounted::new();
+    let gate = Arc::new(Gate::default());
+    mounted.master.fault(FrameType::Lookup, Fault::Hold(Arc::clone(&gate)));
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| mounted.lookup("five"));
+        gate.wait_reached();
+        mounted.client.shut_down(Duration::from_millis(100));
+        assert_eq!(asked.join().unwrap().unwrap_err(), Errno::EIO);
+        gate.open();
+    });
+    eventually("the goodbye", || mounted.master.count("Goodbye") == 1);
+}

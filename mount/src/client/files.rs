@@ -1,0 +1,238 @@
+//! Calls about open files: open, read, write, flush, fsync, release.
+//!
+//! Data is read under the READ lease and written under the WRITE lease; both are asked for by the first call that needs
+//! them. Closing commits, and gives the WRITE lease back in the same step when nobody else here writes the file.
+
+use std::sync::Arc;
+
+use rfs_common::errno::Errno;
+use rfs_common::ids::InodeId;
+use rfs_common::name::FILE_BYTES_MAX;
+use rfs_proto::session as wire;
+use tracing::debug;
+
+use super::Client;
+use super::bytes::Durability;
+use super::core::{Committed, Core, Node, caller_to_wire, lock};
+use super::handles::OpenFile;
+use super::kernel::Forget;
+use super::types::{Caller, Handle, LockFamily, Opened};
+use crate::cache::node::Mode;
+
+const READ: u32 = 4;
+const WRITE: u32 = 2;
+const SET_ID_BITS: u32 = 0o6000;
+
+impl Client {
+    /// Opens a file. Of the flags, the access mode, O_APPEND and O_TRUNC count; who may open what was the kernel's
+    /// decision (`default_permissions`).
+    ///
+    /// # Errors
+    /// ESTALE if the node is gone; and the master's others.
+    pub fn open(&self, caller: &Caller, inode: InodeId, flags: i32) -> Result<Opened, Errno> {
+        self.core.open_existing(caller, &self.core.node(inode), flags)
+    }
+
+    /// Fills `into` (cleared first) with up to `size` bytes; fewer at the end of the file.
+    ///
+    /// # Errors
+    /// EBADF; EIO when no copy gives the right bytes in time.
+    pub fn read(&self, handle: Handle, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<(), Errno> {
+        let open = self.core.handles.file(handle)?;
+        if !open.readable {
+            return Err(Errno::EBADF);
+        }
+        self.core.read(&open, offset, size, into)
+    }
+
+    /// Takes all of `data` or fails. A file opened with O_APPEND is written at its end, wherever that is then; other
+    /// clients' appends are before or after, never below. `kill_set_id`: the kernel asks to clear the set-id bits.
+    ///
+    /// # Errors
+    /// EBADF, EFBIG; and what the data path or the master refuses with.
+    pub fn write(&self, handle: Handle, offset: u64, data: &[u8], kill_set_id: bool) -> Result<(), Errno> {
+        let open = self.core.handles.file(handle)?;
+        if !open.writable {
+            return Err(Errno::EBADF);
+        }
+        self.core.write(&open, offset, data, kill_set_id)
+    }
+
+    /// close(2) of one descriptor: pushes and commits what is dirty, and releases the owner's POSIX locks. What went
+    /// wrong with data written earlier is answered here, once.
+    ///
+    /// # Errors
+    /// EBADF; what writing or committing failed with.
+    pub fn flush(&self, handle: Handle, lock_owner: u64) -> Result<(), Errno> {
+        let core = &*self.core;
+        let open = core.handles.file(handle)?;
+        let flushed = if open.writable { core.flush(&open.node) } else { Ok(()) };
+        let told = open.bytes.take_error();
+        let unlocked = core.unlock_all(open.node.inode(), LockFamily::Posix, lock_owner);
+        told.and(flushed).and(unlocked)
+    }
+
+    /// Everything written to the file is on every copy's disk and on the master's when this returns.
+    ///
+    /// # Errors
+    /// EBADF; what writing, syncing or committing failed with.
+    pub fn fsync(&self, handle: Handle, _data_only: bool) -> Result<(), Errno> {
+        let core = &*self.core;
+        let open = core.handles.file(handle)?;
+        let synced = core.sync(&open.node);
+        open.bytes.take_error().and(synced)
+    }
+
+    /// The last use of the handle. `flock_owner`: the kernel says that this owner's flock goes with it.
+    pub fn release(&self, handle: Handle, flock_owner: Option<u64>) {
+        let core = &*self.core;
+        let Some(open) = core.handles.remove_file(handle) else { return };
+        if let Some(owner) = flock_owner
+            && let Err(errno) = core.unlock_all(open.node.inode(), LockFamily::Flock, owner)
+        {
+            debug!(%errno, "a lock could not be released");
+        }
+        core.released(&open.node, open.writable);
+    }
+}
+
+impl Core {
+    /// Whether the caller may open a file with these flags: asked where the kernel could not know.
+    pub(super) fn check_access(&self, caller: &Caller, inode: InodeId, flags: i32) -> Result<(), Errno> {
+        let mask = match flags & libc::O_ACCMODE {
+            libc::O_WRONLY => WRITE,
+            libc::O_RDWR => READ | WRITE,
+            _ => READ,
+        };
+        self.session.call(&wire::Access { caller: caller_to_wire(caller), inode: inode.get(), mask }).map(drop)
+    }
+
+    /// Opens a file that is there: checks that it still is, and truncates it with O_TRUNC.
+    pub(super) fn open_existing(&self, caller: &Caller, node: &Arc<Node>, flags: i32) -> Result<Opened, Errno> {
+        if flags & libc::O_TRUNC != 0 {
+            let request = wire::SetAttributes {
+                caller: caller_to_wire(caller),
+                inode: node.inode().get(),
+                length: Some(0),
+                by_descriptor: true,
+                ..wire::SetAttributes::default()
+            };
+            self.set_length(node, &request, 0)?;
+        } else {
+            self.attributes(node)?;
+        }
+        Ok(self.open_file(node, flags))
+    }
+
+    pub(super) fn open_file(&self, node: &Arc<Node>, flags: i32) -> Opened {
+        let access = flags & libc::O_ACCMODE;
+        let open = OpenFile {
+            node: Arc::clone(node),
+            bytes: self.content(node).open(),
+            append: flags & libc::O_APPEND != 0,
+            readable: access != libc::O_WRONLY,
+            writable: access != libc::O_RDONLY,
+        };
+        let mut state = node.state();
+        state.open += 1;
+        state.open_writable += u32::from(open.writable);
+        let keep_cache = state.mode > Mode::None && !state.closing && state.recalls_waiting == 0;
+        drop(state);
+        Opened { handle: self.handles.add_file(open), keep_cache }
+    }
+
+    pub(super) fn read(&self, open: &OpenFile, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<(), Errno> {
+        let used = self.use_lease(&open.node, Mode::Read)?;
+        let length = self.length(&open.node);
+        let wanted = length.saturating_sub(offset).min(size as u64) as usize;
+        into.clear();
+        into.resize(wanted, 0);
+        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, into, length) };
+        if used.mode() == Mode::None {
+            // Somebody is about to change the file and will not tell us again: nothing of this is kept.
+            self.content(&open.node).invalidate();
+            self.post(Forget::Data(open.node.inode()));
+        }
+        into.truncate(got?);
+        Ok(())
+    }
+
+    pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], kill_set_id: bool) -> Result<(), Errno> {
+        let node = &open.node;
+        let _used = self.use_lease(node, Mode::Write)?;
+        if kill_set_id {
+            self.kill_set_id(node)?;
+        }
+        let _append = open.append.then(|| lock(&node.append));
+        let length = self.length(node);
+        let offset = if open.append { length } else { offset };
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > FILE_BYTES_MAX) {
+            return Err(Errno::EFBIG);
+        }
+        self.content(node).write(offset, data, length)?;
+        self.note_written(node);
+        Ok(())
+    }
+
+    /// Clears set-id bits, if there are any.
+    fn kill_set_id(&self, node: &Arc<Node>) -> Result<(), Errno> {
+        let mode = node.state().attributes.as_ref().map_or(0, |attributes| attributes.mode);
+        if mode & SET_ID_BITS == 0 {
+            return Ok(());
+        }
+        let request = wire::SetAttributes {
+            inode: node.inode().get(),
+            by_descriptor: true,
+            kill_set_id: true,
+            ..wire::SetAttributes::default()
+        };
+        self.set_attributes(node, &request).map(drop)
+    }
+
+    /// What close does with data. The last writer's close gives the lease back with the commit, so that the next
+    /// client's read finds nothing to recall.
+    fn flush(&self, node: &Arc<Node>) -> Result<(), Errno> {
+        if !node.content().is_some_and(|content| content.has_uncommitted()) {
+            return Ok(());
+        }
+        let last_writer = node.state().open_writable <= 1;
+        if last_writer {
+            return self.lower(node, Mode::Read, None).map(drop);
+        }
+        match self.try_use(node, Mode::Write)? {
+            Some(_used) => self.commit(node, Durability::Acknowledged, None).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn sync(&self, node: &Arc<Node>) -> Result<(), Errno> {
+        self.session.wait_trusted()?;
+        let used = self.try_use(node, Mode::Write)?;
+        let told = self.commit(node, Durability::Durable, None)?;
+        drop(used);
+        // The commit was answered from the master's disk; without one, earlier changes may not be there yet.
+        if told == Committed::Nothing {
+            self.session.call(&wire::Sync {})?;
+        }
+        Ok(())
+    }
+
+    /// One handle less.
+    fn released(&self, node: &Arc<Node>, writable: bool) {
+        let mut state = node.state();
+        state.open -= 1;
+        state.open_writable -= u32::from(writable);
+        let (open, orphan) = (state.open > 0, state.orphan);
+        let idle_writer = state.mode == Mode::Write && state.open_writable == 0;
+        let idle = !open && state.lookups == 0;
+        drop(state);
+        if orphan && !open {
+            lock(&self.later.orphans).push(node.inode());
+        } else if idle_writer {
+            lock(&self.later.idle_writers).push((Arc::clone(node), self.now()));
+        }
+        if idle {
+            self.table.note_idle(node.inode(), self.now());
+        }
+    }
+}

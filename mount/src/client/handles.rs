@@ -1,0 +1,90 @@
+//! Open files and directories by their handles.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use rfs_common::errno::Errno;
+
+use super::bytes::OpenBytes;
+use super::core::{Node, lock};
+use super::directories::OpenDirectory;
+use super::types::Handle;
+
+const SHARDS: usize = 16;
+
+/// An open file.
+pub(super) struct OpenFile {
+    pub(super) node: Arc<Node>,
+    pub(super) bytes: Arc<dyn OpenBytes>,
+    /// O_APPEND.
+    pub(super) append: bool,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+}
+
+#[derive(Clone)]
+enum Open {
+    File(Arc<OpenFile>),
+    Directory(Arc<OpenDirectory>),
+}
+
+/// All that is open.
+pub(super) struct Handles {
+    last: AtomicU64,
+    shards: Vec<Mutex<HashMap<Handle, Open>>>,
+}
+
+impl Default for Handles {
+    fn default() -> Handles {
+        Handles { last: AtomicU64::new(0), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+    }
+}
+
+impl Handles {
+    pub(super) fn add_file(&self, file: OpenFile) -> Handle {
+        self.add(Open::File(Arc::new(file)))
+    }
+
+    pub(super) fn add_directory(&self, directory: OpenDirectory) -> Handle {
+        self.add(Open::Directory(Arc::new(directory)))
+    }
+
+    pub(super) fn file(&self, handle: Handle) -> Result<Arc<OpenFile>, Errno> {
+        match lock(self.shard(handle)).get(&handle) {
+            Some(Open::File(file)) => Ok(Arc::clone(file)),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    pub(super) fn directory(&self, handle: Handle) -> Result<Arc<OpenDirectory>, Errno> {
+        match lock(self.shard(handle)).get(&handle) {
+            Some(Open::Directory(directory)) => Ok(Arc::clone(directory)),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    pub(super) fn remove_file(&self, handle: Handle) -> Option<Arc<OpenFile>> {
+        match lock(self.shard(handle)).remove(&handle)? {
+            Open::File(file) => Some(file),
+            Open::Directory(_) => None,
+        }
+    }
+
+    pub(super) fn remove_directory(&self, handle: Handle) -> Option<Arc<OpenDirectory>> {
+        match lock(self.shard(handle)).remove(&handle)? {
+            Open::Directory(directory) => Some(directory),
+            Open::File(_) => None,
+        }
+    }
+
+    fn add(&self, open: Open) -> Handle {
+        let handle = Handle(self.last.fetch_add(1, Ordering::Relaxed) + 1);
+        lock(self.shard(handle)).insert(handle, open);
+        handle
+    }
+
+    fn shard(&self, handle: Handle) -> &Mutex<HashMap<Handle, Open>> {
+        &self.shards[handle.0 as usize % SHARDS]
+    }
+}

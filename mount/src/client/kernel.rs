@@ -1,0 +1,114 @@
+//! Telling the kernel to forget, from threads that hold nothing and that nobody needs for anything else.
+//!
+//! The kernel may take as long as a request of its own on the same directory or page is with us, and that request may be
+//! waiting at the master for another client, which waits for us. So whoever waits for the kernel on behalf of the master
+//! gives up after [`PATIENCE`] **if** an operation of ours about that node is with the master, or all threads here are
+//! stuck in the kernel, which comes to the same; the kernel's own work goes on in its thread meanwhile.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use rfs_common::background;
+use rfs_common::clock::SharedClock;
+use rfs_common::ids::InodeId;
+
+use super::types::KernelCaches;
+
+const THREADS: usize = 6;
+const QUEUE_LENGTH: usize = 16_384;
+/// How long the kernel is waited for while it may be waiting for us.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// One thing for the kernel to forget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Forget {
+    Attributes(InodeId),
+    Data(InodeId),
+    Entry(InodeId, Box<[u8]>),
+}
+
+struct Task {
+    what: Forget,
+    batch: Option<Arc<Batch>>,
+}
+
+/// Tasks whose end somebody waits for.
+struct Batch {
+    left: Mutex<Left>,
+    done: Condvar,
+}
+
+struct Left {
+    to_begin: usize,
+    to_end: usize,
+}
+
+/// The threads.
+pub(super) struct KernelNotifier {
+    sender: SyncSender<Task>,
+    clock: SharedClock,
+}
+
+impl KernelNotifier {
+    pub(super) fn start(kernel: &Arc<dyn KernelCaches>, clock: SharedClock) -> std::io::Result<KernelNotifier> {
+        let (sender, receiver) = sync_channel(QUEUE_LENGTH);
+        let receiver = Arc::new(Mutex::new(receiver));
+        for number in 0..THREADS {
+            let (kernel, receiver) = (Arc::clone(kernel), Arc::clone(&receiver));
+            background::spawn(&format!("kernel-{number}"), move || notify(&*kernel, &receiver))?;
+        }
+        Ok(KernelNotifier { sender, clock })
+    }
+
+    /// Has the kernel forget something some time soon. The caller may be a thread that the kernel waits for, so it is
+    /// never made to wait: false if there is no room in the queue now.
+    #[must_use]
+    pub(super) fn try_post(&self, what: Forget) -> bool {
+        self.sender.try_send(Task { what, batch: None }).is_ok()
+    }
+
+    /// Has the kernel forget these, and waits until it has, or until it has been waited for long enough while
+    /// `may_wait_for_us` holds.
+    pub(super) fn forget(&self, what: Vec<Forget>, may_wait_for_us: impl Fn() -> bool) {
+        if what.is_empty() {
+            return;
+        }
+        let batch = Arc::new(Batch { left: Mutex::new(Left { to_begin: what.len(), to_end: what.len() }), done: Condvar::new() });
+        let began = self.clock.monotonic();
+        for what in what {
+            let _ = self.sender.send(Task { what, batch: Some(Arc::clone(&batch)) });
+        }
+        let mut left = batch.left.lock().unwrap_or_else(PoisonError::into_inner);
+        while left.to_end > 0 {
+            let stuck = left.to_begin > 0;
+            if self.clock.monotonic().since(began) >= PATIENCE && (stuck || may_wait_for_us()) {
+                return;
+            }
+            let waited = batch.done.wait_timeout(left, Duration::from_millis(50));
+            left = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+fn notify(kernel: &dyn KernelCaches, receiver: &Mutex<Receiver<Task>>) {
+    loop {
+        let task = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(task) = task else { return };
+        if let Some(batch) = &task.batch {
+            batch.left.lock().unwrap_or_else(PoisonError::into_inner).to_begin -= 1;
+        }
+        match task.what {
+            Forget::Attributes(inode) => kernel.invalidate_attributes(inode),
+            Forget::Data(inode) => kernel.invalidate_data(inode),
+            Forget::Entry(parent, name) => kernel.invalidate_entry(parent, &name),
+        }
+        if let Some(batch) = task.batch {
+            let mut left = batch.left.lock().unwrap_or_else(PoisonError::into_inner);
+            left.to_end -= 1;
+            if left.to_end == 0 {
+                batch.done.notify_all();
+            }
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! File locks: asked of the master, remembered here for reclaiming and for release when a file is closed.
+//!
+//! Ranges held are kept as the kernel keeps them: disjoint per owner, a new one replaces what it covers. The mutexes here
+//! are never held over a call.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rfs_common::errno::Errno;
+use rfs_common::ids::InodeId;
+use rfs_proto::session as wire;
+use tracing::warn;
+
+use super::Client;
+use super::core::{Core, lock};
+use super::types::{Lock, LockFamily, LockTicket, LockType, LockWaiter};
+
+/// The last byte of a file, as the kernel counts.
+const END_OF_FILE: u64 = i64::MAX as u64;
+
+/// A wait for a lock.
+struct Wait {
+    inode: InodeId,
+    lock: Lock,
+    waiter: LockWaiter,
+}
+
+/// Locks held and awaited.
+#[derive(Default)]
+pub(super) struct Locks {
+    held: Mutex<HashMap<InodeId, Vec<Lock>>>,
+    waits: Mutex<HashMap<LockTicket, Wait>>,
+    last_ticket: AtomicU64,
+}
+
+impl Client {
+    /// The lock in the way of this one, if there is any.
+    ///
+    /// # Errors
+    /// The master's.
+    pub fn get_lock(&self, inode: InodeId, wanted: &Lock) -> Result<Option<Lock>, Errno> {
+        let request = wire::GetLock { inode: inode.get(), range: Some(to_wire(wanted)) };
+        Ok(self.core.session.call(&request)?.conflict.map(|conflict| from_wire(&conflict)))
+    }
+
+    /// Takes or releases a lock without waiting.
+    ///
+    /// # Errors
+    /// EAGAIN if another holds what is in its way; and the master's others.
+    pub fn set_lock(&self, inode: InodeId, wanted: &Lock) -> Result<(), Errno> {
+        self.core.set_lock(inode, wanted)
+    }
+
+    /// Takes a lock, or queues for it. `waiter` is called exactly once, possibly before this returns.
+    pub fn set_lock_wait(&self, inode: InodeId, wanted: &Lock, waiter: LockWaiter) -> LockTicket {
+        let locks = &self.core.locks;
+        let ticket = LockTicket(locks.last_ticket.fetch_add(1, Ordering::Relaxed) + 1);
+        // The grant may be told on the push connection before the answer to the request is here.
+        lock(&locks.waits).insert(ticket, Wait { inode, lock: *wanted, waiter });
+        self.core.queue_lock(inode, wanted, ticket);
+        ticket
+    }
+
+    /// Ends a wait: its waiter gets EINTR, unless the lock was granted first.
+    pub fn cancel_lock(&self, ticket: LockTicket) {
+        let Some(inode) = lock(&self.core.locks.waits).get(&ticket).map(|wait| wait.inode) else { return };
+        let request = wire::CancelLock { inode: inode.get(), ticket: ticket.0 };
+        match self.core.session.call(&request) {
+            Ok(reply) if reply.granted => self.core.end_wait(ticket, Ok(())),
+            Ok(_) => self.core.end_wait(ticket, Err(Errno::EINTR)),
+            Err(errno) => self.core.end_wait(ticket, Err(errno)),
+        }
+    }
+}
+
+impl Core {
+    fn set_lock(&self, inode: InodeId, wanted: &Lock) -> Result<(), Errno> {
+        let request = wire::SetLock { inode: inode.get(), range: Some(to_wire(wanted)), wait: false, ticket: 0 };
+        if !self.session.call(&request)?.granted {
+            return Err(Errno::EAGAIN);
+        }
+        self.locks.note(inode, wanted);
+        Ok(())
+    }
+
+    fn queue_lock(&self, inode: InodeId, wanted: &Lock, ticket: LockTicket) {
+        let request =
+            wire::SetLock { inode: inode.get(), range: Some(to_wire(wanted)), wait: true, ticket: ticket.0 };
+        match self.session.call(&request) {
+            Ok(reply) if reply.granted => self.end_wait(ticket, Ok(())),
+            Ok(_) => {}
+            Err(errno) => self.end_wait(ticket, Err(errno)),
+        }
+    }
+
+    /// Ends a wait, if it has not ended already.
+    pub(super) fn end_wait(&self, ticket: LockTicket, result: Result<(), Errno>) {
+        let Some(wait) = lock(&self.locks.waits).remove(&ticket) else { return };
+        if result.is_ok() {
+            self.locks.note(wait.inode, &wait.lock);
+        }
+        (wait.waiter)(result);
+    }
+
+    /// Releases all locks of an owner on a file, with a round trip only if there are any.
+    pub(super) fn unlock_all(&self, inode: InodeId, family: LockFamily, owner: u64) -> Result<(), Errno> {
+        if !self.locks.holds(inode, family, owner) {
+            return Ok(());
+        }
+        let all = Lock { family, lock_type: LockType::Unlock, owner, start: 0, end: END_OF_FILE, process: 0 };
+        self.set_lock(inode, &all)
+    }
+
+    /// Queues again what was queued at a master that has restarted since: it remembers locks held, not waits.
+    pub(super) fn queue_locks_again(&self) {
+        let waits = lock(&self.locks.waits);
+        let waits: Vec<_> = waits.iter().map(|(ticket, wait)| (*ticket, wait.inode, wait.lock)).collect();
+        for (ticket, inode, wanted) in waits {
+            self.queue_lock(inode, &wanted, ticket);
+        }
+    }
+
+    /// The session is gone, and its locks with it.
+    pub(super) fn lose_locks(&self) {
+        let held: usize = lock(&self.locks.held).drain().map(|(_, locks)| locks.len()).sum();
+        if held > 0 {
+            warn!(held, "file locks were lost with the session");
+        }
+        let tickets: Vec<LockTicket> = lock(&self.locks.waits).keys().copied().collect();
+        for ticket in tickets {
+            self.end_wait(ticket, Err(Errno::EIO));
+        }
+    }
+}
+
+impl Locks {
+    /// What is held, for a master that has restarted.
+    pub(super) fn held(&self) -> Vec<wire::ReclaimedLock> {
+        let held = lock(&self.held);
+        let of_inode = |(inode, locks): (&InodeId, &Vec<Lock>)| {
+            let inode = inode.get();
+            locks.iter().map(move |held| wire::ReclaimedLock { inode, range: Some(to_wire(held)) }).collect::<Vec<_>>()
+        };
+        held.iter().flat_map(of_inode).collect()
+    }
+
+    /// Whether any wait is queued.
+    pub(super) fn any_waits(&self) -> bool {
+        !lock(&self.waits).is_empty()
+    }
+
+    fn holds(&self, inode: InodeId, family: LockFamily, owner: u64) -> bool {
+        let held = lock(&self.held);
+        held.get(&inode).is_some_and(|locks| locks.iter().any(|held| held.family == family && held.owner == owner))
+    }
+
+    /// Notes that the master granted this (or released it).
+    fn note(&self, inode: InodeId, granted: &Lock) {
+        let mut held = lock(&self.held);
+        let locks = held.entry(inode).or_default();
+        let before = std::mem::take(locks);
+        for old in before {
+            if old.family != granted.family || old.owner != granted.owner {
+                locks.push(old);
+                continue;
+            }
+            if old.start < granted.start {
+                locks.push(Lock { end: old.end.min(granted.start - 1), ..old });
+            }
+            if old.end > granted.end {
+                locks.push(Lock { start: old.start.max(granted.end + 1), ..old });
+            }
+        }
+        if granted.lock_type != LockType::Unlock {
+            locks.push(*granted);
+        }
+        if locks.is_empty() {
+            held.remove(&inode);
+        }
+    }
+}
+
+fn to_wire(range: &Lock) -> wire::LockRange {
+    let kind = match range.family {
+        LockFamily::Posix => wire::LockKind::Posix,
+        LockFamily::Flock => wire::LockKind::Flock,
+    };
+    let lock_type = match range.lock_type {
+        LockType::Unlock => wire::LockType::Unlock,
+        LockType::Shared => wire::LockType::Shared,
+        LockType::Exclusive => wire::LockType::Exclusive,
+    };
+    wire::LockRange {
+        kind: kind.into(),
+        r#type: lock_type.into(),
+        owner: range.owner,
+        start: range.start,
+        end: range.end.min(END_OF_FILE),
+        process_id: range.process,
+    }
+}
+
+fn from_wire(range: &wire::LockRange) -> Lock {
+    let family = if range.kind() == wire::LockKind::Flock { LockFamily::Flock } else { LockFamily::Posix };
+    let lock_type = match range.r#type() {
+        wire::LockType::Unlock => LockType::Unlock,
+        wire::LockType::Shared => LockType::Shared,
+        wire::LockType::Exclusive => LockType::Exclusive,
+    };
+    Lock {
+        family,
+        lock_type,
+        owner: range.owner,
+        start: range.start,
+        end: range.end,
+        process: range.process_id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unlock_in_the_middle_leaves_both_ends() {
+        let locks = Locks::default();
+        let inode = InodeId::new(3);
+        let lock_of = |lock_type, start, end| Lock { family: LockFamily::Posix, lock_type, owner: 1, start, end, process: 0 };
+        locks.note(inode, &lock_of(LockType::Exclusive, 0, END_OF_FILE));
+        locks.note(inode, &lock_of(LockType::Unlock, 10, 19));
+        let mut ranges: Vec<_> =
+            locks.held().iter().map(|held| held.range.as_ref().map(|range| (range.start, range.end)).unwrap()).collect();
+        ranges.sort_unstable();
+        assert_eq!(ranges, [(0, 9), (20, END_OF_FILE)]);
+        assert!(locks.holds(inode, LockFamily::Posix, 1) && !locks.holds(inode, LockFamily::Flock, 1));
+        locks.note(inode, &lock_of(LockType::Unlock, 0, END_OF_FILE));
+        assert!(!locks.holds(inode, LockFamily::Posix, 1));
+    }
+}

@@ -1,0 +1,169 @@
+//! What stands between the data path and the metadata session, in both directions.
+//!
+//! [`SessionMaster`] is what the data path asks the master through; [`FileBytes`] and its kin are implemented for the data
+//! path's types.
+
+use std::sync::Arc;
+
+use rfs_common::clock::Time;
+use rfs_common::errno::Errno;
+use rfs_common::ids::{ChunkId, ChunkVersion, InodeId};
+use rfs_proto::session as wire;
+use tracing::debug;
+
+use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
+use crate::data::{
+    self, ChunkPlaces, Committable, CopyFailure, DataHandle, DataPath, FailedWrite, FileData, FileMaster, WriteGrant,
+};
+use crate::session::{Lane, Session};
+
+/// The master, as the data path asks it.
+pub struct SessionMaster {
+    session: Session,
+}
+
+impl SessionMaster {
+    /// Asks in this session.
+    pub fn new(session: Session) -> SessionMaster {
+        SessionMaster { session }
+    }
+}
+
+impl FileMaster for SessionMaster {
+    fn grant(&self, inode: InodeId, index: u32) -> Result<WriteGrant, Errno> {
+        let request = wire::GrantWrite { inode: inode.get(), index };
+        let reply = self.session.call_in(Lane::Reserved, &request, &mut || {})?;
+        reply.grant.map(WriteGrant::from).ok_or(Errno::EPROTO)
+    }
+
+    fn copy_failed(&self, failed: &FailedWrite<'_>) -> Result<WriteGrant, Errno> {
+        let request = wire::CopyFailed {
+            inode: failed.inode.get(),
+            index: failed.index,
+            chunk: failed.chunk.get(),
+            version: failed.version.get(),
+            failures: failed.failures.iter().cloned().map(wire::CopyFailure::from).collect(),
+        };
+        let reply = self.session.call_in(Lane::Reserved, &request, &mut || {})?;
+        reply.grant.map(WriteGrant::from).ok_or(Errno::EPROTO)
+    }
+
+    fn locate(&self, inode: InodeId, first_index: u32, count: u32) -> Result<Vec<ChunkPlaces>, Errno> {
+        let request = wire::Locate { inode: inode.get(), first_index, count };
+        let reply = self.session.call(&request)?;
+        Ok(reply.chunks.into_iter().map(ChunkPlaces::from).collect())
+    }
+
+    fn report_bad_copy(&self, chunk: ChunkId, version: ChunkVersion, failure: CopyFailure) {
+        let request = wire::ReportBadCopy {
+            chunk: chunk.get(),
+            version: version.get(),
+            failure: Some(failure.into()),
+        };
+        if let Err(errno) = self.session.call(&request) {
+            debug!(%errno, "a bad copy could not be reported");
+        }
+    }
+}
+
+/// The data path as [`Bytes`].
+pub(super) struct DataBytes(pub(super) Arc<DataPath>);
+
+impl Bytes for DataBytes {
+    fn file(&self, inode: InodeId) -> Arc<dyn FileBytes> {
+        Arc::new(DataFile(self.0.file(inode)))
+    }
+}
+
+struct DataFile(Arc<FileData>);
+
+struct OpenData {
+    file: Arc<FileData>,
+    handle: DataHandle,
+}
+
+impl OpenBytes for OpenData {
+    fn read(&self, offset: u64, out: &mut [u8], length_of_file: u64) -> Result<usize, Errno> {
+        self.file.read(&self.handle, offset, out, length_of_file)
+    }
+
+    fn take_error(&self) -> Result<(), Errno> {
+        self.file.take_error(&self.handle)
+    }
+}
+
+impl Prepared for Committable {
+    fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    fn modified(&self) -> Option<Time> {
+        self.modified
+    }
+
+    fn chunks(&self) -> Vec<wire::CommittedChunk> {
+        self.chunks.iter().copied().map(wire::CommittedChunk::from).collect()
+    }
+
+    fn committed(self: Box<Self>) {
+        (*self).committed();
+    }
+}
+
+impl FileBytes for DataFile {
+    fn open(&self) -> Arc<dyn OpenBytes> {
+        Arc::new(OpenData { file: Arc::clone(&self.0), handle: self.0.open_handle() })
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8], length_of_file: u64) -> Result<u64, Errno> {
+        self.0.write(offset, bytes, length_of_file)
+    }
+
+    fn prepare_commit(&self, durability: Durability) -> Result<Box<dyn Prepared>, Errno> {
+        let durability = match durability {
+            Durability::Acknowledged => data::Durability::Acknowledged,
+            Durability::Durable => data::Durability::Durable,
+        };
+        Ok(Box::new(self.0.prepare_commit(durability)?))
+    }
+
+    fn committable(&self) -> Option<Box<dyn Prepared>> {
+        self.0.committable().map(|committable| Box::new(committable) as Box<dyn Prepared>)
+    }
+
+    fn give_grant(&self, grant: WriteGrant) {
+        self.0.give_grant(grant);
+    }
+
+    fn truncate(&self, length: u64) {
+        self.0.truncate(length);
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        self.0.zero(offset, length)
+    }
+
+    fn forget_chunks(&self, first_index: u32, end_index: u32) {
+        self.0.forget_chunks(first_index, end_index);
+    }
+
+    fn invalidate(&self) {
+        self.0.invalidate();
+    }
+
+    fn discard(&self) {
+        self.0.discard();
+    }
+
+    fn has_uncommitted(&self) -> bool {
+        self.0.has_uncommitted()
+    }
+
+    fn local_length(&self) -> Option<u64> {
+        self.0.local_length()
+    }
+
+    fn modified(&self) -> Option<Time> {
+        self.0.modified()
+    }
+}

@@ -1,0 +1,237 @@
+//! What the master says unasked: recalls, notices, a restart, the loss of the session.
+//!
+//! A recall is carried out in this order: caches here are brought down (which flushes and commits), then the kernel's, then
+//! RecallDone goes out when [`SessionEvents::recall`] returns. `core.rs` says why no step can wait for itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rfs_common::background;
+use rfs_common::errno::Errno;
+use rfs_common::ids::InodeId;
+use rfs_proto::session as wire;
+use tracing::{debug, warn};
+
+use super::core::{Core, Lowered, Node, lock};
+use super::kernel::Forget;
+use super::types::{Kind, LockTicket};
+use crate::cache::node::Mode;
+use crate::cache::order::Stamp;
+use crate::session::{Holdings, SessionEvents};
+
+/// The time in which a thread of the kernel that was answered gets to keep what it was told. A kernel that does not know a
+/// node yet has nothing to forget, so it is asked no sooner than this after it was told.
+const KERNEL_TAKES_IN: Duration = Duration::from_millis(5);
+/// It is asked once more after this, in case that was not enough.
+const FORGET_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// The core as the session knows it.
+pub(super) struct Events(pub(super) Arc<Core>);
+
+impl SessionEvents for Events {
+    fn recall(&self, recall: &wire::Recall) {
+        let core = &*self.0;
+        let mut kernel = KernelWork::default();
+        for lease in &recall.leases {
+            core.recall_lease(lease, &mut kernel);
+        }
+        for notice in &recall.entries {
+            core.recall_entries(notice, &mut kernel);
+        }
+        for inode in &recall.attributes {
+            core.recall_attributes(InodeId::new(*inode));
+        }
+        core.do_in_kernel(kernel);
+    }
+
+    fn notice(&self, notice: &wire::Notice) {
+        for granted in &notice.granted {
+            self.0.end_wait(LockTicket(granted.ticket), Ok(()));
+        }
+        for inode in &notice.unlinked {
+            self.0.orphaned(InodeId::new(*inode));
+        }
+    }
+
+    fn holdings(&self) -> Holdings {
+        let core = &*self.0;
+        let mut holdings = Holdings { locks: core.locks.held(), ..Holdings::default() };
+        for node in core.table.all() {
+            let state = node.state();
+            let (inode, mode) = (node.inode().get(), state.mode.to_wire().into());
+            holdings.leases.push(wire::Lease { inode, mode, grant: state.grant });
+            if state.open > 0 {
+                holdings.open_inodes.push(inode);
+            }
+        }
+        if core.locks.any_waits() {
+            let core = Arc::clone(&self.0);
+            let started = background::spawn("relock", move || core.queue_locks_again());
+            if let Err(error) = started {
+                warn!(%error, "waits for file locks could not be queued again");
+            }
+        }
+        holdings
+    }
+
+    fn reclaim_refused(&self, inodes: &[u64]) {
+        warn!(count = inodes.len(), "leases could not be had again: dropping what was kept under them");
+        let mut kernel = KernelWork::default();
+        for node in inodes.iter().filter_map(|inode| self.0.table.get(InodeId::new(*inode))) {
+            self.0.drop_node(&node, &mut kernel);
+        }
+        self.0.tell_kernel_later(kernel);
+    }
+
+    fn lost(&self) {
+        let core = &*self.0;
+        core.order.forget_all();
+        let mut kernel = KernelWork::default();
+        for node in core.table.all() {
+            core.drop_node(&node, &mut kernel);
+            // The old session's orphans are gone with it; their numbers mean nothing to the new one.
+            node.state().orphan = false;
+        }
+        core.lose_locks();
+        lock(&core.later.orphans).clear();
+        core.tell_kernel_later(kernel);
+    }
+
+    fn silent(&self) {
+        let mut kernel = KernelWork::default();
+        for node in self.0.table.all() {
+            self.0.add_kernel_work(&node, &mut kernel);
+        }
+        self.0.tell_kernel_later(kernel);
+    }
+}
+
+/// What the kernel is to forget for one recall.
+#[derive(Default)]
+struct KernelWork {
+    forget: Vec<Forget>,
+    nodes: Vec<Arc<Node>>,
+}
+
+impl Core {
+    fn recall_lease(&self, lease: &wire::Lease, kernel: &mut KernelWork) {
+        let node = self.node(InodeId::new(lease.inode));
+        let to = Mode::from_wire(lease.mode);
+        // What answers already on their way say about a node whose data changes must not be kept.
+        if to == Mode::None {
+            self.order.stamp(node.inode(), Stamp::Foreign);
+        }
+        node.state().recalls_waiting += 1;
+        self.order.wait_for_grant(|| node.state().grant >= lease.grant);
+        // Lowering drops the names that the kernel may know, so they are noted before; no new ones are told meanwhile.
+        let mut forgotten = KernelWork::default();
+        self.add_kernel_work(&node, &mut forgotten);
+        let lowered = self.lower(&node, to, Some(lease.grant));
+        let mut state = node.state();
+        state.recalls_waiting -= 1;
+        let unneeded = state.lookups == 0 && state.open == 0;
+        if to == Mode::None {
+            state.noticed_at = Some(self.now());
+        }
+        drop(state);
+        if unneeded {
+            self.table.note_idle(node.inode(), self.now());
+        }
+        match lowered {
+            Ok(Lowered::Yes) | Err(_) if to == Mode::None => {
+                kernel.forget.extend(forgotten.forget);
+                kernel.nodes.extend(forgotten.nodes);
+            }
+            Ok(_) => {}
+            Err(errno) => debug!(inode = lease.inode, %errno, "a lease went back without all of its data"),
+        }
+    }
+
+    fn recall_entries(&self, notice: &wire::EntryNotice, kernel: &mut KernelWork) {
+        let directory = InodeId::new(notice.directory);
+        self.order.stamp(directory, Stamp::Foreign);
+        if let Some(node) = self.table.get(directory) {
+            let mut state = node.state();
+            state.noticed_at = Some(self.now());
+            for name in &notice.names {
+                state.entries.forget(name);
+            }
+            drop(state);
+            kernel.nodes.push(node);
+        }
+        kernel.forget.extend(notice.names.iter().map(|name| Forget::Entry(directory, name.to_vec().into())));
+    }
+
+    fn recall_attributes(&self, inode: InodeId) {
+        self.order.stamp(inode, Stamp::Foreign);
+        if let Some(node) = self.table.get(inode) {
+            let now = self.now();
+            let mut state = node.state();
+            (state.noticed_at, state.fresh, state.target) = (Some(now), false, None);
+            drop(state);
+            self.let_kernel_take_in(&node);
+        }
+        self.kernel.invalidate_attributes(inode);
+    }
+
+    /// What the kernel has to forget when a lease is gone altogether.
+    fn add_kernel_work(&self, node: &Arc<Node>, kernel: &mut KernelWork) {
+        let state = node.state();
+        let kind = state.attributes.as_ref().map(|attributes| attributes.kind);
+        if kind == Some(Kind::Directory) {
+            let entries = state.entries.names().map(|name| Forget::Entry(node.inode(), name.into()));
+            kernel.forget.extend(entries);
+        }
+        if state.kernel_told_at.is_some() || state.open > 0 {
+            kernel.forget.push(Forget::Data(node.inode()));
+        }
+        drop(state);
+        kernel.nodes.push(Arc::clone(node));
+    }
+
+    fn do_in_kernel(&self, kernel: KernelWork) {
+        for node in &kernel.nodes {
+            self.let_kernel_take_in(node);
+        }
+        self.notifier.forget(kernel.forget, || kernel.nodes.iter().any(|node| node.is_asking()));
+    }
+
+    /// Waits until the kernel has taken in what it was last told of the node, and has it forget that once more later.
+    fn let_kernel_take_in(&self, node: &Node) {
+        let told_at = node.state().kernel_told_at;
+        let Some(told_at) = told_at else { return };
+        let now = self.now();
+        let since = now.since(told_at);
+        if since >= KERNEL_TAKES_IN {
+            return;
+        }
+        self.clock.sleep(KERNEL_TAKES_IN - since);
+        lock(&self.later.forget_again).push((now + FORGET_AGAIN_AFTER, Forget::Attributes(node.inode())));
+    }
+
+    /// Has the kernel forget, by a thread of its own, since the caller is one that others wait for.
+    fn tell_kernel_later(&self, kernel: KernelWork) {
+        let Some(core) = self.this.get().and_then(std::sync::Weak::upgrade) else { return };
+        let started = background::spawn("kernel-all", move || core.do_in_kernel(kernel));
+        if let Err(error) = started {
+            warn!(%error, "the kernel could not be told to forget");
+        }
+    }
+
+    /// The lease is gone without our doing: what was written and not committed is lost.
+    fn drop_node(&self, node: &Arc<Node>, kernel: &mut KernelWork) {
+        self.add_kernel_work(node, kernel);
+        let mut state = node.state();
+        (state.mode, state.grant) = (Mode::None, 0);
+        node.drop_caches(&mut state);
+        drop(state);
+        node.notify();
+        if let Some(content) = node.content() {
+            if content.has_uncommitted() {
+                warn!(inode = node.inode().get(), errno = %Errno::EIO, "unwritten data of a file is lost");
+                content.discard();
+            }
+            content.invalidate();
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Calls about the layout of a file: fallocate, seeking data and holes, copying ranges.
+
+use std::sync::Arc;
+
+use rfs_common::errno::Errno;
+use rfs_common::name::FILE_BYTES_MAX;
+use rfs_proto::session as wire;
+
+use super::Client;
+use super::bytes::Durability;
+use super::core::{Core, Node, caller_to_wire};
+use super::types::{Caller, Handle, Seek};
+use crate::cache::node::Mode;
+
+/// Bytes of a chunk.
+const CHUNK_BYTES: u64 = 64 << 20;
+/// Chunks asked for at once.
+const CHUNKS_PER_LOCATE: u32 = 1024;
+/// Bytes copied at once.
+const COPY_BYTES: usize = 1 << 20;
+
+impl Client {
+    /// fallocate(2): mode 0 and KEEP_SIZE (nothing is reserved: space is a matter of the cluster's), PUNCH_HOLE,
+    /// ZERO_RANGE.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP for other modes, EINVAL, EFBIG; and what writing fails with.
+    pub fn fallocate(
+        &self,
+        caller: &Caller,
+        handle: Handle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+    ) -> Result<(), Errno> {
+        const KNOWN: i32 = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE;
+        let open = self.core.handles.file(handle)?;
+        let (keep_size, punch) = (mode & libc::FALLOC_FL_KEEP_SIZE != 0, mode & libc::FALLOC_FL_PUNCH_HOLE != 0);
+        let zero = mode & libc::FALLOC_FL_ZERO_RANGE != 0;
+        if mode & !KNOWN != 0 || (punch && (zero || !keep_size)) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if !open.writable {
+            return Err(Errno::EBADF);
+        }
+        let end = offset.checked_add(length).filter(|end| *end <= FILE_BYTES_MAX).ok_or(Errno::EFBIG)?;
+        if length == 0 {
+            return Err(Errno::EINVAL);
+        }
+        if punch || zero {
+            self.core.zero_range(caller, &open.node, offset, end)?;
+        }
+        if keep_size { Ok(()) } else { self.core.extend(caller, &open.node, end) }
+    }
+
+    /// The next data or hole at or after `offset`.
+    ///
+    /// # Errors
+    /// ENXIO at or beyond the end of the file, or without more data.
+    pub fn seek(&self, handle: Handle, offset: u64, seek: Seek) -> Result<u64, Errno> {
+        let open = self.core.handles.file(handle)?;
+        self.core.commit_if_written(&open.node)?;
+        let _used = self.core.use_lease(&open.node, Mode::Read)?;
+        let length = self.core.length(&open.node);
+        if offset >= length {
+            return Err(Errno::ENXIO);
+        }
+        match seek {
+            Seek::Data => self.core.next_data(&open.node, offset, length)?.ok_or(Errno::ENXIO),
+            Seek::Hole => self.core.next_hole(&open.node, offset, length),
+        }
+    }
+
+    /// Copies a range between files, or within one, and says how much; less at the end of the source.
+    ///
+    /// # Errors
+    /// EBADF; what reading or writing failed with, if nothing was copied before.
+    pub fn copy_file_range(
+        &self,
+        from: Handle,
+        from_offset: u64,
+        to: Handle,
+        to_offset: u64,
+        length: u64,
+    ) -> Result<u64, Errno> {
+        let core = &*self.core;
+        let (source, target) = (core.handles.file(from)?, core.handles.file(to)?);
+        if !source.readable || !target.writable || target.append {
+            return Err(Errno::EBADF);
+        }
+        let mut copied = 0;
+        let mut piece = Vec::new();
+        while copied < length {
+            let size = (length - copied).min(COPY_BYTES as u64) as usize;
+            let read = core.read(&source, from_offset + copied, size, &mut piece);
+            let step = read.and_then(|()| match piece.len() {
+                0 => Ok(()),
+                _ => core.write(&target, to_offset + copied, &piece, true),
+            });
+            match step {
+                Err(errno) if copied == 0 => return Err(errno),
+                Err(_) => break,
+                Ok(()) if piece.is_empty() => break,
+                Ok(()) => copied += piece.len() as u64,
+            }
+        }
+        Ok(copied)
+    }
+}
+
+impl Core {
+    /// Makes a range read as zeros: whole chunks are dropped, parts are zeroed where they are.
+    fn zero_range(&self, caller: &Caller, node: &Arc<Node>, offset: u64, end: u64) -> Result<(), Errno> {
+        let _used = self.use_lease(node, Mode::Write)?;
+        self.commit(node, Durability::Acknowledged, None)?;
+        let content = self.content(node);
+        let end = end.min(self.length(node));
+        if offset >= end {
+            return Ok(());
+        }
+        // A chunk that reaches the end of the file is whole if the range reaches the end.
+        let first = offset.div_ceil(CHUNK_BYTES);
+        let last = if end == self.length(node) { end.div_ceil(CHUNK_BYTES) } else { end / CHUNK_BYTES };
+        if first >= last {
+            content.zero(offset, end - offset)?;
+        } else {
+            let (whole_start, whole_end) = (first * CHUNK_BYTES, (last * CHUNK_BYTES).min(end));
+            if offset < whole_start {
+                content.zero(offset, whole_start - offset)?;
+            }
+            if whole_end < end {
+                content.zero(whole_end, end - whole_end)?;
+            }
+            self.commit(node, Durability::Acknowledged, None)?;
+            self.punch(caller, node, index(first)?, index(last)?)?;
+        }
+        self.note_written(node);
+        Ok(())
+    }
+
+    fn punch(&self, caller: &Caller, node: &Arc<Node>, first_index: u32, end_index: u32) -> Result<(), Errno> {
+        let (_asking, mut ticket) = (node.ask(), self.order.begin());
+        let request =
+            wire::PunchHole { caller: caller_to_wire(caller), inode: node.inode().get(), first_index, end_index };
+        let reply = self.call(&mut ticket, &request)?;
+        self.content(node).forget_chunks(first_index, end_index);
+        self.learn_node(&ticket, reply.node.as_ref()).map(drop)
+    }
+
+    /// Makes the file at least this long.
+    fn extend(&self, caller: &Caller, node: &Arc<Node>, end: u64) -> Result<(), Errno> {
+        let _used = self.use_lease(node, Mode::Write)?;
+        if self.length(node) >= end {
+            return Ok(());
+        }
+        let request = wire::SetAttributes {
+            caller: caller_to_wire(caller),
+            inode: node.inode().get(),
+            length: Some(end),
+            by_descriptor: true,
+            ..wire::SetAttributes::default()
+        };
+        self.set_length_in_use(node, &request, end).map(drop)
+    }
+
+    /// Chunks with bytes, from this index on: index and valid bytes, in the order of the file.
+    fn chunks_from(&self, node: &Node, first_index: u32, count: u32) -> Result<Vec<(u64, u64)>, Errno> {
+        let request = wire::Locate { inode: node.inode().get(), first_index, count };
+        let reply = self.session.call(&request)?;
+        let with_bytes = reply.chunks.iter().filter(|chunk| chunk.length > 0);
+        let mut chunks: Vec<_> = with_bytes.map(|chunk| (u64::from(chunk.index), u64::from(chunk.length))).collect();
+        chunks.sort_unstable();
+        Ok(chunks)
+    }
+
+    fn next_data(&self, node: &Node, offset: u64, length: u64) -> Result<Option<u64>, Errno> {
+        let end = index((length - 1) / CHUNK_BYTES)?;
+        let mut first = index(offset / CHUNK_BYTES)?;
+        while first <= end {
+            let count = CHUNKS_PER_LOCATE.min(end - first + 1);
+            for (index, bytes) in self.chunks_from(node, first, count)? {
+                let start = index * CHUNK_BYTES;
+                let found = offset.max(start);
+                if found < (start + bytes).min(length) {
+                    return Ok(Some(found));
+                }
+            }
+            first += count;
+        }
+        Ok(None)
+    }
+
+    fn next_hole(&self, node: &Node, offset: u64, length: u64) -> Result<u64, Errno> {
+        let end = index((length - 1) / CHUNK_BYTES)?;
+        let mut at = offset;
+        let mut first = index(offset / CHUNK_BYTES)?;
+        while first <= end {
+            let count = CHUNKS_PER_LOCATE.min(end - first + 1);
+            let mut chunks = self.chunks_from(node, first, count)?.into_iter().peekable();
+            for number in u64::from(first)..u64::from(first) + u64::from(count) {
+                let bytes = chunks.next_if(|(index, _)| *index == number).map_or(0, |(_, bytes)| bytes);
+                at = at.max(number * CHUNK_BYTES);
+                at = at.max(number * CHUNK_BYTES + bytes);
+                if bytes < CHUNK_BYTES {
+                    return Ok(at.min(length));
+                }
+            }
+            first += count;
+        }
+        Ok(length)
+    }
+}
+
+/// A chunk's index for the wire.
+fn index(number: u64) -> Result<u32, Errno> {
+    u32::try_from(number).map_err(|_| Errno::EFBIG)
+}

@@ -1,0 +1,217 @@
+//! What the filesystem adapter and [`super::Client`] say to each other: callers, answers, requests with many fields.
+//!
+//! Plain types without FUSE and without protobuf. An inode is always the master's number: the adapter shows
+//! [`super::Client::root`] as the kernel's node 1.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rfs_common::clock::Time;
+use rfs_common::errno::Errno;
+use rfs_common::ids::InodeId;
+
+pub use crate::cache::attributes::{Attributes, Kind};
+
+/// How long the kernel may keep what is held under a lease; it is invalidated when the lease goes.
+pub const KERNEL_VALID: Duration = Duration::from_secs(3600);
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The filesystem user.
+    pub user: u32,
+    /// The filesystem group.
+    pub group: u32,
+    /// Supplementary groups.
+    pub groups: Arc<[u32]>,
+    /// The process.
+    pub process: u32,
+}
+
+/// A node, as an answer to something that names it by an entry (lookup, make, link): the kernel's lookup count of the
+/// node has risen by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAnswer {
+    /// The node's attributes.
+    pub attributes: Attributes,
+    /// How long the kernel may keep the attributes: [`KERNEL_VALID`] or nothing.
+    pub attribute_valid: Duration,
+    /// How long the kernel may keep the entry: [`KERNEL_VALID`] or nothing.
+    pub entry_valid: Duration,
+}
+
+/// Attributes of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttributesAnswer {
+    /// The attributes.
+    pub attributes: Attributes,
+    /// How long the kernel may keep them: [`KERNEL_VALID`] or nothing.
+    pub attribute_valid: Duration,
+}
+
+/// An open file or directory. Never used twice in the life of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Handle(pub u64);
+
+/// The answer to open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The open file or directory.
+    pub handle: Handle,
+    /// The kernel's cached pages (or entries) of the node are still right: FOPEN_KEEP_CACHE.
+    pub keep_cache: bool,
+}
+
+/// A time to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// To the master's clock.
+    Now,
+    /// To this.
+    At(Time),
+}
+
+/// What `setattr` is to change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttributeChanges {
+    /// Permission, set-id and sticky bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub user: Option<u32>,
+    /// Group.
+    pub group: Option<u32>,
+    /// Length: truncates or extends.
+    pub length: Option<u64>,
+    /// Last access.
+    pub accessed: Option<SetTime>,
+    /// Last change of the data.
+    pub modified: Option<SetTime>,
+    /// Clear the set-id bits as a truncation by someone who is not the owner does (FATTR_KILL_SUIDGID).
+    pub kill_set_id: bool,
+    /// The open file through which it is done (ftruncate): permission was checked then.
+    pub handle: Option<Handle>,
+}
+
+/// A node to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewNode {
+    /// Permission, set-id and sticky bits, before the umask.
+    pub mode: u32,
+    /// The caller's umask.
+    pub umask: u32,
+}
+
+/// One entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// The node.
+    pub inode: InodeId,
+    /// What the node is.
+    pub kind: Kind,
+    /// The offset to go on after this entry.
+    pub next_offset: u64,
+    /// With attributes: the node as a lookup would answer it. Not for "." and "..", and not where the master withheld
+    /// them: such an entry is given to the kernel without a node (readdirplus: nodeid 0).
+    pub node: Option<NodeAnswer>,
+}
+
+/// Whether an entry found room in the answer's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It did; a node that came with it is known to the kernel now.
+    Yes,
+    /// It did not: stop.
+    No,
+}
+
+/// Space of the filesystem, in bytes and nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FilesystemSpace {
+    /// Bytes there are, already divided by the default goal.
+    pub total: u64,
+    /// Bytes free.
+    pub free: u64,
+    /// Bytes that users can have.
+    pub available: u64,
+    /// Nodes there are.
+    pub inodes: u64,
+    /// Nodes that can still be made.
+    pub inodes_free: u64,
+}
+
+/// Whence `lseek` looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// SEEK_DATA.
+    Data,
+    /// SEEK_HOLE.
+    Hole,
+}
+
+/// Which family of locks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockFamily {
+    /// fcntl: of ranges, by owner.
+    Posix,
+    /// flock: of whole files.
+    Flock,
+}
+
+/// What kind of lock, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LockType {
+    /// Releases.
+    Unlock,
+    /// With other readers.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// A lock that is wanted, or the one in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// Which family.
+    pub family: LockFamily,
+    /// What kind.
+    pub lock_type: LockType,
+    /// The kernel's lock owner.
+    pub owner: u64,
+    /// First byte.
+    pub start: u64,
+    /// Last byte; `i64::MAX` is the end of the file.
+    pub end: u64,
+    /// The process that asks.
+    pub process: u32,
+}
+
+/// Names a wait for a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LockTicket(pub u64);
+
+/// Told once when a wait for a lock ends: it is held, or the wait was cancelled (EINTR) or failed.
+pub type LockWaiter = Box<dyn FnOnce(Result<(), Errno>) + Send>;
+
+/// The kernel's caches of this mount. Each method returns when the kernel has done it (a node or entry that the kernel
+/// does not know counts as done), and may block for as long as the kernel has a request of its own on its way. The
+/// client calls them from threads of its own that hold no lock, so an implementation just writes the notification.
+pub trait KernelCaches: Send + Sync {
+    /// Forget the attributes of a node (FUSE_NOTIFY_INVAL_INODE with a negative offset).
+    fn invalidate_attributes(&self, inode: InodeId);
+    /// Forget attributes and all pages of a node.
+    fn invalidate_data(&self, inode: InodeId);
+    /// Forget an entry.
+    fn invalidate_entry(&self, parent: InodeId, name: &[u8]);
+}
+
+/// A kernel without caches: for tools and tests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoKernel;
+
+impl KernelCaches for NoKernel {
+    fn invalidate_attributes(&self, _inode: InodeId) {}
+    fn invalidate_data(&self, _inode: InodeId) {}
+    fn invalidate_entry(&self, _parent: InodeId, _name: &[u8]) {}
+}

@@ -1,0 +1,345 @@
+//! What the writer of a file knows of one of its chunks: the grant, what is unsent, what is on its way, what was lost.
+//! Pure: it decides what is to be sent next and what an answer means; the sending stands in `sender.rs`.
+//!
+//! What always holds:
+//! - No piece is sent while an older one that it overlaps is unacknowledged, so the order of arrival does not matter.
+//! - Until the first write under a grant is acknowledged by every copy, nothing else is under way: it raises and cuts.
+//! - `valid_length` counts acknowledged bytes only.
+//! - A range that was lost, or zeroed by the application, is a [`Repair`] until every copy has zeros there.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use rfs_common::ids::ChunkVersion;
+
+use super::dirty::{BufferPool, DirtyMap, gaps_between, lay_over};
+use super::places::{ChunkPlaces, WriteGrant};
+
+/// Pieces of one chunk that may be on their way at once.
+const IN_FLIGHT_MAX: usize = 4;
+
+/// Who may send for a chunk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// No one: it can be claimed.
+    #[default]
+    Free,
+    /// One thread sends.
+    Sender,
+    /// A commit is under way: nothing may be sent under this grant any more.
+    Commit,
+}
+
+/// How much of a chunk's dirty data is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Extent {
+    /// Whole pieces only; the rest may still grow.
+    WholePieces,
+    /// Everything that is there.
+    Everything,
+    /// Everything, and every copy syncs it.
+    EverythingSynced,
+}
+
+/// What a range reads as until it has been zeroed on every copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadsAs {
+    /// The application zeroed it.
+    Zeros,
+    /// Its bytes were lost.
+    Error,
+}
+
+/// A range that every copy is to zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Repair {
+    pub(crate) range: Range<u32>,
+    pub(crate) reads_as: ReadsAs,
+}
+
+/// A piece on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct InFlight {
+    pub(crate) offset: u32,
+    pub(crate) bytes: Arc<Vec<u8>>,
+    pub(crate) sync: bool,
+}
+
+impl InFlight {
+    pub(crate) fn range(&self) -> Range<u32> {
+        self.offset..self.offset + self.bytes.len() as u32
+    }
+}
+
+/// A grant and what was done under it.
+#[derive(Clone, Debug)]
+pub(crate) struct ActiveGrant {
+    pub(crate) grant: WriteGrant,
+    /// Every copy has the granted version.
+    pub(crate) raised: bool,
+    /// The next write cuts the copies to this.
+    pub(crate) cut_to: Option<u32>,
+    /// Bytes that count, all acknowledged.
+    pub(crate) valid_length: u32,
+    /// Something was acknowledged that has not been committed.
+    pub(crate) written: bool,
+    /// Something was acknowledged that has not been synced.
+    pub(crate) unsynced: bool,
+}
+
+impl ActiveGrant {
+    pub(crate) fn new(grant: WriteGrant) -> ActiveGrant {
+        let is_new = grant.version_from.get() == 0;
+        ActiveGrant {
+            raised: grant.version_from == grant.version,
+            cut_to: (!is_new).then_some(grant.length),
+            valid_length: if is_new { 0 } else { grant.length },
+            written: false,
+            unsynced: false,
+            grant,
+        }
+    }
+
+    /// The version that a copy must have to take the next write.
+    pub(crate) fn version_from(&self) -> ChunkVersion {
+        if self.raised { self.grant.version } else { self.grant.version_from }
+    }
+
+    /// The next write makes the chunk.
+    pub(crate) fn makes_chunk(&self) -> bool {
+        !self.raised && self.grant.version_from.get() == 0
+    }
+
+    /// Goes on with the grant that followed a failure. The range that no copy has any more, which is empty unless the
+    /// master had to begin a new chunk.
+    fn replace(&mut self, grant: WriteGrant) -> Range<u32> {
+        if grant.version_from.get() == 0 || grant.chunk != self.grant.chunk {
+            let had = self.valid_length;
+            *self = ActiveGrant::new(grant);
+            return self.valid_length.min(had)..had;
+        }
+        self.raised = grant.version_from == grant.version;
+        self.unsynced = self.written;
+        self.grant = grant;
+        0..0
+    }
+
+    /// Where acknowledged bytes are to be read; `None`: there are none.
+    pub(crate) fn places(&self) -> Option<ChunkPlaces> {
+        (!self.makes_chunk()).then(|| ChunkPlaces {
+            index: self.grant.index,
+            chunk: self.grant.chunk,
+            version: self.version_from(),
+            length: self.valid_length,
+            places: self.grant.places.clone(),
+        })
+    }
+
+    fn acknowledge(&mut self) {
+        self.raised = true;
+        self.cut_to = None;
+        self.written = true;
+        self.unsynced = true;
+    }
+}
+
+/// What the sender does next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Send this piece, which now is on its way.
+    Send(InFlight),
+    /// Receive the oldest answer.
+    Await,
+    /// Nothing is left and nothing on its way.
+    Done,
+}
+
+/// One chunk of a file that is being written.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkState {
+    pub(crate) grant: Option<ActiveGrant>,
+    pub(crate) dirty: DirtyMap,
+    pub(crate) in_flight: Vec<InFlight>,
+    pub(crate) repairs: Vec<Repair>,
+    pub(crate) owner: Owner,
+    /// What a flusher is to send once it can claim the chunk.
+    pub(crate) wanted: Option<Extent>,
+    /// A flusher's job for this chunk is in the queue.
+    pub(crate) queued: bool,
+    /// Rises with every acknowledgement: progress.
+    pub(crate) acknowledged: u64,
+}
+
+impl ChunkState {
+    /// Bytes held for this chunk.
+    pub(crate) fn bytes(&self) -> usize {
+        self.dirty.bytes() + self.in_flight.iter().map(|piece| piece.bytes.len()).sum::<usize>()
+    }
+
+    /// Not everything has been acknowledged.
+    pub(crate) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty() || !self.in_flight.is_empty() || !self.repairs.is_empty()
+    }
+
+    /// Something was acknowledged that is not committed.
+    pub(crate) fn is_written(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.written)
+    }
+
+    /// Something was acknowledged that is not synced.
+    pub(crate) fn is_unsynced(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.unsynced)
+    }
+
+    /// Nothing is known here that is not known elsewhere.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.grant.is_none() && !self.is_dirty() && self.owner == Owner::Free && !self.queued
+    }
+
+    /// Decides what is sent next; `cursor` is where this pass through the chunk has come to.
+    pub(crate) fn next_step(&mut self, extent: Extent, cursor: &mut u32, pool: &BufferPool) -> Step {
+        let exclusive = self.grant.as_ref().is_none_or(|grant| !grant.raised || grant.cut_to.is_some());
+        let limit = if exclusive { 1 } else { IN_FLIGHT_MAX };
+        if self.in_flight.len() >= limit {
+            return Step::Await;
+        }
+        let run = match extent {
+            Extent::WholePieces => self.dirty.next_whole_piece(*cursor),
+            Extent::Everything | Extent::EverythingSynced => self.dirty.next_run(*cursor),
+        };
+        let Some(run) = run else {
+            return if self.in_flight.is_empty() { Step::Done } else { Step::Await };
+        };
+        let overlaps = |piece: &InFlight| piece.range().start < run.end && run.start < piece.range().end;
+        if self.in_flight.iter().any(overlaps) {
+            return Step::Await;
+        }
+        *cursor = run.end;
+        let bytes = Arc::new(self.dirty.take_run(&run, pool));
+        let is_last = self.dirty.next_run(run.end).is_none();
+        let piece = InFlight { offset: run.start, bytes, sync: extent == Extent::EverythingSynced && is_last };
+        self.in_flight.push(piece.clone());
+        Step::Send(piece)
+    }
+
+    /// Every copy has the oldest piece on its way; it is the caller's to give back.
+    pub(crate) fn piece_acknowledged(&mut self) -> Option<InFlight> {
+        if self.in_flight.is_empty() {
+            return None;
+        }
+        let piece = self.in_flight.remove(0);
+        self.acknowledged += 1;
+        if let Some(grant) = &mut self.grant {
+            grant.acknowledge();
+            grant.unsynced = !piece.sync;
+            grant.valid_length = grant.valid_length.max(piece.range().end);
+        }
+        Some(piece)
+    }
+
+    /// Every copy has carried out these repairs.
+    pub(crate) fn repairs_acknowledged(&mut self, done: &[Repair]) {
+        self.acknowledged += 1;
+        self.repairs.retain(|repair| !done.contains(repair));
+        if let Some(grant) = &mut self.grant {
+            grant.acknowledge();
+        }
+    }
+
+    /// What was on its way is unsent again, below what has been written since.
+    pub(crate) fn take_back(&mut self, pool: &BufferPool) {
+        for piece in std::mem::take(&mut self.in_flight).into_iter().rev() {
+            self.dirty.write_below(piece.offset, &piece.bytes, pool);
+            pool.give_back(piece.bytes);
+        }
+    }
+
+    /// Goes on under the grant that followed a failure of copies. Whether acknowledged bytes were lost with them.
+    pub(crate) fn replace_grant(&mut self, new: WriteGrant) -> bool {
+        match &mut self.grant {
+            None => {
+                self.grant = Some(ActiveGrant::new(new));
+                false
+            }
+            Some(grant) => {
+                let lost = grant.replace(new);
+                let any = !lost.is_empty();
+                if any {
+                    self.add_repair(lost, ReadsAs::Error);
+                }
+                any
+            }
+        }
+    }
+
+    /// Gives up what is unsent: those ranges read as errors until they are written or repaired.
+    pub(crate) fn lose_dirty(&mut self) {
+        let mut lost: Vec<Range<u32>> = self.dirty.ranges().collect();
+        lost.extend(self.in_flight.iter().map(InFlight::range));
+        self.dirty = DirtyMap::default();
+        self.in_flight.clear();
+        for range in lost {
+            self.add_repair(range, ReadsAs::Error);
+        }
+    }
+
+    /// A range is to be zeroed on every copy; what is unsent there is no longer wanted.
+    pub(crate) fn zero(&mut self, range: Range<u32>) {
+        self.dirty.remove(range.clone());
+        self.add_repair(range, ReadsAs::Zeros);
+    }
+
+    fn add_repair(&mut self, range: Range<u32>, reads_as: ReadsAs) {
+        let mut kept = Vec::with_capacity(self.repairs.len() + 1);
+        for repair in std::mem::take(&mut self.repairs) {
+            let outside = gaps_between(repair.range.clone(), vec![range.clone()]);
+            kept.extend(outside.into_iter().map(|range| Repair { range, reads_as: repair.reads_as }));
+        }
+        match kept.last_mut() {
+            Some(last) if last.range.end == range.start && last.reads_as == reads_as => last.range.end = range.end,
+            _ => kept.push(Repair { range, reads_as }),
+        }
+        self.repairs = kept;
+    }
+
+    /// The chunk ends here now.
+    pub(crate) fn cut(&mut self, length: u32) {
+        self.dirty.remove(length..u32::MAX);
+        self.repairs.retain_mut(|repair| {
+            repair.range.end = repair.range.end.min(length);
+            !repair.range.is_empty()
+        });
+        if let Some(grant) = &mut self.grant {
+            if !grant.makes_chunk() && (grant.valid_length > length || grant.cut_to.is_some()) {
+                grant.cut_to = Some(grant.cut_to.unwrap_or(length).min(length));
+            }
+            grant.valid_length = grant.valid_length.min(length);
+        }
+    }
+
+    /// Copies what is not acknowledged over `out`, which begins at `offset`; the ranges that are still to be read from
+    /// the copies. `None`: some of the bytes were lost.
+    pub(crate) fn read_over(&self, offset: u32, out: &mut [u8]) -> Option<Vec<Range<u32>>> {
+        let range = offset..offset + out.len() as u32;
+        let mut zeroed = Vec::new();
+        for repair in self.repairs.iter().filter(|repair| repair.reads_as == ReadsAs::Zeros) {
+            let (from, to) = (repair.range.start.max(range.start), repair.range.end.min(range.end));
+            if from < to {
+                out[(from - offset) as usize..(to - offset) as usize].fill(0);
+                zeroed.push(from..to);
+            }
+        }
+        let mut covered = zeroed;
+        for piece in &self.in_flight {
+            lay_over(offset, out, piece.offset, &piece.bytes, &mut covered);
+        }
+        self.dirty.read_into(offset, out, &mut covered);
+        let gaps = gaps_between(range, covered);
+        let lost = |gap: &Range<u32>| {
+            self.repairs.iter().any(|repair| {
+                repair.reads_as == ReadsAs::Error && repair.range.start < gap.end && gap.start < repair.range.end
+            })
+        };
+        (!gaps.iter().any(lost)).then_some(gaps)
+    }
+}

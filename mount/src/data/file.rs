@@ -1,0 +1,339 @@
+//! The data of one file, as its open handles see it: the facade over writer, cache, copies and read-ahead. This file has
+//! the state and the reading; `writer.rs` the writing, `commit.rs` what the master is told.
+//!
+//! A read takes, from the top: what is not acknowledged (dirty, on its way, zeroed), then the block cache, then the
+//! copies. What it overlays is copied out before it asks anyone, so that a piece acknowledged meanwhile is not missed:
+//! acknowledging invalidates the cache before it drops the piece.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rfs_common::clock::Time;
+use rfs_common::errno::Errno;
+use rfs_common::ids::InodeId;
+use rfs_common::leaf::{CHUNK_BYTES, LEAF_BYTES, leaves_of, touched_leaves};
+
+use super::block_cache::{BLOCK_LEAVES, Run};
+use super::chunk_state::ChunkState;
+use super::error_state::ErrorState;
+use super::path::DataPath;
+use super::places::ChunkPlaces;
+use super::read::ReadError;
+use super::read_ahead::{Pattern, ReadAhead};
+
+/// Chunks whose places are asked for at once.
+const LOCATE_COUNT: u32 = 16;
+/// Leaves fetched from a copy in one request: 1 MiB.
+const FETCH_LEAVES_MAX: u32 = 64;
+/// Between two attempts to find a copy.
+const READ_RETRY: Duration = Duration::from_millis(20);
+
+/// The data of one file. Whoever drops the last one has flushed and committed it before, or means to lose the rest.
+pub struct FileData {
+    pub(crate) path: Arc<DataPath>,
+    pub(crate) inode: InodeId,
+    state: Mutex<FileState>,
+    /// Something others wait for: a chunk came free, pieces were acknowledged.
+    pub(crate) changed: Condvar,
+}
+
+/// What is known of a file's data.
+#[derive(Debug, Default)]
+pub(crate) struct FileState {
+    /// Chunks that are being written.
+    pub(crate) chunks: BTreeMap<u32, ChunkState>,
+    /// What the master said of the others; `None` is a hole.
+    pub(crate) located: BTreeMap<u32, Option<Arc<ChunkPlaces>>>,
+    /// Rises when `located` may have become wrong, so that an answer asked for before is not put in.
+    pub(crate) located_epoch: u64,
+    /// Unacknowledged bytes.
+    pub(crate) bytes: usize,
+    /// The length, while the master does not know it.
+    pub(crate) local_length: Option<u64>,
+    /// The master's length when it was last known.
+    pub(crate) base_length: u64,
+    /// Where the acknowledged bytes end.
+    pub(crate) acknowledged_end: u64,
+    /// When it was written last, while the master does not know it.
+    pub(crate) modified: Option<Time>,
+    pub(crate) errors: ErrorState,
+    /// Rises with every [`FileData::discard`].
+    pub(crate) epoch: u64,
+}
+
+/// One open of a file: which errors it has been told of, and how it reads.
+#[derive(Debug)]
+pub struct DataHandle {
+    errors_seen: Mutex<u64>,
+    read_ahead: ReadAhead,
+}
+
+/// What the range of a chunk is to be read from.
+enum Source {
+    Hole,
+    Chunk(Arc<ChunkPlaces>),
+}
+
+impl std::fmt::Debug for FileData {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("FileData").field("inode", &self.inode).finish_non_exhaustive()
+    }
+}
+
+impl FileData {
+    pub(crate) fn new(path: Arc<DataPath>, inode: InodeId) -> FileData {
+        FileData { path, inode, state: Mutex::default(), changed: Condvar::new() }
+    }
+
+    /// Which file this is.
+    pub fn inode(&self) -> InodeId {
+        self.inode
+    }
+
+    /// For a file that is being opened; dropping it ends its read-ahead.
+    pub fn open_handle(&self) -> DataHandle {
+        let largest = self.path.settings.read_ahead_bytes_max;
+        DataHandle { errors_seen: Mutex::new(self.state().errors.cursor()), read_ahead: ReadAhead::new(largest) }
+    }
+
+    /// The write error that this handle has not been told of: the answer to its fsync, flush or close.
+    ///
+    /// # Errors
+    /// EIO or ENOSPC: bytes that were accepted have been lost since the handle was last told.
+    pub fn take_error(&self, handle: &DataHandle) -> Result<(), Errno> {
+        let mut seen = handle.errors_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state().errors.take(&mut seen)
+    }
+
+    /// Reads into `out` up to the end of the file, whose length is `length_of_file` unless it has been written here since.
+    ///
+    /// # Errors
+    /// EIO: no copy could be had for `read_give_up`, or the bytes are among those whose loss was told. Else the master's.
+    pub fn read(
+        self: &Arc<Self>,
+        handle: &DataHandle,
+        offset: u64,
+        out: &mut [u8],
+        length_of_file: u64,
+    ) -> Result<usize, Errno> {
+        let length = self.local_length().unwrap_or(length_of_file);
+        let count = length.saturating_sub(offset).min(out.len() as u64) as usize;
+        let (pattern, ahead) = handle.read_ahead.note(offset, count as u64, length);
+        if let Some(ahead) = ahead {
+            handle.read_ahead.schedule(self, ahead);
+        }
+        let mut done = 0;
+        while done < count {
+            let at = offset + done as u64;
+            let (index, start) = ((at / CHUNK_BYTES) as u32, (at % CHUNK_BYTES) as u32);
+            let part = (count - done).min((CHUNK_BYTES - u64::from(start)) as usize);
+            self.read_in_chunk(index, start, &mut out[done..done + part], pattern)?;
+            done += part;
+        }
+        Ok(count)
+    }
+
+    /// Forgets clean data and places: the lease that allowed to keep them is gone, or others have changed the file.
+    pub fn invalidate(&self) {
+        let mut state = self.state();
+        state.located.clear();
+        state.located_epoch += 1;
+        self.path.cache.invalidate(self.inode);
+    }
+
+    fn read_in_chunk(&self, index: u32, start: u32, out: &mut [u8], pattern: Pattern) -> Result<(), Errno> {
+        let gaps = {
+            let state = self.state();
+            match state.chunks.get(&index) {
+                Some(chunk) => chunk.read_over(start, out).ok_or(Errno::EIO)?,
+                None => std::iter::once(start..start + out.len() as u32).collect(),
+            }
+        };
+        for gap in gaps {
+            let part = &mut out[(gap.start - start) as usize..(gap.end - start) as usize];
+            self.read_clean(index, gap.start, part, pattern)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what is acknowledged, from the cache or the copies, for as long as it takes and is allowed to.
+    fn read_clean(&self, index: u32, start: u32, out: &mut [u8], pattern: Pattern) -> Result<(), Errno> {
+        let mut deadline = None;
+        loop {
+            let error = match self.source(index) {
+                Ok(Source::Hole) => {
+                    out.fill(0);
+                    return Ok(());
+                }
+                Ok(Source::Chunk(chunk)) => {
+                    let valid = (chunk.length.saturating_sub(start) as usize).min(out.len());
+                    out[valid..].fill(0);
+                    match self.read_valid(&chunk, start, &mut out[..valid], pattern) {
+                        Ok(()) => return Ok(()),
+                        Err(ReadError::Changed) => continue,
+                        Err(_) => Errno::EIO,
+                    }
+                }
+                Err(Errno::EAGAIN) => Errno::EIO,
+                Err(errno) => return Err(errno),
+            };
+            let now = self.path.clock.monotonic();
+            let until = *deadline.get_or_insert(now + self.path.settings.read_give_up);
+            if now >= until {
+                tracing::warn!(inode = %self.inode, index, "no copy of a chunk can be read: giving up");
+                return Err(error);
+            }
+            self.forget_place(index);
+            self.path.clock.sleep(READ_RETRY);
+        }
+    }
+
+    fn read_valid(&self, chunk: &ChunkPlaces, start: u32, out: &mut [u8], pattern: Pattern) -> Result<(), ReadError> {
+        let wanted = touched_leaves(start, out.len() as u32);
+        'again: loop {
+            let found = self.path.cache.find(self.inode, chunk.chunk, wanted.clone());
+            let mut runs = found.runs;
+            for missing in found.missing {
+                match self.fetch(chunk, widen(missing, pattern, chunk.length))? {
+                    Some(fetched) => runs.extend(fetched),
+                    None => continue 'again,
+                }
+            }
+            for run in runs {
+                copy_run(&run, start, out);
+            }
+            return Ok(());
+        }
+    }
+
+    /// Reads leaves from the copies into the cache; `None` if another was at it: look again.
+    pub(crate) fn fetch(&self, chunk: &ChunkPlaces, leaves: Range<u32>) -> Result<Option<Vec<Run>>, ReadError> {
+        let mut runs = Vec::with_capacity((leaves.len() as u32 / BLOCK_LEAVES + 2) as usize);
+        let mut next = leaves.start;
+        while next < leaves.end {
+            let part = next..leaves.end.min(next + FETCH_LEAVES_MAX);
+            let Some(fetch) = self.path.cache.begin(self.inode, chunk.chunk, &part) else { return Ok(None) };
+            if !self.state().is_source(chunk) {
+                return Err(ReadError::Changed);
+            }
+            let first = runs.len();
+            let blocks = split_at_blocks(part.clone());
+            let mut buffers: Vec<Vec<u8>> = blocks.iter().map(|run| vec![0; run.len() * LEAF_BYTES]).collect();
+            self.path.reader.read_leaves(chunk, part.start, &mut buffers)?;
+            runs.extend(
+                blocks.iter().zip(buffers).map(|(run, bytes)| Run { first_leaf: run.start, bytes: Arc::new(bytes) }),
+            );
+            fetch.deliver(&runs[first..]);
+            next = part.end;
+        }
+        Ok(Some(runs))
+    }
+
+    /// Where a chunk's acknowledged bytes are; `None` for a hole.
+    ///
+    /// # Errors
+    /// The master's.
+    pub(crate) fn places(&self, index: u32) -> Result<Option<Arc<ChunkPlaces>>, Errno> {
+        match self.source(index)? {
+            Source::Hole => Ok(None),
+            Source::Chunk(chunk) => Ok(Some(chunk)),
+        }
+    }
+
+    fn source(&self, index: u32) -> Result<Source, Errno> {
+        loop {
+            let epoch = {
+                let state = self.state();
+                if let Some(known) = state.known_source(index) {
+                    return Ok(known);
+                }
+                state.located_epoch
+            };
+            let count = LOCATE_COUNT.min(u32::MAX - index);
+            let answer = self.path.master.locate(self.inode, index, count)?;
+            let mut state = self.state();
+            if state.located_epoch == epoch {
+                for index in index..index + count {
+                    state.located.entry(index).or_insert(None);
+                }
+                let chunks = answer.into_iter().filter(|chunk| chunk.index - index < count);
+                state.located.extend(chunks.map(|chunk| (chunk.index, Some(Arc::new(chunk)))));
+            }
+        }
+    }
+
+    fn forget_place(&self, index: u32) {
+        let mut state = self.state();
+        state.located.remove(&index);
+        state.located_epoch += 1;
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, FileState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FileState {
+    /// Whether the chunk is still what it was when its places were asked for. Asked after a fetch has been registered:
+    /// a change from then on spoils the fetch, one before is seen here.
+    fn is_source(&self, chunk: &ChunkPlaces) -> bool {
+        match self.known_source(chunk.index) {
+            Some(Source::Chunk(now)) => {
+                now.chunk == chunk.chunk && now.version == chunk.version && now.length == chunk.length
+            }
+            Some(Source::Hole) => false,
+            None => true,
+        }
+    }
+
+    fn known_source(&self, index: u32) -> Option<Source> {
+        if let Some(grant) = self.chunks.get(&index).and_then(|chunk| chunk.grant.as_ref()) {
+            return Some(grant.places().map_or(Source::Hole, |places| Source::Chunk(Arc::new(places))));
+        }
+        let located = self.located.get(&index)?;
+        Some(located.as_ref().map_or(Source::Hole, |chunk| Source::Chunk(Arc::clone(chunk))))
+    }
+}
+
+impl Drop for FileData {
+    fn drop(&mut self) {
+        let bytes = self.state().bytes;
+        self.path.budget.release(bytes);
+        self.path.forget(self.inode);
+    }
+}
+
+/// A sequential reader will want the whole blocks; others only the leaves they touch.
+fn widen(leaves: Range<u32>, pattern: Pattern, length: u32) -> Range<u32> {
+    match pattern {
+        Pattern::Random => leaves,
+        Pattern::Sequential => {
+            let end = (leaves.end.div_ceil(BLOCK_LEAVES) * BLOCK_LEAVES).min(leaves_of(length));
+            leaves.start..end.max(leaves.end)
+        }
+    }
+}
+
+fn split_at_blocks(leaves: Range<u32>) -> Vec<Range<u32>> {
+    let mut parts = Vec::with_capacity(leaves.len() / BLOCK_LEAVES as usize + 2);
+    let mut next = leaves.start;
+    while next < leaves.end {
+        let end = leaves.end.min((next / BLOCK_LEAVES + 1) * BLOCK_LEAVES);
+        parts.push(next..end);
+        next = end;
+    }
+    parts
+}
+
+/// Copies what a run has of the range of `out`, which begins at `start` of the chunk.
+fn copy_run(run: &Run, start: u32, out: &mut [u8]) {
+    let run_start = run.first_leaf * LEAF_BYTES as u32;
+    let from = run_start.max(start);
+    let to = (run_start + run.bytes.len() as u32).min(start + out.len() as u32);
+    if from < to {
+        let source = &run.bytes[(from - run_start) as usize..(to - run_start) as usize];
+        out[(from - start) as usize..(to - start) as usize].copy_from_slice(source);
+    }
+}

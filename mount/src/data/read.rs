@@ -1,0 +1,193 @@
+//! Reading leaves of a chunk from its copies: every leaf is verified against its BLAKE3 hash, and a copy that fails is
+//! passed over for the next.
+//!
+//! What always holds: a byte handed out was either verified, or lies beyond the copy's `data_length` or the chunk's
+//! valid `length` and is zero.
+
+use std::sync::Arc;
+
+use rfs_common::errno::Errno;
+use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaf, leaves_of};
+use rfs_proto::data::{self, Status};
+use thiserror::Error;
+
+use super::connections::{CallError, Connections, DataConnection};
+use super::places::{ChunkPlaces, CopyFailure, FileMaster, Place};
+use super::settings::DataSettings;
+
+/// Why no copy gave the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum ReadError {
+    /// Copies answered, with another version: what is known of the chunk is old.
+    #[error("the chunk's copies have another version")]
+    WrongVersion,
+    /// No copy is live or none is good: ask the master again.
+    #[error("no copy of the chunk can be read")]
+    NoCopyLeft,
+    /// The chunk has been written or cut here since its places were asked for: start again.
+    #[error("the chunk has changed meanwhile")]
+    Changed,
+}
+
+/// Reads chunks.
+pub(crate) struct Reader {
+    connections: Arc<Connections>,
+    settings: Arc<DataSettings>,
+    master: Arc<dyn FileMaster>,
+}
+
+impl Reader {
+    pub(crate) fn new(
+        connections: Arc<Connections>,
+        settings: Arc<DataSettings>,
+        master: Arc<dyn FileMaster>,
+    ) -> Reader {
+        Reader { connections, settings, master }
+    }
+
+    /// Fills `buffers`, each a whole number of leaves, with the chunk's bytes from `first_leaf` on.
+    ///
+    /// # Errors
+    /// [`ReadError`]; what `buffers` hold then means nothing.
+    pub(crate) fn read_leaves(
+        &self,
+        chunk: &ChunkPlaces,
+        first_leaf: u32,
+        buffers: &mut [Vec<u8>],
+    ) -> Result<(), ReadError> {
+        let wanted: usize = buffers.iter().map(Vec::len).sum();
+        assert!(wanted.is_multiple_of(LEAF_BYTES), "{wanted} bytes are not whole leaves");
+        let offset = first_leaf as usize * LEAF_BYTES;
+        let end = (offset + wanted).min(leaves_of(chunk.length) as usize * LEAF_BYTES);
+        if end > offset {
+            self.read_from_copies(chunk, offset as u32, (end - offset) as u32, buffers)?;
+        }
+        zero_from(buffers, (chunk.length as usize).saturating_sub(offset));
+        Ok(())
+    }
+
+    fn read_from_copies(
+        &self,
+        chunk: &ChunkPlaces,
+        offset: u32,
+        length: u32,
+        buffers: &mut [Vec<u8>],
+    ) -> Result<(), ReadError> {
+        let (avoided, preferred): (Vec<&Place>, Vec<&Place>) =
+            chunk.places.iter().partition(|place| self.connections.is_avoided(place));
+        let mut verdict = ReadError::NoCopyLeft;
+        for place in preferred.into_iter().chain(avoided) {
+            let request = data::Read {
+                volume: place.volume.get(),
+                chunk: chunk.chunk.get(),
+                version: chunk.version.get(),
+                offset,
+                length,
+            };
+            let answer = self
+                .connections
+                .with(place, self.settings.read_timeout, |connection| exchange(connection, &request, buffers));
+            match answer {
+                Ok(Answer::Good) => return Ok(()),
+                Ok(Answer::WrongVersion) => verdict = ReadError::WrongVersion,
+                Ok(Answer::Bad(failure)) => self.master.report_bad_copy(chunk.chunk, chunk.version, failure(place)),
+                Ok(Answer::Away) => self.connections.failed(place),
+                Err(error) => tracing::debug!(%place.address, chunk = %chunk.chunk, %error, "a copy cannot be reached"),
+            }
+        }
+        Err(verdict)
+    }
+}
+
+/// What a copy answered.
+enum Answer {
+    /// The buffers hold verified bytes.
+    Good,
+    WrongVersion,
+    /// To be reported: the copy exists on a volume in service but its bytes cannot be had.
+    Bad(Box<dyn Fn(&Place) -> CopyFailure>),
+    /// The volume is out of service; the master knows.
+    Away,
+}
+
+fn bad(errno: Errno, reason: String) -> Answer {
+    Answer::Bad(Box::new(move |place| place.failure(errno, reason.clone())))
+}
+
+fn exchange(
+    connection: &mut DataConnection,
+    request: &data::Read,
+    buffers: &mut [Vec<u8>],
+) -> Result<Answer, CallError> {
+    let id = connection.send(request, &[])?;
+    let (reply, header) = connection.receive_head::<data::Read>(id)?;
+    let result = reply.result.clone().unwrap_or_default();
+    let payload = header.payload_bytes as usize;
+    if result.status() == Status::Ok && payload <= request.length as usize {
+        receive_parts(connection, payload, buffers)?;
+        return Ok(judge(&reply, request, payload, buffers));
+    }
+    skip_payload(connection, payload)?;
+    Ok(match result.status() {
+        Status::WrongVersion => Answer::WrongVersion,
+        Status::VolumeOut | Status::Timeout => Answer::Away,
+        Status::Ok => bad(Errno::EPROTO, format!("sent {payload} bytes instead of {}", request.length)),
+        Status::NoChunk => bad(Errno::ENOENT, "the volume has no such chunk".to_owned()),
+        Status::BadCopy => bad(Errno::EBADMSG, result.message),
+        _ => bad(Errno::from_raw(result.errno as i32), result.message),
+    })
+}
+
+/// Verifies what came and zeroes what lies beyond the copy's end.
+fn judge(reply: &data::ReadReply, request: &data::Read, payload: usize, buffers: &mut [Vec<u8>]) -> Answer {
+    let in_copy = (reply.data_length.saturating_sub(request.offset)).min(request.length) as usize;
+    if reply.offset != request.offset || payload != in_copy {
+        let what = format!("sent {payload} bytes at {}, not {in_copy} at {}", reply.offset, request.offset);
+        return bad(Errno::EPROTO, what);
+    }
+    if reply.hashes.len() != payload.div_ceil(LEAF_BYTES) * LEAF_HASH_BYTES {
+        return bad(Errno::EPROTO, format!("sent {} bytes of hashes for {payload} of data", reply.hashes.len()));
+    }
+    let first_leaf = request.offset / LEAF_BYTES as u32;
+    let leaves = buffers.iter().flat_map(|buffer| buffer.chunks(LEAF_BYTES));
+    let mut rest = payload;
+    for ((leaf_index, leaf), hash) in (first_leaf..).zip(leaves).zip(reply.hashes.chunks(LEAF_HASH_BYTES)) {
+        let length = rest.min(LEAF_BYTES);
+        if hash_leaf(leaf_index, &leaf[..length]).as_bytes() != hash {
+            return bad(Errno::EBADMSG, format!("leaf {leaf_index} does not match its hash"));
+        }
+        rest -= length;
+    }
+    zero_from(buffers, payload);
+    Answer::Good
+}
+
+fn receive_parts(connection: &mut DataConnection, payload: usize, buffers: &mut [Vec<u8>]) -> Result<(), CallError> {
+    let mut rest = payload;
+    for buffer in buffers {
+        let length = rest.min(buffer.len());
+        if length > 0 {
+            connection.receive_payload(&mut buffer[..length])?;
+        }
+        rest -= length;
+    }
+    Ok(())
+}
+
+/// An answer that is of no use still has to be read off the connection.
+fn skip_payload(connection: &mut DataConnection, payload: usize) -> Result<(), CallError> {
+    if payload > 0 {
+        connection.receive_payload(&mut vec![0; payload])?;
+    }
+    Ok(())
+}
+
+/// Zeroes all bytes of `buffers`, taken as one, from `start` on.
+fn zero_from(buffers: &mut [Vec<u8>], start: usize) {
+    let mut rest = start;
+    for buffer in buffers {
+        let kept = rest.min(buffer.len());
+        buffer[kept..].fill(0);
+        rest -= kept;
+    }
+}

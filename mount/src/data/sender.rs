@@ -1,0 +1,184 @@
+//! One chain of copies and the frames that change them: writes, zeros, syncs, and what their answers mean.
+//!
+//! A change goes to the first copy with the rest of the chain as `next`; it is done when the answer has one OK for every
+//! copy. Whatever else comes back names the copies that failed, which the master is told.
+
+use rfs_common::errno::Errno;
+use rfs_common::leaf::{LEAF_HASH_BYTES, hash_leaf, leaves_of, split_at_leaves};
+use rfs_proto::data::{self, ChangeReply, CopyResult, NextCopy, Status};
+
+use super::chunk_state::{ActiveGrant, InFlight};
+use super::connections::{CallError, DataConnection};
+use super::places::{CopyFailure, Place};
+
+/// Why a chunk's data is not on every copy.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// These copies failed: the master has to replace them.
+    Copies(Vec<CopyFailure>),
+    /// Nothing is known to be wrong with a copy: send again on a new connection.
+    Resend,
+    /// Not possible now.
+    Later(Errno),
+    /// Not possible.
+    Final(Errno),
+    /// What was being sent has been discarded meanwhile.
+    Discarded,
+}
+
+/// The head of a change under a grant, as it stands at the moment of sending.
+#[derive(Debug, Clone)]
+pub(crate) struct Chain {
+    pub(crate) places: Vec<Place>,
+    next: Vec<NextCopy>,
+    chunk: u64,
+    pub(crate) version_from: u32,
+    version: u32,
+    pub(crate) cut_to: Option<u32>,
+}
+
+impl Chain {
+    pub(crate) fn of(grant: &ActiveGrant) -> Chain {
+        Chain {
+            places: grant.grant.places.clone(),
+            next: grant.grant.places.iter().skip(1).map(NextCopy::from).collect(),
+            chunk: grant.grant.chunk.get(),
+            version_from: grant.version_from().get(),
+            version: grant.grant.version.get(),
+            cut_to: grant.cut_to,
+        }
+    }
+
+    /// The copies have the granted version, and are cut.
+    pub(crate) fn was_raised(&mut self) {
+        self.version_from = self.version;
+        self.cut_to = None;
+    }
+
+    fn volume(&self) -> u64 {
+        self.places[0].volume.get()
+    }
+
+    /// Sends one piece; the request's id.
+    pub(crate) fn send_write(&self, connection: &mut DataConnection, piece: &InFlight) -> Result<u64, CallError> {
+        let request = data::Write {
+            volume: self.volume(),
+            chunk: self.chunk,
+            version_from: self.version_from,
+            version: self.version,
+            cut_to: self.cut_to,
+            offset: piece.offset,
+            length: piece.bytes.len() as u32,
+            hashes: hashes_of(piece.offset, &piece.bytes).into(),
+            sync: piece.sync,
+            next: self.next.clone(),
+        };
+        connection.send(&request, &[&piece.bytes])
+    }
+
+    /// Zeroes a range, which may be empty, and cuts.
+    pub(crate) fn zero(&self, connection: &mut DataConnection, offset: u32, length: u32) -> Result<(), Trouble> {
+        if length == 0 {
+            let nothing = InFlight { offset, bytes: Default::default(), sync: false };
+            let id = self.send_write(connection, &nothing).map_err(|error| self.trouble(connection, &error))?;
+            return self.receive::<data::Write>(connection, id);
+        }
+        let request = data::Zero {
+            volume: self.volume(),
+            chunk: self.chunk,
+            version_from: self.version_from,
+            version: self.version,
+            cut_to: self.cut_to,
+            offset,
+            length,
+            next: self.next.clone(),
+        };
+        let id = connection.send(&request, &[]).map_err(|error| self.trouble(connection, &error))?;
+        self.receive::<data::Zero>(connection, id)
+    }
+
+    /// Has every copy sync the chunk.
+    pub(crate) fn sync(&self, connection: &mut DataConnection) -> Result<(), Trouble> {
+        let request = data::SyncChunk {
+            volume: self.volume(),
+            chunk: self.chunk,
+            version: self.version,
+            next: self.next.clone(),
+        };
+        let id = connection.send(&request, &[]).map_err(|error| self.trouble(connection, &error))?;
+        self.receive::<data::SyncChunk>(connection, id)
+    }
+
+    /// The answer to a change.
+    pub(crate) fn receive<C>(&self, connection: &mut DataConnection, id: u64) -> Result<(), Trouble>
+    where
+        C: rfs_proto::data_calls::DataCall<Reply = ChangeReply>,
+    {
+        let reply = connection.receive::<C>(id).map_err(|error| self.trouble(connection, &error))?;
+        self.judge(&reply.results)
+    }
+
+    /// What a failed connection to the first copy means.
+    pub(crate) fn trouble(&self, connection: &DataConnection, error: &CallError) -> Trouble {
+        if connection.died_idle(error) { Trouble::Resend } else { Trouble::Copies(vec![self.first_failed(error)]) }
+    }
+
+    pub(crate) fn first_failed(&self, error: &CallError) -> CopyFailure {
+        self.places[0].failure(error.errno(), error.to_string())
+    }
+
+    /// What one result per copy means.
+    fn judge(&self, results: &[CopyResult]) -> Result<(), Trouble> {
+        let result_of = |place: &Place| {
+            results.iter().find(|result| result.server == place.server.get() && result.volume == place.volume.get())
+        };
+        if results.iter().any(|result| result.status() == Status::BadHashSent) {
+            return Err(Trouble::Resend);
+        }
+        let mut failures: Vec<CopyFailure> = Vec::new();
+        let mut unreached: Vec<&Place> = Vec::new();
+        for place in &self.places {
+            match result_of(place) {
+                Some(result) if matches!(result.status(), Status::Ok | Status::NextFailed) => {}
+                Some(result) => failures.push(place.failure(errno_of(result), reason_of(result))),
+                None => unreached.push(place),
+            }
+        }
+        // A copy that is not named is to blame only if none before it is: it was not asked.
+        if let (true, Some(place)) = (failures.is_empty(), unreached.first()) {
+            failures.push(place.failure(Errno::ETIMEDOUT, "the copy before it got no answer"));
+        }
+        if failures.is_empty() { Ok(()) } else { Err(Trouble::Copies(failures)) }
+    }
+}
+
+/// One hash per part of a leaf.
+fn hashes_of(offset: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut hashes = Vec::with_capacity((leaves_of(bytes.len() as u32) as usize + 1) * LEAF_HASH_BYTES);
+    let mut rest = bytes;
+    for part in split_at_leaves(offset, bytes.len() as u32) {
+        let (leaf, after) = rest.split_at(part.length);
+        hashes.extend_from_slice(hash_leaf(part.leaf_index, leaf).as_bytes());
+        rest = after;
+    }
+    hashes
+}
+
+fn errno_of(result: &CopyResult) -> Errno {
+    match result.status() {
+        Status::NoSpace => Errno::ENOSPC,
+        Status::NoChunk => Errno::ENOENT,
+        Status::WrongVersion => Errno::ESTALE,
+        Status::VolumeOut => Errno::ENODEV,
+        Status::Timeout => Errno::ETIMEDOUT,
+        Status::BadCopy => Errno::EBADMSG,
+        _ => Errno::from_raw(result.errno as i32),
+    }
+}
+
+fn reason_of(result: &CopyResult) -> String {
+    match result.status() {
+        Status::WrongVersion => format!("has version {}", result.have_version),
+        status => format!("{}: {}", status.as_str_name(), result.message),
+    }
+}

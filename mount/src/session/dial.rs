@@ -1,0 +1,216 @@
+//! One connection to the master: TCP, then Hello and its answer.
+//!
+//! The endpoints are tried in their order and each of their addresses in the resolver's order; the error told is that of
+//! the last one tried. A stream is shared ([`Stream`]), so that another thread can break it while its owner reads.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rfs_common::clock::Monotonic;
+use rfs_common::endpoint::{CLIENT_TO_MASTER_PORT, Endpoint};
+use rfs_common::errno::Errno;
+use rfs_common::ids::ClusterId;
+use rfs_proto::PROTOCOL_VERSION;
+use rfs_proto::frame::FrameType;
+use rfs_proto::session::{ClientInfo, ConnectionRole, Failure, Hello, HelloReply};
+use rfs_proto::wire::{Connection, Envelope};
+
+use super::error::{ConnectError, shown};
+use super::{Identity, SessionOptions};
+
+/// A TCP stream that one thread uses and others may break.
+#[derive(Clone, Debug)]
+pub(super) struct Stream(Arc<TcpStream>);
+
+impl Stream {
+    /// Ends the stream for whoever reads or writes it.
+    pub(super) fn break_off(&self) {
+        // An error means that it is broken already.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+
+    /// Closes the sending side: what was sent arrives, nothing follows.
+    pub(super) fn finish(&self) {
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+
+    pub(super) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_read_timeout(timeout)
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buffer)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        (&*self.0).write(buffer)
+    }
+
+    fn write_vectored(&mut self, buffers: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        (&*self.0).write_vectored(buffers)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self.0).flush()
+    }
+}
+
+/// A connection that was greeted.
+pub(super) struct Greeted {
+    pub(super) connection: Connection<Stream>,
+    pub(super) reply: HelloReply,
+    /// When the Hello was sent.
+    pub(super) asked_at: Monotonic,
+}
+
+/// Begins a session.
+pub(super) fn begin_session(options: &SessionOptions, cluster: Option<ClusterId>) -> Result<Greeted, ConnectError> {
+    let client = ClientInfo {
+        host: options.host.clone(),
+        mount_point: options.mount_point.clone(),
+        process_id: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        read_only: options.read_only,
+    };
+    let hello = Hello {
+        role: ConnectionRole::Push.into(),
+        client: Some(client),
+        subdirectory: options.subdirectory.clone().into(),
+        ..hello(cluster)
+    };
+    greet_any(options, &hello)
+}
+
+/// Joins a session as its push connection.
+pub(super) fn join_push(
+    options: &SessionOptions,
+    cluster: ClusterId,
+    identity: &Identity,
+) -> Result<Greeted, ConnectError> {
+    join(options, cluster, identity, ConnectionRole::Push, 0)
+}
+
+/// Joins a session as the connection of a slot.
+pub(super) fn join_slot(
+    options: &SessionOptions,
+    cluster: ClusterId,
+    identity: &Identity,
+    slot: u32,
+) -> Result<Greeted, ConnectError> {
+    join(options, cluster, identity, ConnectionRole::Operations, slot)
+}
+
+fn join(
+    options: &SessionOptions,
+    cluster: ClusterId,
+    identity: &Identity,
+    role: ConnectionRole,
+    slot: u32,
+) -> Result<Greeted, ConnectError> {
+    let hello = Hello {
+        role: role.into(),
+        session: identity.session,
+        secret: identity.secret.clone(),
+        slot,
+        ..hello(Some(cluster))
+    };
+    greet_any(options, &hello)
+}
+
+fn hello(cluster: Option<ClusterId>) -> Hello {
+    let expected_cluster = cluster.map(|cluster| prost::bytes::Bytes::copy_from_slice(&cluster.get().to_be_bytes())).unwrap_or_default();
+    Hello { protocol_version: PROTOCOL_VERSION, expected_cluster, ..Hello::default() }
+}
+
+/// The cluster of a HelloReply.
+pub(super) fn cluster_of(bytes: &[u8]) -> ClusterId {
+    let number = <[u8; 16]>::try_from(bytes).map_or(0, u128::from_be_bytes);
+    ClusterId::new(number)
+}
+
+fn greet_any(options: &SessionOptions, hello: &Hello) -> Result<Greeted, ConnectError> {
+    let mut last = ConnectError::NoEndpoint;
+    for endpoint in &options.endpoints {
+        match greet(options, endpoint, hello) {
+            Ok(greeted) => return Ok(greeted),
+            Err(error @ ConnectError::Expired { .. }) => return Err(error),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn greet(options: &SessionOptions, endpoint: &Endpoint, hello: &Hello) -> Result<Greeted, ConnectError> {
+    let stream = connect(options, endpoint)?;
+    let endpoint = shown(&endpoint.clone().with_default_port(CLIENT_TO_MASTER_PORT));
+    let unreachable = |source| ConnectError::Unreachable { endpoint: endpoint.clone(), source };
+    // Whoever listens on a port of his own may say nothing at all.
+    stream.set_read_timeout(Some(options.connect_timeout.max(Duration::from_secs(5)))).map_err(unreachable)?;
+    let mut connection = Connection::new(stream);
+    let asked_at = options.clock.monotonic();
+    let not_master = |source| ConnectError::NotMaster { endpoint: endpoint.clone(), source };
+    connection.send(Envelope::request(FrameType::Hello, 0), hello, &[]).map_err(not_master)?;
+    let reply = connection.receive_reply::<HelloReply>(FrameType::Hello, 0).map_err(not_master)?;
+    let reply = reply.map_err(|failure| refusal(&endpoint, hello, &failure))?;
+    connection.stream().set_read_timeout(None).map_err(unreachable)?;
+    check_cluster(&endpoint, hello, &reply)?;
+    Ok(Greeted { connection, reply, asked_at })
+}
+
+fn check_cluster(endpoint: &str, hello: &Hello, reply: &HelloReply) -> Result<(), ConnectError> {
+    if hello.expected_cluster.is_empty() || hello.expected_cluster == reply.cluster {
+        return Ok(());
+    }
+    Err(ConnectError::WrongCluster {
+        endpoint: endpoint.to_owned(),
+        found: cluster_of(&reply.cluster).to_string(),
+        expected: cluster_of(&hello.expected_cluster),
+    })
+}
+
+/// What a refused Hello means.
+fn refusal(endpoint: &str, hello: &Hello, failure: &Failure) -> ConnectError {
+    let errno = Errno::from_raw(i32::try_from(failure.errno).unwrap_or(0));
+    let endpoint = endpoint.to_owned();
+    let message = failure.message.clone();
+    match errno {
+        Errno::ESTALE => ConnectError::Expired { endpoint },
+        Errno::EPROTO => ConnectError::WrongVersion { endpoint, ours: PROTOCOL_VERSION, message },
+        Errno::EXDEV if !hello.expected_cluster.is_empty() => ConnectError::WrongCluster {
+            endpoint,
+            found: message,
+            expected: cluster_of(&hello.expected_cluster),
+        },
+        Errno::ENOENT | Errno::ENOTDIR if !hello.subdirectory.is_empty() => {
+            ConnectError::NoSubdirectory { path: String::from_utf8_lossy(&hello.subdirectory).into_owned() }
+        }
+        _ => ConnectError::Rejected { endpoint, errno, message },
+    }
+}
+
+fn connect(options: &SessionOptions, endpoint: &Endpoint) -> Result<Stream, ConnectError> {
+    let addresses = endpoint.resolve(CLIENT_TO_MASTER_PORT).map_err(ConnectError::Unresolved)?;
+    let endpoint = shown(&endpoint.clone().with_default_port(CLIENT_TO_MASTER_PORT));
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, options.connect_timeout) {
+            Ok(stream) => {
+                stream
+                    .set_nodelay(true)
+                    .map_err(|source| ConnectError::Unreachable { endpoint: endpoint.clone(), source })?;
+                return Ok(Stream(Arc::new(stream)));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(match last.kind() {
+        io::ErrorKind::ConnectionRefused => ConnectError::Refused(endpoint),
+        _ => ConnectError::Unreachable { endpoint, source: last },
+    })
+}
