@@ -12,6 +12,8 @@ use rfs_tests::guardian::{Guardian, folder_of_all_tests};
 use rfs_tests::semantics::exerciser::exercise;
 use rfs_tests::volumes::XfsVolume;
 
+/// The one that is asked for, or a new one, which is printed.
+#[allow(clippy::print_stdout, reason = "the seed of a failed run is what repeats it")]
 fn seed() -> u64 {
     let seed =
         std::env::var("RFS_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| rand::rng().random());

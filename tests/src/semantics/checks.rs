@@ -41,6 +41,7 @@ pub(crate) fn refused_as<T>(
 }
 
 /// Both must be equal.
+#[allow(clippy::needless_pass_by_value, reason = "callers compare what they have just computed")]
 pub(crate) fn same<T: PartialEq<U> + Debug, U: Debug>(got: T, expected: U, what: &str) -> anyhow::Result<()> {
     ensure!(got == expected, "{what}: {got:?}, must be {expected:?}");
     Ok(())

@@ -94,7 +94,7 @@ fn search_permission_is_needed_on_the_way(folder: &Path) -> anyhow::Result<()> {
     let inner = folder.join("inner");
     make_folder(&inner, USER, USER, 0o755)?;
     make_owned(&inner.join("file"), USER, USER, 0o666)?;
-    as_user(OTHER, || Ok(stat(&inner.join("file")).map(drop)?))?;
+    as_user(OTHER, || stat(&inner.join("file")).map(drop))?;
     chmod(&inner, 0o744)?;
     as_user(OTHER, || {
         refused(fs::symlink_metadata(inner.join("file")), Errno::ACCESS, "stat")?;
@@ -299,7 +299,7 @@ fn creating_with_a_mode_that_forbids_writing_still_writes(folder: &Path) -> anyh
     chmod(folder, 0o777)?;
     let path = folder.join("file");
     as_user(USER, || {
-        let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0).open(&path)?;
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o000).open(&path)?;
         std::io::Write::write_all(&mut file, b"content")?;
         file.sync_all()?;
         refused(File::open(&path), Errno::ACCESS, "opening it again")

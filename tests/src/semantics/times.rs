@@ -263,9 +263,9 @@ fn new_files_have_three_equal_times(folder: &Path) -> anyhow::Result<()> {
     for (name, make) in [("file", true), ("folder", false)] {
         let path = folder.join(name);
         if make {
-            File::create(&path).map(drop)?
+            File::create(&path).map(drop)?;
         } else {
-            fs::create_dir(&path)?
+            fs::create_dir(&path)?;
         }
         let (modified, changed) = moments(&path)?;
         let accessed = access(&path)?;
