@@ -20,3 +20,5 @@ pub mod workload;
 pub mod model;
 
 pub mod conformance;
+
+pub mod semantics;

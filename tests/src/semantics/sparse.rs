@@ -1,0 +1,249 @@
+//! Holes, allocation, and very large files.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+
+use anyhow::ensure;
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+
+use super::checks::{open_new, pattern, refused, refused_as, same, same_bytes, stat};
+use super::{Case, cases};
+
+pub(super) const CASES: &[Case] = cases![
+    a_hole_reads_as_zeros_and_takes_no_space,
+    data_and_holes_are_found,
+    seeking_beyond_the_end,
+    blocks_are_those_written,
+    fallocate_grows,
+    fallocate_can_keep_the_size,
+    punching_a_hole,
+    punching_frees_space,
+    zeroing_a_range,
+    wrong_fallocate_is_refused,
+    other_modes_work_or_are_refused,
+    lengths_beyond_four_gibibytes,
+    offsets_up_to_a_tebibyte,
+    copies_of_sparse_files_are_equal,
+];
+
+const MIB: u64 = 1 << 20;
+
+fn a_hole_reads_as_zeros_and_takes_no_space(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let file = open_new(&path)?;
+    file.set_len(200 * MIB)?;
+    same(stat(&path)?.len(), 200 * MIB, "length")?;
+    ensure!(stat(&path)?.blocks() * 512 < MIB, "{} blocks for nothing but a hole", stat(&path)?.blocks());
+    let mut back = vec![1; 1 << 20];
+    file.read_exact_at(&mut back, 100 * MIB)?;
+    ensure!(back.iter().all(|byte| *byte == 0), "a hole reads as zeros");
+    Ok(())
+}
+
+fn data_and_holes_are_found(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let file = open_new(&path)?;
+    file.write_all_at(&[1; 1 << 20], 32 * MIB)?;
+    file.set_len(100 * MIB)?;
+    // A filesystem may call a hole data, but never data a hole, and the end is a hole.
+    let data = seek(&file, SeekFrom::Data(0))?;
+    ensure!(data <= 32 * MIB, "SEEK_DATA skips data: {data}");
+    same(seek(&file, SeekFrom::Data(32 * MIB + 5))?, 32 * MIB + 5, "SEEK_DATA within data")?;
+    let hole = seek(&file, SeekFrom::Hole(32 * MIB))?;
+    ensure!((33 * MIB..=100 * MIB).contains(&hole), "SEEK_HOLE within data: {hole}");
+    same(seek(&file, SeekFrom::Hole(100 * MIB - 1)).map(|at| at >= 100 * MIB - 1), Ok(true), "near the end")
+}
+
+fn seeking_beyond_the_end(folder: &Path) -> anyhow::Result<()> {
+    let file = open_new(&folder.join("file"))?;
+    file.write_all_at(b"0123456789", 0)?;
+    same(seek(&file, SeekFrom::Data(9))?, 9, "the last byte")?;
+    same(seek(&file, SeekFrom::Hole(0))?, 10, "the hole at the end")?;
+    refused(seek(&file, SeekFrom::Data(10)), Errno::NXIO, "SEEK_DATA at the end")?;
+    refused(seek(&file, SeekFrom::Hole(10)), Errno::NXIO, "SEEK_HOLE at the end")?;
+    refused(seek(&file, SeekFrom::Data(1 << 40)), Errno::NXIO, "SEEK_DATA far behind")
+}
+
+fn blocks_are_those_written(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let file = open_new(&path)?;
+    same(stat(&path)?.blocks(), 0, "of an empty file")?;
+    file.write_all_at(&[1; 1 << 20], 0)?;
+    file.sync_all()?;
+    let blocks = stat(&path)?.blocks() * 512;
+    ensure!((MIB..3 * MIB).contains(&blocks), "{blocks} bytes in blocks for 1 MiB");
+    file.set_len(0)?;
+    file.sync_all()?;
+    ensure!(stat(&path)?.blocks() * 512 < MIB, "blocks of an emptied file");
+    Ok(())
+}
+
+/// False if the mode is refused cleanly, as it may be.
+fn allocate(file: &File, mode: FallocateFlags, offset: u64, length: u64) -> anyhow::Result<bool> {
+    match fallocate(file, mode, offset, length) {
+        Err(Errno::OPNOTSUPP) => Ok(false),
+        other => Ok(other.map(|()| true)?),
+    }
+}
+
+fn fallocate_grows(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let file = open_new(&path)?;
+    file.write_all_at(b"abc", 0)?;
+    if allocate(&file, FallocateFlags::empty(), 1, 99_999)? {
+        let mut expected = vec![0; 100_000];
+        expected[..3].copy_from_slice(b"abc");
+        same_bytes(&fs::read(&path)?, &expected, "content")?;
+        allocate(&file, FallocateFlags::empty(), 0, 10)?;
+        same(stat(&path)?.len(), 100_000, "it never shrinks")?;
+    }
+    Ok(())
+}
+
+fn fallocate_can_keep_the_size(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let file = open_new(&path)?;
+    file.write_all_at(b"abc", 0)?;
+    if allocate(&file, FallocateFlags::KEEP_SIZE, 0, 100_000)? {
+        same(fs::read_to_string(&path)?, "abc", "content")?;
+        file.set_len(10)?;
+        same(fs::read(&path)?, b"abc\0\0\0\0\0\0\0", "grown afterwards")?;
+    }
+    Ok(())
+}
+
+const PUNCH: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
+
+fn punching_a_hole(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let mut expected = pattern(200_000, 1);
+    let file = open_new(&path)?;
+    file.write_all_at(&expected, 0)?;
+    for (offset, length) in [(1, 1), (4000, 200), (4096, 4096), (50_001, 99_998), (199_990, 100_000), (300_000, 10)] {
+        if !allocate(&file, PUNCH, offset as u64, length as u64)? {
+            return Ok(());
+        }
+        let end = (offset + length).min(expected.len());
+        if offset < end {
+            expected[offset..end].fill(0);
+        }
+        same_bytes(&fs::read(&path)?, &expected, "content")?;
+    }
+    Ok(())
+}
+
+fn punching_frees_space(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let file = open_new(&path)?;
+    file.write_all_at(&vec![1; 8 << 20], 0)?;
+    file.sync_all()?;
+    let before = stat(&path)?.blocks();
+    if allocate(&file, PUNCH, 0, 8 << 20)? {
+        file.sync_all()?;
+        let after = stat(&path)?.blocks();
+        ensure!(after <= before, "{before} blocks became {after}");
+        same(stat(&path)?.len(), 8 << 20, "length")?;
+    }
+    Ok(())
+}
+
+fn zeroing_a_range(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let mut expected = pattern(100_000, 1);
+    let file = open_new(&path)?;
+    file.write_all_at(&expected, 0)?;
+    let mode = FallocateFlags::ZERO_RANGE;
+    if allocate(&file, mode | FallocateFlags::KEEP_SIZE, 5000, 20_000)? {
+        expected[5000..25_000].fill(0);
+        same_bytes(&fs::read(&path)?, &expected, "zeroed within")?;
+        allocate(&file, mode | FallocateFlags::KEEP_SIZE, 90_000, 50_000)?;
+        expected[90_000..].fill(0);
+        same_bytes(&fs::read(&path)?, &expected, "zeroed across the end, size kept")?;
+        allocate(&file, mode, 80_000, 50_000)?;
+        expected[80_000..].fill(0);
+        expected.resize(130_000, 0);
+        same_bytes(&fs::read(&path)?, &expected, "zeroed across the end")?;
+    }
+    Ok(())
+}
+
+fn wrong_fallocate_is_refused(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let file = open_new(&path)?;
+    refused(fallocate(&file, FallocateFlags::empty(), 0, 0), Errno::INVAL, "no length")?;
+    refused(fallocate(File::open(&path)?, FallocateFlags::empty(), 0, 10), Errno::BADF, "open for reading")?;
+    let both = [Errno::OPNOTSUPP, Errno::INVAL];
+    refused_as(fallocate(&file, FallocateFlags::PUNCH_HOLE, 0, 10), &both, "PUNCH_HOLE without KEEP_SIZE")?;
+    refused(
+        fallocate(&file, FallocateFlags::empty(), 1 << 62, (1 << 62) + (1 << 61)),
+        Errno::FBIG,
+        "beyond the largest file",
+    )
+}
+
+fn other_modes_work_or_are_refused(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let bytes = pattern(64 << 10, 1);
+    let file = open_new(&path)?;
+    file.write_all_at(&bytes, 0)?;
+    if allocate(&file, FallocateFlags::COLLAPSE_RANGE, 16 << 10, 16 << 10)? {
+        let expected = [&bytes[..16 << 10], &bytes[32 << 10..]].concat();
+        same_bytes(&fs::read(&path)?, &expected, "COLLAPSE_RANGE")?;
+        allocate(&file, FallocateFlags::INSERT_RANGE, 16 << 10, 16 << 10)?;
+        let expected = [&bytes[..16 << 10], &[0; 16 << 10][..], &bytes[32 << 10..]].concat();
+        same_bytes(&fs::read(&path)?, &expected, "INSERT_RANGE")?;
+    } else {
+        same_bytes(&fs::read(&path)?, &bytes, "content after a refusal")?;
+    }
+    Ok(())
+}
+
+fn lengths_beyond_four_gibibytes(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let file = open_new(&path)?;
+    let bytes = pattern(100_000, 2);
+    let places = [(1 << 31) - 7, (1 << 32) - 50_000, (1 << 32) + (1 << 31) + 1];
+    for place in places {
+        file.write_all_at(&bytes, place)?;
+    }
+    file.sync_all()?;
+    let mut back = vec![0; 100_000];
+    for place in places {
+        file.read_exact_at(&mut back, place)?;
+        same_bytes(&back, &bytes, "far out")?;
+    }
+    same(stat(&path)?.len(), (1 << 32) + (1 << 31) + 100_001, "length")?;
+    file.read_exact_at(&mut back, 1 << 30)?;
+    ensure!(back.iter().all(|byte| *byte == 0), "zeros in between");
+    file.set_len((1 << 32) - 49_990)?;
+    same(file.read_at(&mut back, (1 << 32) - 50_000)?, 10, "bytes left after truncation")
+}
+
+fn offsets_up_to_a_tebibyte(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let file = open_new(&path)?;
+    file.set_len(1 << 40)?;
+    file.write_all_at(b"far", (1 << 40) - 3)?;
+    file.write_all_at(b"farther", 1 << 40)?;
+    same(stat(&path)?.len(), (1 << 40) + 7, "length")?;
+    let mut back = [0; 10];
+    file.read_exact_at(&mut back, (1 << 40) - 3)?;
+    same(&back, b"farfarther", "content")?;
+    let data = seek(&file, SeekFrom::Data(1 << 39))?;
+    ensure!(data <= (1 << 40) - 3, "SEEK_DATA skips data: {data}");
+    file.set_len(0)?;
+    same(stat(&path)?.len(), 0, "emptied")
+}
+
+fn copies_of_sparse_files_are_equal(folder: &Path) -> anyhow::Result<()> {
+    let file = open_new(&folder.join("file"))?;
+    file.write_all_at(&pattern(100_000, 1), 5 * MIB)?;
+    file.set_len(20 * MIB)?;
+    crate::programs::shell(
+        folder,
+        "cp --sparse=always file copy; cp --sparse=never file full; cmp file copy; cmp file full",
+    )
+    .map(drop)
+}
