@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rfs_common::errno::Errno;
 
-use crate::model::{Answer, Model, Operation};
+use crate::model::{Answer, Model, Operation, describe};
 
 /// Compares `count` random operations, each run below one of `roots` (all of which show the same folder) and on the model.
 ///
@@ -24,10 +24,14 @@ pub fn compare_random_operations(roots: &[PathBuf], seed: u64, count: usize) {
         let root = &roots[random.random_range(0..roots.len())];
         let expected = model.run(&operation);
         let got = run(root, &operation);
-        history.push(format!("{} {operation:?}", root.display()));
+        let shown = match &operation {
+            Operation::Write(path, offset, data) => format!("Write({path:?}, {offset}, {})", describe(data)),
+            other => format!("{other:?}"),
+        };
+        history.push(format!("{} {shown}", root.display()));
         assert!(
             got == expected,
-            "seed {seed}: {operation:?} below {} gives {got:?}, must be {expected:?}; before it:\n{}",
+            "seed {seed}: {shown} below {} gives {got:?}, must be {expected:?}; before it:\n{}",
             root.display(),
             history[history.len().saturating_sub(12)..].join("\n")
         );
@@ -81,7 +85,7 @@ fn run(root: &Path, operation: &Operation) -> Answer {
         Operation::Read(path) => open(&at(path), OpenOptions::new().read(true))
             .and_then(|mut file| {
                 let mut content = Vec::new();
-                std::io::Read::read_to_end(&mut file, &mut content).map(|_| format!("{} {content:?}", content.len()))
+                std::io::Read::read_to_end(&mut file, &mut content).map(|_| describe(&content))
             })
             .map_err(|error| Errno::from_io(&error)),
         Operation::Unlink(path) => done(fs::remove_file(at(path))),

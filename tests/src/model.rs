@@ -65,6 +65,12 @@ pub enum Operation {
 /// What an operation answers, in a form that can be compared.
 pub type Answer = Result<String, Errno>;
 
+/// A content in a form that can be compared and read: its length and its runs of equal bytes.
+pub fn describe(content: &[u8]) -> String {
+    let runs = content.chunk_by(|one, next| one == next).map(|run| format!(" {:02x}*{}", run[0], run.len()));
+    format!("{} bytes:{}", content.len(), runs.collect::<String>())
+}
+
 impl Model {
     /// Runs one.
     ///
@@ -86,7 +92,7 @@ impl Model {
                 self.file(path)?.resize(usize::try_from(*length).expect("small"), 0);
                 Ok(String::new())
             }
-            Operation::Read(path) => self.file(path).map(|content| format!("{} {content:?}", content.len())),
+            Operation::Read(path) => self.file(path).map(|content| describe(content)),
             Operation::Unlink(path) => {
                 let (parent, name, id) = self.entry(path)?;
                 if matches!(self.nodes[id], Node::Directory(..)) {
