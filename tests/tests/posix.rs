@@ -8,10 +8,10 @@ use rfs_tests::cluster::Cluster;
 use rfs_tests::conformance::compare_random_operations;
 
 const OPERATIONS: usize = 1500;
-const ROUNDS: usize = 3;
+const ROUNDS: u64 = 3;
 
 fn rounds(cluster: &Cluster, roots: &[PathBuf]) {
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         let seed = std::env::var("RFS_TEST_SEED")
             .ok()
             .and_then(|text| text.parse().ok())

@@ -65,6 +65,7 @@ pub trait FileBytes: Send + Sync {
     fn truncate(&self, length: u64);
     fn zero(&self, offset: u64, length: u64) -> Result<(), Errno>;
     fn forget_chunks(&self, first_index: u32, end_index: u32);
+    fn end_grants(&self);
     fn invalidate(&self);
     fn discard(&self);
     fn has_uncommitted(&self) -> bool;

@@ -99,6 +99,9 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("{what} did not come about");
 }
 
+/// A write by a program that may keep set-id bits.
+const CALL: WriteOrigin = WriteOrigin::Call { kill_set_id: false };
+
 #[test]
 fn cached_answers_cost_no_round_trip() {
     let mounted = Mounted::new();
@@ -120,7 +123,7 @@ fn a_small_file_costs_one_make_and_one_commit() {
     let mounted = Mounted::new();
     let client = &mounted.client;
     let (answer, opened) = client.create(&mounted.caller, ROOT_INODE, b"new", NEW, libc::O_WRONLY).unwrap();
-    client.write(opened.handle, 0, b"hello", false).unwrap();
+    client.write(opened.handle, 0, b"hello", CALL).unwrap();
     client.flush(opened.handle, 1).unwrap();
     client.release(opened.handle, None);
     assert_eq!(mounted.round_trips(), 2);
@@ -150,7 +153,7 @@ fn a_recall_that_overtakes_its_grant_lets_it_be_used_once() {
     let handle = mounted.open(libc::O_WRONLY);
     mounted.master.fault(FrameType::AcquireLease, Fault::Hold(Arc::clone(&gate)));
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| mounted.client.write(handle, 0, b"once", false));
+        let writer = scope.spawn(|| mounted.client.write(handle, 0, b"once", CALL));
         gate.wait_reached();
         let recall = mounted.master.recall_lease(FILE.get(), wire::LeaseMode::None, mounted.last_grant());
         std::thread::sleep(Duration::from_millis(50));
@@ -177,7 +180,7 @@ fn data_is_committed_before_a_recall_is_done_while_writes_go_on() {
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             for number in 0..2000_u64 {
-                mounted.client.write(handle, number, b"x", false).unwrap();
+                mounted.client.write(handle, number, b"x", CALL).unwrap();
                 written.store(number + 1, std::sync::atomic::Ordering::SeqCst);
             }
         });
@@ -202,11 +205,11 @@ fn data_is_committed_before_a_recall_is_done_while_writes_go_on() {
 fn appends_go_to_the_end_that_others_left() {
     let mounted = Mounted::new();
     let handle = mounted.open(APPEND);
-    mounted.client.write(handle, 0, b"aaaa", false).unwrap();
+    mounted.client.write(handle, 0, b"aaaa", CALL).unwrap();
     let recall = mounted.master.recall_lease(FILE.get(), wire::LeaseMode::None, mounted.last_grant());
     mounted.master.wait_done(recall);
     mounted.master.state().change(FILE.get(), |attributes| attributes.length = 10);
-    mounted.client.write(handle, 0, b"bb", false).unwrap();
+    mounted.client.write(handle, 0, b"bb", CALL).unwrap();
     let writes = mounted.bytes.memory(FILE).state.lock().unwrap().writes.clone();
     assert_eq!(writes, [(0, b"aaaa".to_vec()), (10, b"bb".to_vec())]);
     assert_eq!(mounted.client.get_attributes(FILE).unwrap().attributes.length, 12);
@@ -217,14 +220,14 @@ fn a_lost_session_drops_caches_and_fails_dirty_files_once() {
     let mounted = Mounted::new();
     mounted.lookup("five").unwrap();
     let handle = mounted.open(libc::O_RDWR);
-    mounted.client.write(handle, 0, b"dirty", false).unwrap();
+    mounted.client.write(handle, 0, b"dirty", CALL).unwrap();
     mounted.master.lose_session();
     eventually("the loss", || mounted.client.statistics().sessions_lost() == 1);
     let before = mounted.round_trips();
     assert_eq!(mounted.client.get_attributes(FILE).unwrap().attributes.length, 0);
     assert_eq!(mounted.round_trips(), before + 1, "nothing is cached");
     assert_eq!(mounted.client.flush(handle, 1), Err(Errno::EIO));
-    mounted.client.write(handle, 0, b"again", false).unwrap();
+    mounted.client.write(handle, 0, b"again", CALL).unwrap();
     assert_eq!(mounted.client.flush(handle, 1), Ok(()));
     eventually("the kernel", || mounted.kernel.was_told("entry 1 five") && mounted.kernel.was_told("data 5"));
 }
@@ -234,7 +237,7 @@ fn a_restarted_master_is_told_what_is_held_before_anything_is_asked() {
     let mounted = Mounted::new();
     mounted.lookup("five").unwrap();
     let handle = mounted.open(libc::O_WRONLY);
-    mounted.client.write(handle, 0, b"dirty", false).unwrap();
+    mounted.client.write(handle, 0, b"dirty", CALL).unwrap();
     let lock = Lock { family: LockFamily::Posix, lock_type: LockType::Shared, owner: 9, start: 0, end: 9, process: 1 };
     mounted.client.set_lock(FILE, &lock).unwrap();
     mounted.master.restart();
@@ -305,7 +308,7 @@ fn an_older_answer_does_not_undo_a_younger_one() {
 fn times_set_after_a_write_survive_the_close() {
     let mounted = Mounted::new();
     let handle = mounted.open(libc::O_WRONLY);
-    mounted.client.write(handle, 0, b"x", false).unwrap();
+    mounted.client.write(handle, 0, b"x", CALL).unwrap();
     let changes = AttributeChanges { modified: Some(SetTime::At(Time::from_seconds(77))), ..Default::default() };
     mounted.client.set_attributes(&mounted.caller, FILE, &changes).unwrap();
     mounted.client.flush(handle, 1).unwrap();

@@ -291,10 +291,8 @@ impl Core {
         drop(state);
         let returned = wire::Lease { inode: node.inode().get(), mode: to.to_wire().into(), grant: held };
         let result = if from == Mode::Write { self.commit_and_return(node, returned) } else { Ok(()) };
-        if to == Mode::None
-            && let Some(content) = node.content()
-        {
-            content.invalidate();
+        if let Some(content) = node.content() {
+            if to == Mode::None { content.invalidate() } else { content.end_grants() }
         }
         self.set_lowered(node, to, held);
         result.map(|()| Lowered::Yes)

@@ -133,6 +133,8 @@ impl FileBytes for Shared {
 
     fn forget_chunks(&self, _first_index: u32, _end_index: u32) {}
 
+    fn end_grants(&self) {}
+
     fn invalidate(&self) {
         self.0.state.lock().unwrap().invalidated += 1;
     }

@@ -16,7 +16,7 @@ use super::bytes::Durability;
 use super::core::{Committed, Core, Node, caller_to_wire, lock};
 use super::handles::OpenFile;
 use super::kernel::Forget;
-use super::types::{Caller, Handle, LockFamily, Opened};
+use super::types::{Caller, Handle, LockFamily, Opened, WriteOrigin};
 use crate::cache::node::Mode;
 
 const READ: u32 = 4;
@@ -46,16 +46,16 @@ impl Client {
     }
 
     /// Takes all of `data` or fails. A file opened with O_APPEND is written at its end, wherever that is then; other
-    /// clients' appends are before or after, never below. `kill_set_id`: the kernel asks to clear the set-id bits.
+    /// clients' appends are before or after, never below.
     ///
     /// # Errors
     /// EBADF, EFBIG; and what the data path or the master refuses with.
-    pub fn write(&self, handle: Handle, offset: u64, data: &[u8], kill_set_id: bool) -> Result<(), Errno> {
+    pub fn write(&self, handle: Handle, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {
         let open = self.core.handles.file(handle)?;
         if !open.writable {
             return Err(Errno::EBADF);
         }
-        self.core.write(&open, offset, data, kill_set_id)
+        self.core.write(&open, offset, data, origin)
     }
 
     /// close(2) of one descriptor: pushes and commits what is dirty, and releases the owner's POSIX locks. What went
@@ -157,15 +157,16 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], kill_set_id: bool) -> Result<(), Errno> {
+    pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {
         let node = &open.node;
         let _used = self.use_lease(node, Mode::Write)?;
-        if kill_set_id {
+        if origin == (WriteOrigin::Call { kill_set_id: true }) {
             self.kill_set_id(node)?;
         }
-        let _append = open.append.then(|| lock(&node.append));
+        let appends = open.append && origin != WriteOrigin::PageCache;
+        let _append = appends.then(|| lock(&node.append));
         let length = self.length(node);
-        let offset = if open.append { length } else { offset };
+        let offset = if appends { length } else { offset };
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > FILE_BYTES_MAX) {
             return Err(Errno::EFBIG);
         }

@@ -175,6 +175,10 @@ impl FileBytes for DataFile {
         self.file.forget_chunks(first_index, end_index);
     }
 
+    fn end_grants(&self) {
+        self.file.end_grants();
+    }
+
     fn invalidate(&self) {
         self.file.invalidate();
     }

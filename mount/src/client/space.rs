@@ -9,7 +9,7 @@ use rfs_proto::session as wire;
 use super::Client;
 use super::bytes::Durability;
 use super::core::{Core, Node, caller_to_wire};
-use super::types::{Caller, Handle, Seek};
+use super::types::{Caller, Handle, Seek, WriteOrigin};
 use crate::cache::node::Mode;
 
 /// Bytes of a chunk.
@@ -88,7 +88,7 @@ impl Client {
             let read = core.read(&source, from_offset + copied, size, &mut piece);
             let step = read.and_then(|()| match piece.len() {
                 0 => Ok(()),
-                _ => core.write(&target, to_offset + copied, &piece, true),
+                _ => core.write(&target, to_offset + copied, &piece, WriteOrigin::Call { kill_set_id: true }),
             });
             match step {
                 Err(errno) if copied == 0 => return Err(errno),

@@ -215,3 +215,16 @@ impl KernelCaches for NoKernel {
     fn invalidate_data(&self, _inode: InodeId) {}
     fn invalidate_entry(&self, _parent: InodeId, _name: &[u8]) {}
 }
+
+/// Where the bytes of a write come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOrigin {
+    /// A program's call.
+    Call {
+        /// Clear set-id bits, as the kernel asks for when the writer may not keep them.
+        kill_set_id: bool,
+    },
+    /// Pages that a mapping made dirty. The kernel sends them through any handle that may write, also one that appends:
+    /// their offset counts.
+    PageCache,
+}

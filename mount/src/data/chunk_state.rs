@@ -191,6 +191,13 @@ impl ChunkState {
         self.grant.as_ref().is_some_and(|grant| grant.unsynced)
     }
 
+    /// Drops a grant under which nothing was written and nothing is to be.
+    pub(crate) fn end_unused_grant(&mut self) {
+        if !self.is_dirty() && !self.is_written() && self.owner == Owner::Free && !self.queued {
+            self.grant = None;
+        }
+    }
+
     /// Nothing is known here that is not known elsewhere.
     pub(crate) fn is_idle(&self) -> bool {
         self.grant.is_none() && !self.is_dirty() && self.owner == Owner::Free && !self.queued

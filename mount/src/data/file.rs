@@ -135,9 +135,16 @@ impl FileData {
         Ok(count)
     }
 
+    /// Forgets grants under which nothing was written: they end with the WRITE lease, and a chunk that was never written
+    /// is no chunk of the file any more.
+    pub fn end_grants(&self) {
+        self.state().end_unused_grants();
+    }
+
     /// Forgets clean data and places: the lease that allowed to keep them is gone, or others have changed the file.
     pub fn invalidate(&self) {
         let mut state = self.state();
+        state.end_unused_grants();
         state.located.clear();
         state.located_epoch += 1;
         self.path.cache.invalidate(self.inode);
@@ -276,6 +283,11 @@ impl FileData {
 }
 
 impl FileState {
+    fn end_unused_grants(&mut self) {
+        self.chunks.values_mut().for_each(ChunkState::end_unused_grant);
+        self.chunks.retain(|_, chunk| !chunk.is_idle());
+    }
+
     /// Whether the chunk is still what it was when its places were asked for. Asked after a fetch has been registered:
     /// a change from then on spoils the fetch, one before is seen here.
     fn is_source(&self, chunk: &ChunkPlaces) -> bool {

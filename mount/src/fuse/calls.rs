@@ -23,7 +23,7 @@ use super::reply::{self, Nodes, XattrAnswer};
 use super::{Adapter, REQUEST_BYTES_MAX};
 use crate::client::{
     AttributeChanges, AttributesAnswer, Caller, Entry, Handle, KERNEL_VALID, KernelCaches, NewNode, NodeAnswer, Opened,
-    Seek, Taken,
+    Seek, Taken, WriteOrigin,
 };
 
 /// The master never uses an inode number twice, so every node has the same generation.
@@ -113,7 +113,9 @@ impl Adapter {
     fn write_file(&self, write: &FileWrite<'_>, write_flags: WriteFlags, flags: i32) -> Result<(), Errno> {
         let kill_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let changes_mode = kill_set_id && self.has_set_id(write.inode)?;
-        self.client.write(write.handle, write.offset, write.data, kill_set_id)?;
+        let from_pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let origin = if from_pages { WriteOrigin::PageCache } else { WriteOrigin::Call { kill_set_id } };
+        self.client.write(write.handle, write.offset, write.data, origin)?;
         if changes_mode {
             self.kernel.invalidate_attributes(write.inode);
         }

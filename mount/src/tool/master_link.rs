@@ -52,7 +52,6 @@ impl MasterLink {
         self.runtime.block_on(stream.message()).map_err(|status| self.refusal(&status))
     }
 
-
     fn refusal(&self, status: &tonic::Status) -> anyhow::Error {
         match status.code() {
             tonic::Code::Unavailable => anyhow!("the master at {} went away: {}", self.master, status.message()),
