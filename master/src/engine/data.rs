@@ -37,8 +37,11 @@ impl Turn<'_> {
         loop {
             self.settle_before_grant(operation, deadline)?;
             if self.state().leases.may_write(session, operation.inode)
-                && let Some(placed) = self.state().told_again(session, operation.inode, operation.index)
+                && let Some(mut placed) = self.state().told_again(session, operation.inode, operation.index)
+                && let Some(length) = self.committed_length(operation, placed.grant.chunk)?
             {
+                // The writer first cuts the copies to this: commits since the grant have made it longer, truncation shorter.
+                placed.grant.length = length;
                 return Ok(shape(&placed));
             }
             let Performed { outcome: grant, changes } = self.perform(operation)?;
@@ -59,6 +62,12 @@ impl Turn<'_> {
             self.state().grant_given(session, operation.inode, &placed);
             return Ok(reply);
         }
+    }
+
+    /// The valid bytes of a chunk; none if it is not the file's any more.
+    fn committed_length(&self, operation: &GrantWrite, chunk: ChunkId) -> Result<Option<u32>, Refusal> {
+        let reference = self.engine.transaction().chunk_ref(operation.inode, operation.index)?;
+        Ok(reference.filter(|reference| reference.chunk_id() == chunk).map(|reference| reference.length))
     }
 
     /// A chunk whose last writer is not known to be done is settled before it is granted anew.
