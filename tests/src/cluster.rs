@@ -1,6 +1,7 @@
 //! A cluster of real processes: one master, some chunkservers, any number of mounts.
 
 use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -204,6 +205,13 @@ impl Cluster {
         if self.master.runs() {
             return Ok(());
         }
+        let arguments = self.master_arguments();
+        self.master.start(&arguments, &self.guardian)?;
+        let port = self.ports.clients;
+        self.master.wait_until(SOON, "it listens", || std::net::TcpStream::connect((HOST, port)).is_ok())
+    }
+
+    fn master_arguments(&self) -> Vec<String> {
         let mut arguments = vec!["--data".to_owned(), self.master.data.display().to_string()];
         let listen = [
             ("listen.clients", self.ports.clients),
@@ -215,13 +223,13 @@ impl Cluster {
         for setting in settings.chain(self.shape.master_settings.iter().cloned()) {
             arguments.extend(["-o".to_owned(), setting]);
         }
-        self.master.start(&arguments, &self.guardian)?;
-        let port = self.ports.clients;
-        self.master.wait_until(SOON, "it listens", || std::net::TcpStream::connect((HOST, port)).is_ok())
+        arguments
     }
 
-    /// Ends the master with SIGKILL.
+    /// Ends the master with SIGKILL. The process that becomes the next one is made before: see [`Daemon::prepare`].
     pub fn kill_master(&mut self) {
+        let arguments = self.master_arguments();
+        self.master.prepare(&arguments, &self.guardian).expect("a process for the next master");
         self.master.signal(Signal::KILL);
         self.master.reap();
     }
@@ -560,6 +568,8 @@ struct Daemon {
     data: PathBuf,
     log: PathBuf,
     child: Option<Child>,
+    /// Waits for a line to become the daemon.
+    prepared: Option<Child>,
 }
 
 impl Daemon {
@@ -570,22 +580,40 @@ impl Daemon {
             data: folder.join(name),
             log: folder.join("log").join(format!("{name}.log")),
             child: None,
+            prepared: None,
         }
     }
 
     fn start(&mut self, arguments: &[String], guardian: &Guardian) -> anyhow::Result<()> {
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let child = Command::new(program(self.program))
-            .args(arguments)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.program))?;
-        guardian.process(child.id());
-        self.child = Some(child);
+        if let Some(mut prepared) = self.prepared.take() {
+            prepared.stdin.take().context("it reads a line")?.write_all(b"go\n")?;
+            self.child = Some(prepared);
+            return Ok(());
+        }
+        let mut command = Command::new(program(self.program));
+        command.args(arguments).stdin(Stdio::null());
+        self.child = Some(self.spawn(command, guardian)?);
         Ok(())
+    }
+
+    /// Makes the process that the next start turns into the daemon, while the present one still runs.
+    ///
+    /// A new process has the test's open files until its exec closes them, and closing a file of a mount waits for the
+    /// master: a test with such files open that starts the master afterwards would wait for itself.
+    fn prepare(&mut self, arguments: &[String], guardian: &Guardian) -> anyhow::Result<()> {
+        let mut command = Command::new("sh");
+        command.args(["-c", "read -r line && exec \"$0\" \"$@\" < /dev/null"]);
+        command.arg(program(self.program)).args(arguments).stdin(Stdio::piped());
+        self.prepared = Some(self.spawn(command, guardian)?);
+        Ok(())
+    }
+
+    fn spawn(&self, mut command: Command, guardian: &Guardian) -> anyhow::Result<Child> {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        command.current_dir("/").stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().with_context(|| format!("cannot start {}", self.program))?;
+        guardian.process(child.id());
+        Ok(child)
     }
 
     fn runs(&mut self) -> bool {
