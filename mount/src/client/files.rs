@@ -4,6 +4,7 @@
 //! them. Closing commits, and gives the WRITE lease back in the same step when nobody else here writes the file.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
@@ -96,6 +97,9 @@ impl Client {
     }
 }
 
+/// How long after another client's change a file counts as contended.
+const CONTENDED_FOR: Duration = Duration::from_secs(10);
+
 impl Core {
     /// Whether the caller may open a file with these flags: asked where the kernel could not know.
     pub(super) fn check_access(&self, caller: &Caller, inode: InodeId, flags: i32) -> Result<(), Errno> {
@@ -137,8 +141,10 @@ impl Core {
         state.open += 1;
         state.open_writable += u32::from(open.writable);
         let keep_cache = state.mode > Mode::None && !state.closing && state.recalls_waiting == 0;
+        let now = self.now();
+        let contended = !keep_cache || state.noticed_at.is_some_and(|noticed| now.since(noticed) < CONTENDED_FOR);
         drop(state);
-        Opened { handle: self.handles.add_file(open), keep_cache }
+        Opened { handle: self.handles.add_file(open), keep_cache, contended }
     }
 
     pub(super) fn read(&self, open: &OpenFile, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<(), Errno> {
