@@ -84,7 +84,7 @@ impl Client {
         open.bytes.take_error().and(synced)
     }
 
-    /// The last use of the handle. `flock_owner`: the kernel says that this owner's flock goes with it.
+    /// The last use of the handle. `flock_owner`: a flock of this owner goes with it.
     pub fn release(&self, handle: Handle, flock_owner: Option<u64>) {
         let core = &*self.core;
         let Some(open) = core.handles.remove_file(handle) else { return };

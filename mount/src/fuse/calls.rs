@@ -176,6 +176,16 @@ struct FileWrite<'a> {
     data: &'a [u8],
 }
 
+/// Who holds a lock. A flock belongs to the open file, and is known by its handle: the kernel's own number for it is the
+/// address of a structure that is used again as soon as the file is closed, while the release that drops the lock is still
+/// on its way. A new open file of the same number would be taken for the old one, and lose its lock to that release.
+fn lock_owner(kind: LockKind, owner: LockOwner, file: FileHandle) -> u64 {
+    match kind {
+        LockKind::Posix => owner.0,
+        LockKind::Flock => file.0,
+    }
+}
+
 /// What an open file is to the kernel. What may be written goes past the page cache: that is several times faster, several
 /// writers of one file need not wait for each other, and reads are not cut by a length that the kernel took from an
 /// answer overtaken by another (docs/decisions/kernel-caches.md). What is only read is kept, unless other clients change it
@@ -477,7 +487,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.threads.busy();
-        self.client.release(handle(file), lock_owner.map(|owner| owner.0));
+        self.client.release(handle(file), lock_owner.map(|_| file.0));
         reply.ok();
     }
 
@@ -624,7 +634,7 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         node: INodeNo,
-        _file: FileHandle,
+        file: FileHandle,
         owner: LockOwner,
         start: u64,
         end: u64,
@@ -634,7 +644,7 @@ impl Filesystem for Adapter {
         reply: ReplyLock,
     ) {
         let _busy = self.threads.busy();
-        let Some(lock) = reply::lock(kind, owner.0, (start, end), lock_type, process) else {
+        let Some(lock) = reply::lock(kind, lock_owner(kind, owner, file), (start, end), lock_type, process) else {
             return reply.error(fuser::Errno::EINVAL);
         };
         match self.client.get_lock(self.inode(node), &lock) {
@@ -648,7 +658,7 @@ impl Filesystem for Adapter {
         &self,
         request: &Request,
         node: INodeNo,
-        _file: FileHandle,
+        file: FileHandle,
         owner: LockOwner,
         start: u64,
         end: u64,
@@ -659,7 +669,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.threads.busy_without_parking();
-        let Some(lock) = reply::lock(kind, owner.0, (start, end), lock_type, process) else {
+        let Some(lock) = reply::lock(kind, lock_owner(kind, owner, file), (start, end), lock_type, process) else {
             return reply.error(fuser::Errno::EINVAL);
         };
         if sleep && lock_type != libc::F_UNLCK {
@@ -743,6 +753,13 @@ mod tests {
         assert_eq!(opened(libc::O_RDWR, true, Mapping::OnlyCached), FopenFlags::empty());
         let kept = Opened { handle: Handle(1), keep_cache: true, contended: false };
         assert_eq!(opened_as(kept, libc::O_RDONLY, Mapping::AlsoDirect), FopenFlags::FOPEN_KEEP_CACHE);
+    }
+
+    #[test]
+    fn a_flock_belongs_to_the_open_file() {
+        let (kernel, file) = (LockOwner(7), FileHandle(3));
+        assert_eq!(lock_owner(LockKind::Flock, kernel, file), 3);
+        assert_eq!(lock_owner(LockKind::Posix, kernel, file), 7);
     }
 
     #[test]
