@@ -1,7 +1,7 @@
 //! A cluster of real processes: one master, some chunkservers, any number of mounts.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -591,7 +591,7 @@ impl Daemon {
             return Ok(());
         }
         let mut command = Command::new(program(self.program));
-        command.args(arguments).stdin(Stdio::null());
+        command.args(arguments).stdin(Stdio::null()).stdout(self.open_log()?);
         self.child = Some(self.spawn(command, guardian)?);
         Ok(())
     }
@@ -602,18 +602,25 @@ impl Daemon {
     /// master: a test with such files open that starts the master afterwards would wait for itself.
     fn prepare(&mut self, arguments: &[String], guardian: &Guardian) -> anyhow::Result<()> {
         let mut command = Command::new("sh");
-        command.args(["-c", "read -r line && exec \"$0\" \"$@\" < /dev/null"]);
-        command.arg(program(self.program)).args(arguments).stdin(Stdio::piped());
-        self.prepared = Some(self.spawn(command, guardian)?);
+        command.args(["-c", "echo ready; read -r line && exec \"$0\" \"$@\" < /dev/null >&2"]);
+        command.arg(program(self.program)).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = self.spawn(command, guardian)?;
+        // Its exec is over, and with it the closing, only when it says so: the spawning returns before.
+        let said = child.stdout.as_mut().context("it writes a line")?.read(&mut [0; 8])?;
+        ensure!(said > 0, "no process for the next start of {}", self.name);
+        self.prepared = Some(child);
         Ok(())
     }
 
     fn spawn(&self, mut command: Command, guardian: &Guardian) -> anyhow::Result<Child> {
-        let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        command.current_dir("/").stdout(log.try_clone()?).stderr(log);
+        command.current_dir("/").stderr(self.open_log()?);
         let child = command.spawn().with_context(|| format!("cannot start {}", self.program))?;
         guardian.process(child.id());
         Ok(child)
+    }
+
+    fn open_log(&self) -> anyhow::Result<File> {
+        Ok(OpenOptions::new().create(true).append(true).open(&self.log)?)
     }
 
     fn runs(&mut self) -> bool {
