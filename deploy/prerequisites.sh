@@ -12,7 +12,7 @@ set -euo pipefail
 # program:package
 build=(ld.lld:lld cc:gcc)
 run=(fusermount3:fuse3 mkfs.xfs:xfsprogs findmnt:util-linux)
-test=(git:git rsync:rsync sqlite3:sqlite3 setfattr:attr setfacl:acl chromium:chromium python3:python3 losetup:mount
+test=(git:git rsync:rsync sqlite3:sqlite3 setfattr:attr setfacl:acl chromium:chromium python3:python3 openssl:openssl losetup:mount
       xfs_io:xfsprogs mkfs.xfs:xfsprogs)
 
 missing() {

@@ -86,6 +86,11 @@ pub(super) fn caller_to_wire(caller: &Caller) -> Option<wire::Caller> {
 }
 
 // Asking and learning.
+/// How often attributes are asked for again that came without a lease: about 0.1 s in all.
+const LEASE_TRIES: u32 = 50;
+const LEASE_PAUSE_MIN: Duration = Duration::from_micros(200);
+const LEASE_PAUSE_MAX: Duration = Duration::from_millis(2);
+
 impl Core {
     pub(super) fn now(&self) -> Monotonic {
         self.clock.monotonic()
@@ -166,12 +171,34 @@ impl Core {
         if let Some(answer) = self.cached_attributes(node) {
             return Ok(answer);
         }
+        let (node, answered) = self.ask_attributes(node)?;
+        let answered = self.under_a_lease(&node, answered)?;
+        let mut state = node.state();
+        self.answer(&node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)
+    }
+
+    fn ask_attributes(&self, node: &Node) -> Result<(Arc<Node>, Answered), Errno> {
         let mut ticket = self.order.begin();
         let _asking = node.ask();
         let reply = self.call(&mut ticket, &wire::GetAttributes { inode: node.inode().get() })?;
-        let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
-        let mut state = node.state();
-        self.answer(&node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)
+        self.learn_node(&ticket, reply.node.as_ref())
+    }
+
+    /// The answer, or a later one that came with a lease. The kernel takes answers in at any time after they were given, and
+    /// drops those that were under way when it was told to forget. Attributes that come without a lease are followed by
+    /// no recall: the kernel could take them in after younger ones, and even drop the younger ones for them. The master
+    /// gives no lease only while another operation waits for the node, so asking again soon helps.
+    pub(super) fn under_a_lease(&self, node: &Arc<Node>, mut answered: Answered) -> Result<Answered, Errno> {
+        let mut pause = LEASE_PAUSE_MIN;
+        for _ in 0..LEASE_TRIES {
+            if node.state().mode > Mode::None {
+                break;
+            }
+            self.clock.sleep(pause);
+            pause = (pause * 2).min(LEASE_PAUSE_MAX);
+            (_, answered) = self.ask_attributes(node)?;
+        }
+        Ok(answered)
     }
 
     pub(super) fn cached_attributes(&self, node: &Node) -> Option<AttributesAnswer> {

@@ -73,7 +73,7 @@ impl Client {
         let keep_cache = state.mode > Mode::None && !state.closing;
         drop(state);
         let directory = OpenDirectory { node, cursor: Mutex::default() };
-        Ok(Opened { handle: core.handles.add_directory(directory), keep_cache })
+        Ok(Opened { handle: core.handles.add_directory(directory), keep_cache, contended: false })
     }
 
     /// Gives the entries after `offset` ("." and ".." included) to `take` until it has no room or there are no more.

@@ -4,6 +4,7 @@
 //! them. Closing commits, and gives the WRITE lease back in the same step when nobody else here writes the file.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
@@ -83,7 +84,7 @@ impl Client {
         open.bytes.take_error().and(synced)
     }
 
-    /// The last use of the handle. `flock_owner`: the kernel says that this owner's flock goes with it.
+    /// The last use of the handle. `flock_owner`: a flock of this owner goes with it.
     pub fn release(&self, handle: Handle, flock_owner: Option<u64>) {
         let core = &*self.core;
         let Some(open) = core.handles.remove_file(handle) else { return };
@@ -98,6 +99,9 @@ impl Client {
         core.released(&open.node, open.writable);
     }
 }
+
+/// How long after another client's change a file counts as contended.
+const CONTENDED_FOR: Duration = Duration::from_secs(10);
 
 impl Core {
     /// Whether the caller may open a file with these flags: asked where the kernel could not know.
@@ -140,8 +144,10 @@ impl Core {
         state.open += 1;
         state.open_writable += u32::from(open.writable);
         let keep_cache = state.mode > Mode::None && !state.closing && state.recalls_waiting == 0;
+        let now = self.now();
+        let contended = !keep_cache || state.noticed_at.is_some_and(|noticed| now.since(noticed) < CONTENDED_FOR);
         drop(state);
-        Opened { handle: self.handles.add_file(open), keep_cache }
+        Opened { handle: self.handles.add_file(open), keep_cache, contended }
     }
 
     pub(super) fn read(&self, open: &OpenFile, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<(), Errno> {

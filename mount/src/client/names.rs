@@ -338,6 +338,7 @@ impl Core {
         };
         let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
         let entry_valid = self.keep_entry(directory, &ticket, &of_parent, name, Some(node.inode()));
+        let answered = self.under_a_lease(&node, answered)?;
         self.answer_by_name(&node, &answered, entry_valid)
     }
 

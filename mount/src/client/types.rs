@@ -60,6 +60,8 @@ pub struct Opened {
     pub handle: Handle,
     /// The kernel's cached pages (or entries) of the node are still right: FOPEN_KEEP_CACHE.
     pub keep_cache: bool,
+    /// Another client has changed the file a moment ago, or is about to: the kernel's cache would be in the way.
+    pub contended: bool,
 }
 
 /// A time to be set.

@@ -282,7 +282,9 @@ fn a_sequential_reader_is_read_ahead_of_and_finds_its_bytes_in_the_cache() {
         file.read(&handle, (number as u64) * (128 << 10), part, 6 << 20).unwrap();
     }
     assert!(got == bytes);
-    assert!(frames(&master, FrameType::Read) < 24, "{} reads", frames(&master, FrameType::Read));
+    // One for each part if nothing were read ahead; how far ahead it gets depends on the machine.
+    let parts = (6 << 20) / (128 << 10);
+    assert!(frames(&master, FrameType::Read) < parts, "{} reads", frames(&master, FrameType::Read));
     assert!(!path.connections.is_avoided(&master.servers[0].place));
 }
 

@@ -20,7 +20,7 @@ use rfs_common::name::NAME_BYTES_MAX;
 
 use super::locks::Interrupted;
 use super::reply::{self, Nodes, XattrAnswer};
-use super::{Adapter, REQUEST_BYTES_MAX};
+use super::{Adapter, Mapping, REQUEST_BYTES_MAX};
 use crate::client::{
     AttributeChanges, AttributesAnswer, Caller, Entry, Handle, KERNEL_VALID, KernelCaches, NewNode, NodeAnswer, Opened,
     Seek, Taken, WriteOrigin,
@@ -68,7 +68,13 @@ impl Adapter {
             Ok((node, opened)) => {
                 let attributes = reply::attributes(&node.attributes, self.nodes().node(node.attributes.inode));
                 let valid = reply::shorter(node.attribute_valid, node.entry_valid);
-                reply.created(&valid, &attributes, GENERATION, FileHandle(opened.handle.0), opened_as(opened, flags));
+                reply.created(
+                    &valid,
+                    &attributes,
+                    GENERATION,
+                    FileHandle(opened.handle.0),
+                    opened_as(opened, flags, self.mapping),
+                );
             }
             Err(errno) => reply.error(reply::errno(errno)),
         }
@@ -170,10 +176,24 @@ struct FileWrite<'a> {
     data: &'a [u8],
 }
 
-/// What an open file is to the kernel. What is only written goes past the page cache, which makes it several times faster,
-/// and several writers of one file need not wait for each other; what is read is kept.
-fn opened_as(opened: Opened, flags: i32) -> FopenFlags {
-    let bypasses_cache = flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_DIRECT != 0;
+/// Who holds a lock. A flock belongs to the open file, and is known by its handle: the kernel's own number for it is the
+/// address of a structure that is used again as soon as the file is closed, while the release that drops the lock is still
+/// on its way. A new open file of the same number would be taken for the old one, and lose its lock to that release.
+fn lock_owner(kind: LockKind, owner: LockOwner, file: FileHandle) -> u64 {
+    match kind {
+        LockKind::Posix => owner.0,
+        LockKind::Flock => file.0,
+    }
+}
+
+/// What an open file is to the kernel. What may be written goes past the page cache: that is several times faster, several
+/// writers of one file need not wait for each other, and reads are not cut by a length that the kernel took from an
+/// answer overtaken by another (docs/decisions/kernel-caches.md). What is only read is kept, unless other clients change it
+/// now. Where the kernel cannot map files that bypass its cache, those that may be mapped for writing go through it.
+fn opened_as(opened: Opened, flags: i32, mapping: Mapping) -> FopenFlags {
+    let only_written = flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_DIRECT != 0;
+    let shared = flags & libc::O_ACCMODE == libc::O_RDWR || opened.contended;
+    let bypasses_cache = only_written || (shared && mapping == Mapping::AlsoDirect);
     let mut how = FopenFlags::empty();
     how.set(FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES, bypasses_cache);
     how.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
@@ -198,9 +218,9 @@ fn answer_attributes(answer: Result<AttributesAnswer, Errno>, reply: ReplyAttr) 
     }
 }
 
-fn answer_opened(answer: Result<Opened, Errno>, flags: i32, reply: ReplyOpen) {
+fn answer_opened(answer: Result<Opened, Errno>, flags: i32, mapping: Mapping, reply: ReplyOpen) {
     match answer {
-        Ok(opened) => reply.opened(FileHandle(opened.handle.0), opened_as(opened, flags)),
+        Ok(opened) => reply.opened(FileHandle(opened.handle.0), opened_as(opened, flags, mapping)),
         Err(errno) => reply.error(reply::errno(errno)),
     }
 }
@@ -252,7 +272,7 @@ fn add_entry_with_node(reply: &mut ReplyDirectoryPlus, entry: &Entry<'_>, nodes:
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        Adapter::configure(config)
+        self.configure(config)
     }
 
     fn thread_ends(&self) {
@@ -410,7 +430,7 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, kill_set_id: bool, reply: ReplyOpen) {
         let _busy = self.threads.busy();
         let opened = self.open_file(&self.caller(request), self.inode(node), flags.0, kill_set_id);
-        answer_opened(opened, flags.0, reply);
+        answer_opened(opened, flags.0, self.mapping, reply);
     }
 
     fn read(
@@ -467,7 +487,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.threads.busy();
-        self.client.release(handle(file), lock_owner.map(|owner| owner.0));
+        self.client.release(handle(file), lock_owner.map(|_| file.0));
         reply.ok();
     }
 
@@ -614,7 +634,7 @@ impl Filesystem for Adapter {
         &self,
         _request: &Request,
         node: INodeNo,
-        _file: FileHandle,
+        file: FileHandle,
         owner: LockOwner,
         start: u64,
         end: u64,
@@ -624,7 +644,7 @@ impl Filesystem for Adapter {
         reply: ReplyLock,
     ) {
         let _busy = self.threads.busy();
-        let Some(lock) = reply::lock(kind, owner.0, (start, end), lock_type, process) else {
+        let Some(lock) = reply::lock(kind, lock_owner(kind, owner, file), (start, end), lock_type, process) else {
             return reply.error(fuser::Errno::EINVAL);
         };
         match self.client.get_lock(self.inode(node), &lock) {
@@ -649,7 +669,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.threads.busy_without_parking();
-        let Some(lock) = reply::lock(kind, owner.0, (start, end), lock_type, process) else {
+        let Some(lock) = reply::lock(kind, lock_owner(kind, owner, file), (start, end), lock_type, process) else {
             return reply.error(fuser::Errno::EINVAL);
         };
         self.client.note_locker(handle(file), self.inode(node), &lock);
@@ -723,19 +743,30 @@ impl Filesystem for Adapter {
 mod tests {
     use super::*;
 
-    fn opened(flags: i32) -> FopenFlags {
-        opened_as(Opened { handle: Handle(1), keep_cache: false }, flags)
+    fn opened(flags: i32, contended: bool, mapping: Mapping) -> FopenFlags {
+        opened_as(Opened { handle: Handle(1), keep_cache: false, contended }, flags, mapping)
     }
 
     #[test]
-    fn only_what_is_not_read_bypasses_the_page_cache() {
+    fn only_what_is_read_alone_goes_through_the_page_cache() {
         let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-        assert_eq!(opened(libc::O_WRONLY | libc::O_APPEND), direct);
-        assert_eq!(opened(libc::O_RDWR | libc::O_DIRECT), direct);
-        assert_eq!(opened(libc::O_RDWR), FopenFlags::empty());
-        assert_eq!(opened(libc::O_RDONLY), FopenFlags::empty());
-        let kept = opened_as(Opened { handle: Handle(1), keep_cache: true }, libc::O_RDONLY);
-        assert_eq!(kept, FopenFlags::FOPEN_KEEP_CACHE);
+        for mapping in [Mapping::AlsoDirect, Mapping::OnlyCached] {
+            assert_eq!(opened(libc::O_WRONLY | libc::O_APPEND, false, mapping), direct);
+            assert_eq!(opened(libc::O_RDWR | libc::O_DIRECT, false, mapping), direct);
+            assert_eq!(opened(libc::O_RDONLY, false, mapping), FopenFlags::empty());
+        }
+        assert_eq!(opened(libc::O_RDWR, false, Mapping::AlsoDirect), direct);
+        assert_eq!(opened(libc::O_RDONLY, true, Mapping::AlsoDirect), direct);
+        assert_eq!(opened(libc::O_RDWR, true, Mapping::OnlyCached), FopenFlags::empty());
+        let kept = Opened { handle: Handle(1), keep_cache: true, contended: false };
+        assert_eq!(opened_as(kept, libc::O_RDONLY, Mapping::AlsoDirect), FopenFlags::FOPEN_KEEP_CACHE);
+    }
+
+    #[test]
+    fn a_flock_belongs_to_the_open_file() {
+        let (kernel, file) = (LockOwner(7), FileHandle(3));
+        assert_eq!(lock_owner(LockKind::Flock, kernel, file), 3);
+        assert_eq!(lock_owner(LockKind::Posix, kernel, file), 7);
     }
 
     #[test]

@@ -67,6 +67,16 @@ pub struct Adapter {
     locks: Arc<WaitingLocks>,
     threads: Threads,
     synchronous: Synchronous,
+    mapping: Mapping,
+}
+
+/// Whether files that go past the page cache can be mapped, too (Linux 6.6 and later).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mapping {
+    /// Any file.
+    AlsoDirect,
+    /// Only those that go through the page cache.
+    OnlyCached,
 }
 
 /// What is durable before the call returns, by mount option.
@@ -93,6 +103,7 @@ impl Adapter {
             locks: Arc::default(),
             threads: Threads::new(options.threads, threads_of(options)),
             synchronous: Synchronous { writes: options.sync, names: options.dirsync },
+            mapping: Mapping::OnlyCached,
         }
     }
 
@@ -103,10 +114,12 @@ impl Adapter {
     }
 
     /// Agrees with the kernel on how they work together.
-    fn configure(config: &mut KernelConfig) -> io::Result<()> {
+    fn configure(&mut self, config: &mut KernelConfig) -> io::Result<()> {
         for capability in CAPABILITIES {
             if config.add_capabilities(capability).is_err() {
                 tracing::warn!(?capability, "this kernel lacks a capability that rfs uses; Linux 6.6 has all of them");
+            } else if capability == InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP {
+                self.mapping = Mapping::AlsoDirect;
             }
         }
         let refused = |name: &str| io::Error::other(format!("the kernel does not accept {name}"));
