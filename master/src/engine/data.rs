@@ -37,8 +37,12 @@ impl Turn<'_> {
         loop {
             self.settle_before_grant(operation, deadline)?;
             if self.state().leases.may_write(session, operation.inode)
-                && let Some(placed) = self.state().told_again(session, operation.inode, operation.index)
+                && let Some(mut placed) = self.state().told_again(session, operation.inode, operation.index)
             {
+                // The writer cuts the copies to this: what was committed since the grant is to stay.
+                if let Some(reference) = self.engine.transaction().chunk_ref(operation.inode, operation.index)? {
+                    placed.grant.length = reference.length;
+                }
                 return Ok(shape(&placed));
             }
             let Performed { outcome: grant, changes } = self.perform(operation)?;
