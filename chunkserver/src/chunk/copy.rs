@@ -199,27 +199,21 @@ impl ChunkCopy {
     ///
     /// # Errors
     /// [`Fault`]; [`Fault::BadCopy`] if the file is shorter than its header says.
-    pub fn read(
-        &self,
-        version: ChunkVersion,
-        offset: u32,
-        length: u32,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Served, Fault> {
+    pub fn read(&self, version: ChunkVersion, offset: u32, length: u32, buffer: &mut Vec<u8>) -> Result<Served, Fault> {
         let state = self.read_state();
         state.check_version(version)?;
         let leaf_bytes = LEAF_BYTES as u64;
         let from = u64::from(offset) / leaf_bytes * leaf_bytes;
         let to = (u64::from(offset) + u64::from(length)).next_multiple_of(leaf_bytes);
         let to = to.min(from + u64::from(PAYLOAD_BYTES_MAX)).min(u64::from(state.header.data_length));
-        let from = from.min(to) as u32 / LEAF_BYTES as u32 * LEAF_BYTES as u32;
-        let wanted = to as usize - from as usize;
+        let (from, wanted) = (from as u32, to.saturating_sub(from) as usize);
         if buffer.len() < wanted {
             buffer.resize(wanted, 0);
         }
         self.read_data(from, &mut buffer[..wanted])?;
         let first = from / LEAF_BYTES as u32;
-        let leaves = &state.leaves[first as usize..first as usize + wanted.div_ceil(LEAF_BYTES)];
+        let begin = (first as usize).min(state.leaves.len());
+        let leaves = &state.leaves[begin..begin + wanted.div_ceil(LEAF_BYTES)];
         if state.suspect {
             for ((leaf_index, hash), bytes) in (first..).zip(leaves).zip(buffer[..wanted].chunks(LEAF_BYTES)) {
                 state.compare(leaf_index, *hash, bytes)?;

@@ -14,6 +14,9 @@ use super::types::{AttributeChanges, AttributesAnswer, Caller, FilesystemSpace, 
 use crate::cache::attributes::time_to_wire;
 use crate::cache::node::{Answered, Mode};
 
+/// They go when the file's content changes, which the master learns from a commit.
+const FILE_CAPABILITIES: &[u8] = b"security.capability";
+
 impl Client {
     /// The node's attributes.
     ///
@@ -87,6 +90,9 @@ impl Client {
     /// ENODATA if there is none; and the master's others.
     pub fn get_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<Vec<u8>, Errno> {
         check_xattr_name(name)?;
+        if name == FILE_CAPABILITIES {
+            self.core.commit_if_written(&self.core.node(inode))?;
+        }
         let request = wire::GetXattr { caller: caller_to_wire(caller), inode: inode.get(), name: name.to_vec().into() };
         Ok(self.core.session.call(&request)?.value.to_vec())
     }

@@ -69,7 +69,7 @@ impl Client {
         let open = core.handles.file(handle)?;
         let flushed = if open.writable { core.flush(&open.node) } else { Ok(()) };
         let told = open.bytes.take_error();
-        let unlocked = core.unlock_all(open.node.inode(), LockFamily::Posix, lock_owner);
+        let unlocked = core.unlock_closed(open.node.inode(), lock_owner);
         told.and(flushed).and(unlocked)
     }
 
@@ -92,6 +92,9 @@ impl Client {
             && let Err(errno) = core.unlock_all(open.node.inode(), LockFamily::Flock, owner)
         {
             debug!(%errno, "a lock could not be released");
+        }
+        if let Err(errno) = core.unlock_released(open.node.inode(), handle) {
+            debug!(%errno, "a lock of the open file could not be released");
         }
         core.released(&open.node, open.writable);
     }
@@ -181,13 +184,14 @@ impl Core {
         Ok(())
     }
 
-    /// Clears set-id bits, if there are any.
+    /// Clears set-id bits, if there are any. The kernel asks for it, whoever writes, so it is done by root's right.
     fn kill_set_id(&self, node: &Arc<Node>) -> Result<(), Errno> {
         let mode = node.state().attributes.as_ref().map_or(0, |attributes| attributes.mode);
         if mode & SET_ID_BITS == 0 {
             return Ok(());
         }
         let request = wire::SetAttributes {
+            caller: Some(wire::Caller::default()),
             inode: node.inode().get(),
             by_descriptor: true,
             kill_set_id: true,

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::Client;
 use super::core::{Core, lock};
-use super::types::{Lock, LockFamily, LockTicket, LockType, LockWaiter};
+use super::types::{Handle, Lock, LockFamily, LockTicket, LockType, LockWaiter};
 
 /// The last byte of a file, as the kernel counts.
 const END_OF_FILE: u64 = i64::MAX as u64;
@@ -31,6 +31,9 @@ struct Wait {
 pub(super) struct Locks {
     held: Mutex<HashMap<InodeId, Vec<Lock>>>,
     waits: Mutex<HashMap<LockTicket, Wait>>,
+    /// Through which handle an owner last asked for a POSIX lock. A process gives its locks up with a flush; the owner of
+    /// open file description locks is the handle itself, of whose end the kernel tells nothing but the release.
+    through: Mutex<HashMap<(InodeId, u64), Handle>>,
     last_ticket: AtomicU64,
 }
 
@@ -42,6 +45,13 @@ impl Client {
     pub fn get_lock(&self, inode: InodeId, wanted: &Lock) -> Result<Option<Lock>, Errno> {
         let request = wire::GetLock { inode: inode.get(), range: Some(to_wire(wanted)) };
         Ok(self.core.session.call(&request)?.conflict.map(|conflict| from_wire(&conflict)))
+    }
+
+    /// Notes that this lock is about to be asked for through this handle.
+    pub fn note_locker(&self, handle: Handle, inode: InodeId, wanted: &Lock) {
+        if wanted.family == LockFamily::Posix && wanted.lock_type != LockType::Unlock {
+            lock(&self.core.locks.through).insert((inode, wanted.owner), handle);
+        }
     }
 
     /// Takes or releases a lock without waiting.
@@ -109,6 +119,20 @@ impl Core {
         }
         let all = Lock { family, lock_type: LockType::Unlock, owner, start: 0, end: END_OF_FILE, process: 0 };
         self.set_lock(inode, &all)
+    }
+
+    /// An owner has closed the file: all of its POSIX locks go.
+    pub(super) fn unlock_closed(&self, inode: InodeId, owner: u64) -> Result<(), Errno> {
+        lock(&self.locks.through).remove(&(inode, owner));
+        self.unlock_all(inode, LockFamily::Posix, owner)
+    }
+
+    /// A handle has ended, and with it the locks that it owns.
+    pub(super) fn unlock_released(&self, inode: InodeId, handle: Handle) -> Result<(), Errno> {
+        let ended =
+            |(place, through): (&(InodeId, u64), &Handle)| (place.0 == inode && *through == handle).then_some(place.1);
+        let owners: Vec<u64> = lock(&self.locks.through).iter().filter_map(ended).collect();
+        owners.into_iter().try_for_each(|owner| self.unlock_closed(inode, owner))
     }
 
     /// Queues again what was queued at a master that has restarted since: it remembers locks held, not waits.

@@ -70,10 +70,9 @@ impl Client {
     /// EBADF; what reading or writing failed with, if nothing was copied before.
     pub fn copy_file_range(
         &self,
-        from: Handle,
-        from_offset: u64,
-        to: Handle,
-        to_offset: u64,
+        caller: &Caller,
+        (from, from_offset): (Handle, u64),
+        (to, to_offset): (Handle, u64),
         length: u64,
     ) -> Result<u64, Errno> {
         let core = &*self.core;
@@ -83,12 +82,14 @@ impl Client {
         }
         let mut copied = 0;
         let mut piece = Vec::new();
+        // The kernel does not say whether the writer may keep set-id bits, as it does with a write.
+        let origin = WriteOrigin::Call { kill_set_id: caller.user != 0 };
         while copied < length {
             let size = (length - copied).min(COPY_BYTES as u64) as usize;
             let read = core.read(&source, from_offset + copied, size, &mut piece);
             let step = read.and_then(|()| match piece.len() {
                 0 => Ok(()),
-                _ => core.write(&target, to_offset + copied, &piece, WriteOrigin::Call { kill_set_id: true }),
+                _ => core.write(&target, to_offset + copied, &piece, origin),
             });
             match step {
                 Err(errno) if copied == 0 => return Err(errno),

@@ -177,6 +177,9 @@ impl FileData {
                 Ok(Source::Chunk(chunk)) => {
                     let valid = (chunk.length.saturating_sub(start) as usize).min(out.len());
                     out[valid..].fill(0);
+                    if valid == 0 {
+                        return Ok(());
+                    }
                     match self.read_valid(&chunk, start, &mut out[..valid], pattern) {
                         Ok(()) => return Ok(()),
                         Err(ReadError::Changed) => continue,

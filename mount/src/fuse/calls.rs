@@ -672,6 +672,7 @@ impl Filesystem for Adapter {
         let Some(lock) = reply::lock(kind, lock_owner(kind, owner, file), (start, end), lock_type, process) else {
             return reply.error(fuser::Errno::EINVAL);
         };
+        self.client.note_locker(handle(file), self.inode(node), &lock);
         if sleep && lock_type != libc::F_UNLCK {
             self.wait_for_lock(request.unique(), self.inode(node), &lock, reply);
         } else {
@@ -714,11 +715,11 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _from_node: INodeNo,
         from: FileHandle,
         from_offset: u64,
-        _to_node: INodeNo,
+        to_node: INodeNo,
         to: FileHandle,
         to_offset: u64,
         length: u64,
@@ -727,7 +728,13 @@ impl Filesystem for Adapter {
     ) {
         let _busy = self.threads.busy();
         let length = length.min(COPY_BYTES_MAX);
-        let copied = self.client.copy_file_range(handle(from), from_offset, handle(to), to_offset, length);
+        let (source, target) = ((handle(from), from_offset), (handle(to), to_offset));
+        let inode = self.inode(to_node);
+        let changes_mode = request.uid() != 0 && self.has_set_id(inode).unwrap_or(true);
+        let copied = self.client.copy_file_range(&self.caller(request), source, target, length);
+        if changes_mode {
+            self.kernel.invalidate_attributes(inode);
+        }
         answer_written(copied.map(|bytes| bytes as usize), reply);
     }
 }

@@ -103,7 +103,8 @@ impl Operation for SetAttributes {
         if self.mode.is_some() && node.access_acl {
             follow_mode(transaction, inode, mode)?;
         }
-        if self.kills_set_id(&node) || self.user.is_some() || self.group.is_some() {
+        let another_program = self.length.is_some() || self.user.is_some() || self.group.is_some();
+        if self.kills_set_id(&node) || another_program {
             xattrs::drop_file_capabilities(transaction, inode)?;
         }
         Ok(Node::new(inode, transaction.node(inode)?))

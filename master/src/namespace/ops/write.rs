@@ -177,7 +177,8 @@ impl Operation for Commit {
         for written in &self.chunks {
             added += self.commit_chunk(transaction, written, length)?;
         }
-        if self.kill_set_id {
+        // A changed program is another program, whoever changed it.
+        if self.kill_set_id || self.modified.is_some() {
             xattrs::drop_file_capabilities(transaction, self.inode)?;
         }
         let unchanged = self.length.is_none() && self.modified.is_none() && self.chunks.is_empty() && !self.kill_set_id;
