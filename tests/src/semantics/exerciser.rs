@@ -225,6 +225,7 @@ impl<'a> Exerciser<'a> {
         if expected.is_empty() {
             return Ok(());
         }
+        self.see_length(through)?;
         let (map, at) = self.map(through, MapKind::SharedForReading, offset, expected.len())?;
         same_bytes(&map.read(at, expected.len()), expected, "mapped read")
     }
@@ -239,6 +240,16 @@ impl<'a> Exerciser<'a> {
         map.write(at, &bytes);
         if self.files.len() > 1 || self.random.random() {
             map.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Copies and maps stop at the length that the kernel last saw: it compares with its own `i_size` (in
+    /// `generic_copy_file_checks` and `filemap_fault`) without asking a FUSE filesystem, which can only be made to tell by
+    /// a stat. Programs stat before they copy or map; so does this when others change the file.
+    fn see_length(&self, through: usize) -> anyhow::Result<()> {
+        if self.files.len() > 1 {
+            self.files[through].buffered.metadata()?;
         }
         Ok(())
     }
@@ -262,6 +273,7 @@ impl<'a> Exerciser<'a> {
         if length == 0 || from.abs_diff(to) < length {
             return Ok(());
         }
+        self.see_length(through)?;
         let file = &self.files[through].buffered;
         let (mut source, mut target, mut left) = (from as u64, to as u64, length);
         while left > 0 {
