@@ -41,7 +41,12 @@ impl Daemon {
     ///
     /// # Errors
     /// A configuration that cannot work, a port that is taken, or folders of which none ever was a volume.
-    pub fn start(config: &Config, clock: &SharedClock, random: &dyn Random, shutdown: &Shutdown) -> anyhow::Result<Daemon> {
+    pub fn start(
+        config: &Config,
+        clock: &SharedClock,
+        random: &dyn Random,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Daemon> {
         ensure!(!config.data.is_empty(), "no volume is named; give --data DIR for each, after `chunkserver init DIR`");
         let master = config.master.clone().context("no master is named; give --master HOST[:PORT]")?;
         let (bad_sender, bad_copies) = mpsc::channel(BAD_COPIES_MAX);

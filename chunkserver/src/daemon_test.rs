@@ -15,8 +15,8 @@ use rfs_proto::cluster::cluster_server::{Cluster, ClusterServer};
 use rfs_proto::cluster::from_chunkserver::Message as From;
 use rfs_proto::cluster::to_chunkserver::Message as To;
 use rfs_proto::cluster::{
-    Command, CommandResult, FromChunkserver, HeartbeatReply, Inventory, Raise, Refused, Register, Registered, Replicate,
-    Source, ToChunkserver, VolumeState, command::Order,
+    Command, CommandResult, FromChunkserver, HeartbeatReply, Inventory, Raise, Refused, Register, Registered,
+    Replicate, Source, ToChunkserver, VolumeState, command::Order,
 };
 use rfs_proto::data::{
     ChangeReply, Digest, DigestReply, Hello, HelloReply, NextCopy, Read, ReadReply, Status, SyncChunk, Write, Zero,
@@ -63,7 +63,11 @@ impl Cluster for Recorder {
                         Some(refused) => Some(To::Refused(refused)),
                         None => {
                             recorder.orders.lock().unwrap().push(sender.clone());
-                            Some(To::Registered(Registered { heartbeat_ms: 100, expiry_ms: 2000, ..Registered::default() }))
+                            Some(To::Registered(Registered {
+                                heartbeat_ms: 100,
+                                expiry_ms: 2000,
+                                ..Registered::default()
+                            }))
                         }
                     },
                     Some(From::Leaving(_)) => {
@@ -126,7 +130,8 @@ impl Master {
         let clock = SystemClock::shared();
         let deadline = clock.monotonic() + LIMIT;
         loop {
-            let found = self.recorder.told.lock().unwrap().iter().filter_map(|told| told.message.as_ref()).find_map(&mut find);
+            let found =
+                self.recorder.told.lock().unwrap().iter().filter_map(|told| told.message.as_ref()).find_map(&mut find);
             if let Some(found) = found {
                 return found;
             }
@@ -281,8 +286,16 @@ fn a_chain_of_three_has_the_same_bytes_everywhere_and_names_the_one_that_fails()
     assert_eq!(told, places.iter().map(|place| place.volume).collect::<Vec<_>>());
     let volume = places[0].volume;
     let next = places[1..].to_vec();
-    let zero =
-        Zero { volume, chunk: 5, version_from: 1, version: 2, cut_to: Some(200_000), offset: 10, length: 20_000, next: next.clone() };
+    let zero = Zero {
+        volume,
+        chunk: 5,
+        version_from: 1,
+        version: 2,
+        cut_to: Some(200_000),
+        offset: 10,
+        length: 20_000,
+        next: next.clone(),
+    };
     assert_eq!(statuses(&client.ask(&zero, &[])), vec![Status::Ok; 3]);
     let sync = SyncChunk { volume, chunk: 5, version: 2, next: next.clone() };
     assert_eq!(statuses(&client.ask(&sync, &[])), vec![Status::Ok; 3]);
@@ -344,7 +357,11 @@ fn bad_requests_are_refused_by_name_and_the_connection_lives_on() {
         let reply = client.ask(&request, b"abc");
         assert_eq!(statuses(&reply), [expected], "{request:?}: {reply:?}");
     }
-    for (request, expected) in [((9, 1, 0, 5), Status::NoChunk), ((1, 2, 0, 5), Status::WrongVersion), ((1, 1, u32::MAX, 5), Status::BadRequest)] {
+    for (request, expected) in [
+        ((9, 1, 0, 5), Status::NoChunk),
+        ((1, 2, 0, 5), Status::WrongVersion),
+        ((1, 1, u32::MAX, 5), Status::BadRequest),
+    ] {
         let (reply, payload) = client.read(request.0, request.1, request.2, request.3);
         assert_eq!((reply.result.unwrap().status(), payload.len()), (expected, 0));
     }

@@ -93,7 +93,9 @@ fn wanted_cluster(arguments: &InitArguments) -> anyhow::Result<ClusterId> {
     match (&arguments.cluster, &arguments.master) {
         (Some(cluster), _) => Ok(*cluster),
         (None, Some(master)) => Ok(ask(master).context("the cluster's id is not known")?.cluster),
-        (None, None) => bail!("for which cluster? Give --master HOST[:PORT], or --cluster ID while the master does not run"),
+        (None, None) => {
+            bail!("for which cluster? Give --master HOST[:PORT], or --cluster ID while the master does not run")
+        }
     }
 }
 
@@ -111,7 +113,8 @@ fn examine(folder: &Path, cluster: ClusterId, arguments: &InitArguments) -> anyh
     if arguments.not_a_mount_point {
         durable::create_folder(folder)?;
     }
-    let ground = Ground::of(folder).with_context(|| format!("{shown} cannot be looked at; make the folder and mount its filesystem"))?;
+    let ground = Ground::of(folder)
+        .with_context(|| format!("{shown} cannot be looked at; make the folder and mount its filesystem"))?;
     ensure!(
         ground.is_mount_point || arguments.not_a_mount_point,
         "{shown} is not a mount point; mount the volume's filesystem there first, or give --not-a-mount-point if it is meant \

@@ -91,7 +91,9 @@ fn check(chunk: ChunkId, path: &Path, found: &mut Verified) -> anyhow::Result<()
             found.bad.push(finding(error.to_string()));
             return Ok(());
         }
-        Err(OpenFault::Fault(fault)) => return Err(anyhow!(fault).context(format!("{} cannot be read", path.display()))),
+        Err(OpenFault::Fault(fault)) => {
+            return Err(anyhow!(fault).context(format!("{} cannot be read", path.display())));
+        }
     };
     let held = copy.held();
     found.bytes += u64::from(held.data_length);
@@ -106,7 +108,9 @@ fn check(chunk: ChunkId, path: &Path, found: &mut Verified) -> anyhow::Result<()
     }
     match copy.mismatches() {
         Ok(leaves) if leaves.is_empty() => {}
-        Ok(leaves) => problems.push(format!("{} of its leaves do not match their hashes: {}", leaves.len(), first_few(&leaves))),
+        Ok(leaves) => {
+            problems.push(format!("{} of its leaves do not match their hashes: {}", leaves.len(), first_few(&leaves)))
+        }
         Err(fault) => return Err(anyhow!(fault).context(format!("{} cannot be read", path.display()))),
     }
     if !problems.is_empty() {

@@ -164,7 +164,10 @@ impl Volumes {
             clock.sleep(Duration::from_millis(1));
         }
         for slot in self.slots() {
-            slot.set(Current::Out { reason: "the chunkserver is stopping".to_owned(), identity: slot.identity().map(Box::new) });
+            slot.set(Current::Out {
+                reason: "the chunkserver is stopping".to_owned(),
+                identity: slot.identity().map(Box::new),
+            });
         }
     }
 }
@@ -273,10 +276,8 @@ impl Shared {
             return Err(Refusal::Twice { folder, other, volume: identity.volume });
         }
         // Seen by the next one to claim, which waits for the lock.
-        self.slots[index].set(Current::Out {
-            reason: "it is being opened".to_owned(),
-            identity: Some(Box::new(identity.clone())),
-        });
+        self.slots[index]
+            .set(Current::Out { reason: "it is being opened".to_owned(), identity: Some(Box::new(identity.clone())) });
         Ok(*owner.get_or_insert((identity.cluster, identity.server)))
     }
 

@@ -152,7 +152,8 @@ fn checkpoint(gatherer: &Gatherer) -> Result<wire::CheckpointReply, Status> {
 
 fn forget_server(state: &dyn MasterState, server: ServerId) -> Result<wire::ForgetServerReply, Status> {
     let view = state.with_chunks(|chunks, _| chunks.server(server));
-    let view = view.ok_or_else(|| Status::not_found(format!("no chunkserver {server} is known; see `rfs admin servers`")))?;
+    let view =
+        view.ok_or_else(|| Status::not_found(format!("no chunkserver {server} is known; see `rfs admin servers`")))?;
     if view.connected {
         return Err(Status::failed_precondition(format!(
             "chunkserver {server} on {} is connected; stop it before it is forgotten",

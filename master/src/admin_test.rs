@@ -19,7 +19,15 @@ fn put(master: &TestMaster, table: Table, key: Vec<u8>, value: Vec<u8>) {
 
 fn add(master: &TestMaster, parent: u64, name: &str, inode: u64, kind: NodeKind) {
     let stamp = Stamp { seconds: 0, nanoseconds: 0 };
-    let mut node = InodeRecord { goal: 2, parent, accessed: stamp, modified: stamp, changed: stamp, created: stamp, ..Default::default() };
+    let mut node = InodeRecord {
+        goal: 2,
+        parent,
+        accessed: stamp,
+        modified: stamp,
+        changed: stamp,
+        created: stamp,
+        ..Default::default()
+    };
     node.set_kind(kind);
     put(master, Table::Inodes, inode_key(InodeId::new(inode)), node.encode_to_vec());
     if !name.is_empty() {
@@ -54,7 +62,8 @@ async fn a_recursive_goal_reaches_files_and_directories_in_batches() {
     assert_eq!((last.seen, last.done), (152, true));
     let batches = master.goals.lock().unwrap();
     assert!(batches.iter().all(|(nodes, goal)| nodes.len() <= 64 && goal.get() == 3));
-    let reached: std::collections::BTreeSet<u64> = batches.iter().flat_map(|(nodes, _)| nodes).map(|node| node.get()).collect();
+    let reached: std::collections::BTreeSet<u64> =
+        batches.iter().flat_map(|(nodes, _)| nodes).map(|node| node.get()).collect();
     assert!(reached.contains(&1) && reached.contains(&2) && reached.contains(&159) && !reached.contains(&3));
 }
 

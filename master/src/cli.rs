@@ -103,12 +103,8 @@ fn say(text: &str) -> anyhow::Result<()> {
 fn run_master(arguments: &RunArguments, log: &LogArguments) -> anyhow::Result<()> {
     rfs_common::logging::init(log)?;
     let environment = std::env::vars().filter(|(key, _)| key.starts_with(ENVIRONMENT_PREFIX));
-    let mut config: MasterConfig = rfs_common::config::load(
-        arguments.config.as_deref(),
-        ENVIRONMENT_PREFIX,
-        environment,
-        &arguments.setting,
-    )?;
+    let mut config: MasterConfig =
+        rfs_common::config::load(arguments.config.as_deref(), ENVIRONMENT_PREFIX, environment, &arguments.setting)?;
     if let Some(data) = &arguments.data {
         config.data.clone_from(data);
     }

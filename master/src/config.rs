@@ -3,9 +3,7 @@
 
 use std::path::PathBuf;
 
-use rfs_common::endpoint::{
-    CHUNKSERVER_TO_MASTER_PORT, CLIENT_TO_MASTER_PORT, Endpoint, METRICS_PORT, WEB_PORT,
-};
+use rfs_common::endpoint::{CHUNKSERVER_TO_MASTER_PORT, CLIENT_TO_MASTER_PORT, Endpoint, METRICS_PORT, WEB_PORT};
 use rfs_common::size::{ByteSize, Period};
 use serde::{Deserialize, Serialize};
 
@@ -199,7 +197,8 @@ mod tests {
         let text = rfs_common::config::default_toml::<MasterConfig>().expect("as TOML");
         assert!(text.contains("clients = \"0.0.0.0:9421\""), "{text}");
         MasterConfig::default().check().expect("sound");
-        let overrides = [("listen.clients".to_owned(), "127.0.0.1:0".to_owned()), ("copies_min".to_owned(), "1".to_owned())];
+        let overrides =
+            [("listen.clients".to_owned(), "127.0.0.1:0".to_owned()), ("copies_min".to_owned(), "1".to_owned())];
         let config: MasterConfig =
             rfs_common::config::load(None, ENVIRONMENT_PREFIX, [], &overrides).expect("settings");
         assert_eq!((config.listen.clients.port(), config.copies_min), (Some(0), 1));

@@ -13,9 +13,7 @@ use anyhow::{Context as _, bail};
 use rfs_common::background::{self, WorkerHandle};
 use rfs_common::clock::{SharedClock, SystemClock};
 use rfs_common::durable::write_atomically;
-use rfs_common::endpoint::{
-    CHUNKSERVER_TO_MASTER_PORT, CLIENT_TO_MASTER_PORT, Endpoint, METRICS_PORT, WEB_PORT,
-};
+use rfs_common::endpoint::{CHUNKSERVER_TO_MASTER_PORT, CLIENT_TO_MASTER_PORT, Endpoint, METRICS_PORT, WEB_PORT};
 use rfs_common::folder_lock::FolderLock;
 use rfs_common::ids::ClusterId;
 use rfs_common::random::SystemRandom;
@@ -74,8 +72,8 @@ fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> any
     let store = Arc::new(open_store(config, clock.clone())?);
     let cluster = ClusterId::new(u128::from_be_bytes(store.cluster()));
     let storage: Arc<dyn Storage> = Arc::clone(&store) as Arc<dyn Storage>;
-    let engine =
-        Engine::open(storage, cluster, config.engine_config(), clock.clone(), SystemRandom::shared()).context("cannot start")?;
+    let engine = Engine::open(storage, cluster, config.engine_config(), clock.clone(), SystemRandom::shared())
+        .context("cannot start")?;
     let exports = Exports::new(config.exports_config());
     let state: Arc<dyn MasterState> = Arc::clone(&engine) as Arc<dyn MasterState>;
     let handle = StoreHandle { store: Arc::clone(&store), folder: config.data.clone() };
@@ -103,7 +101,9 @@ fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> any
     sessions.stop(STOP_PATIENCE);
     runtime.shutdown_timeout(STOP_PATIENCE);
     workers.into_iter().for_each(WorkerHandle::join);
-    store.close().context("the metadata could not be folded at the end; nothing is lost, the next start takes longer")?;
+    store
+        .close()
+        .context("the metadata could not be folded at the end; nothing is lost, the next start takes longer")?;
     tracing::info!("the master has stopped");
     Ok(())
 }
@@ -208,9 +208,11 @@ impl Sockets {
 }
 
 fn bind(endpoint: &Endpoint, default_port: u16, setting: &str) -> anyhow::Result<TcpListener> {
-    let resolved = endpoint.resolve(default_port).with_context(|| format!("cannot listen on {endpoint} ({setting})"))?;
-    TcpListener::bind(&resolved[..])
-        .with_context(|| format!("cannot listen on {endpoint}; is another program there? ({setting} sets another address)"))
+    let resolved =
+        endpoint.resolve(default_port).with_context(|| format!("cannot listen on {endpoint} ({setting})"))?;
+    TcpListener::bind(&resolved[..]).with_context(|| {
+        format!("cannot listen on {endpoint}; is another program there? ({setting} sets another address)")
+    })
 }
 
 fn write_addresses(folder: &Path, addresses: &Addresses) -> anyhow::Result<()> {

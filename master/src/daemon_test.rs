@@ -20,12 +20,9 @@ fn made_folder() -> tempfile::TempDir {
 fn config(folder: &Path) -> MasterConfig {
     let mut config = MasterConfig { data: folder.join("meta"), ..MasterConfig::default() };
     let free = Endpoint::new("127.0.0.1", 0);
-    for endpoint in [
-        &mut config.listen.clients,
-        &mut config.listen.cluster,
-        &mut config.listen.web,
-        &mut config.listen.metrics,
-    ] {
+    for endpoint in
+        [&mut config.listen.clients, &mut config.listen.cluster, &mut config.listen.web, &mut config.listen.metrics]
+    {
         endpoint.clone_from(&free);
     }
     config

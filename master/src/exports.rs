@@ -67,7 +67,12 @@ impl Exports {
     ///
     /// # Errors
     /// If the file could not be written.
-    pub fn export(&self, store: &Store, path: Option<&Path>, now: Time) -> Result<(PathBuf, ExportReport), ExportError> {
+    pub fn export(
+        &self,
+        store: &Store,
+        path: Option<&Path>,
+        now: Time,
+    ) -> Result<(PathBuf, ExportReport), ExportError> {
         let path = match path {
             Some(path) => path.to_owned(),
             None => self.path_for(now)?,

@@ -318,7 +318,8 @@ impl Locks {
     /// Locks that a session holds.
     pub fn count_of(&self, session: SessionId) -> u64 {
         let nodes = self.sessions.get(&session).into_iter().flat_map(|owned| &owned.nodes);
-        let held = nodes.filter_map(|inode| self.nodes.get(inode)).flat_map(|node| node.posix.iter().chain(&node.flock));
+        let held =
+            nodes.filter_map(|inode| self.nodes.get(inode)).flat_map(|node| node.posix.iter().chain(&node.flock));
         held.filter(|lock| lock.owner.session == session).count() as u64
     }
 

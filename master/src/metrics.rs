@@ -90,7 +90,9 @@ impl Metrics {
         let mut text = String::from(
             "# HELP rfs_master_operations_total Operations answered, by type.\n# TYPE rfs_master_operations_total counter\n",
         );
-        for (frame_type, counter) in FrameType::ALL.iter().zip(&self.operations).filter(|(_, counter)| counter.get() > 0) {
+        for (frame_type, counter) in
+            FrameType::ALL.iter().zip(&self.operations).filter(|(_, counter)| counter.get() > 0)
+        {
             // Writing to a String cannot fail.
             let _ = writeln!(text, "rfs_master_operations_total{{type=\"{frame_type:?}\"}} {}", counter.get());
         }

@@ -165,7 +165,8 @@ impl Sessions {
             read_only: record.read_only,
         };
         let (root, begun) = (InodeId::new(record.root), Time::from(record.begun));
-        let session = Session { secret, client, root, begun, heard: now, returning: true, operations: 0, slots: BTreeMap::new() };
+        let session =
+            Session { secret, client, root, begun, heard: now, returning: true, operations: 0, slots: BTreeMap::new() };
         self.sessions.insert(id, session);
     }
 
@@ -190,7 +191,16 @@ impl Sessions {
         if self.sessions.len() >= SESSIONS_MAX {
             return None;
         }
-        let session = Session { secret, client, root, begun, heard: now, returning: false, operations: 0, slots: BTreeMap::new() };
+        let session = Session {
+            secret,
+            client,
+            root,
+            begun,
+            heard: now,
+            returning: false,
+            operations: 0,
+            slots: BTreeMap::new(),
+        };
         let record = session.record();
         let before = self.sessions.insert(id, session);
         assert!(before.is_none(), "session ids are never given twice");

@@ -152,7 +152,10 @@ impl Web {
         tokio::task::spawn_blocking(move || look(&gatherer)).await.ok()
     }
 
-    async fn json<R: Serialize + Send + 'static>(&self, look: impl FnOnce(&Gatherer) -> R + Send + 'static) -> Response {
+    async fn json<R: Serialize + Send + 'static>(
+        &self,
+        look: impl FnOnce(&Gatherer) -> R + Send + 'static,
+    ) -> Response {
         match self.gather(look).await {
             Some(report) => ([(header::CACHE_CONTROL, "no-store")], axum::Json(report)).into_response(),
             None => StatusCode::SERVICE_UNAVAILABLE.into_response(),

@@ -48,7 +48,11 @@ async fn answers_get_and_nothing_else() {
     tokio::task::spawn_blocking(move || {
         let page = ask(address, "GET", "/");
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("content-security-policy: default-src 'none'"));
-        assert!(!page.contains("/* page.js */") && !page.contains("/* page.css */") && page.contains("prefers-color-scheme"));
+        assert!(
+            !page.contains("/* page.js */")
+                && !page.contains("/* page.css */")
+                && page.contains("prefers-color-scheme")
+        );
         let outside = page.split(['"', '\'', '(']).find(|part| part.starts_with("http:") || part.starts_with("https:"));
         assert_eq!(outside, None, "the page asks for something from elsewhere");
         assert!(ask(address, "POST", "/api/status.json").starts_with("HTTP/1.1 405"));

@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 
 use rfs_common::ids::ChunkVersion;
 use rfs_common::leaf::{
-    CHUNK_BYTES, LEAF_BYTES, LEAF_HASH_BYTES, LeafHash, hash_leaf, hash_zero_leaf, leaf_length, leaves_of, split_at_leaves,
+    CHUNK_BYTES, LEAF_BYTES, LEAF_HASH_BYTES, LeafHash, hash_leaf, hash_zero_leaf, leaf_length, leaves_of,
+    split_at_leaves,
 };
 use rustix::fs::FallocateFlags;
 

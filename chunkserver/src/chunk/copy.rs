@@ -199,13 +199,7 @@ impl ChunkCopy {
     ///
     /// # Errors
     /// [`Fault`]; [`Fault::BadCopy`] if the file is shorter than its header says.
-    pub fn read(
-        &self,
-        version: ChunkVersion,
-        offset: u32,
-        length: u32,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Served, Fault> {
+    pub fn read(&self, version: ChunkVersion, offset: u32, length: u32, buffer: &mut Vec<u8>) -> Result<Served, Fault> {
         let state = self.read_state();
         state.check_version(version)?;
         let leaf_bytes = LEAF_BYTES as u64;

@@ -170,12 +170,7 @@ impl Header {
             _ if u32_at(32) != LEAF_BYTES as u32 => field("leaf size", u32_at(32)),
             _ if u64::from(u32_at(36)) != DATA_AT => field("place of the data", u32_at(36)),
             _ if bytes[40..CHECKSUM_AT].iter().any(|byte| *byte != 0) => field("reserved part", 1),
-            flags => Ok(Header {
-                chunk: ChunkId::new(chunk),
-                version: ChunkVersion::new(version),
-                flags,
-                data_length,
-            }),
+            flags => Ok(Header { chunk: ChunkId::new(chunk), version: ChunkVersion::new(version), flags, data_length }),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use rfs_common::ids::{ServerId, VolumeId};
+use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::data::{
     ChangeReply, Digest, DigestReply, Hello, HelloReply, NextCopy, Read, ReadReply, Status, SyncChunk, Write, Zero,
 };
@@ -11,7 +12,6 @@ use rfs_proto::data_calls::DataCall;
 use rfs_proto::frame::{FrameType, Header};
 use rfs_proto::session::Failure;
 use rfs_proto::wire::{Connection, Envelope, WireError};
-use rfs_proto::PROTOCOL_VERSION;
 
 use crate::chunk::change::{Action, Terms};
 use crate::chunk::fault::Fault;
@@ -96,7 +96,9 @@ impl Served {
         use rfs_common::errno::Errno;
         if hello.protocol_version != PROTOCOL_VERSION {
             let versions = format!("protocol version {} of {}", hello.protocol_version, hello.from);
-            let message = format!("{versions} is not {PROTOCOL_VERSION} of this chunkserver; use the same release of rfs on both");
+            let message = format!(
+                "{versions} is not {PROTOCOL_VERSION} of this chunkserver; use the same release of rfs on both"
+            );
             return Err((Errno::EPROTO, message));
         }
         let Some((cluster, server)) = self.shared.volumes.owner() else {
@@ -104,7 +106,10 @@ impl Served {
         };
         let own = Own { cluster, server };
         if !hello.cluster.is_empty() && hello.cluster != cluster_bytes(own) {
-            return Err((Errno::ESTALE, format!("this chunkserver belongs to cluster {cluster}, not to the one asked for")));
+            return Err((
+                Errno::ESTALE,
+                format!("this chunkserver belongs to cluster {cluster}, not to the one asked for"),
+            ));
         }
         if hello.server != 0 && hello.server != server.get() {
             let wanted = ServerId::new(hello.server);
@@ -198,7 +203,10 @@ impl Served {
     }
 
     /// Forwards first, then applies here, so that all copies of the chain work at the same time.
-    #[allow(clippy::too_many_arguments, reason = "one request's parts; a struct of them would be made and taken apart here")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one request's parts; a struct of them would be made and taken apart here"
+    )]
     fn change<R: DataCall<Reply = ChangeReply>>(
         &mut self,
         header: &Header,
@@ -210,9 +218,9 @@ impl Served {
         apply: impl FnOnce(&Volume) -> Result<u32, Fault>,
     ) -> Result<(), WireError> {
         let shared = Arc::clone(&self.shared);
-        let pending = next.split_first().map(|(first, rest)| {
-            (first, shared.peers.begin(own, first, &onward(first, rest), bytes))
-        });
+        let pending = next
+            .split_first()
+            .map(|(first, rest)| (first, shared.peers.begin(own, first, &onward(first, rest), bytes)));
         let applied = shared.volumes.find(VolumeId::new(volume)).and_then(|volume| apply(&volume));
         let mut reply = ChangeReply { data_length: *applied.as_ref().unwrap_or(&0), ..ChangeReply::default() };
         reply.results.push(copy_result(own.server, VolumeId::new(volume), applied.as_ref().err()));

@@ -180,7 +180,8 @@ impl Pending<'_> {
     /// [`PeerError`].
     pub fn finish<R: DataCall>(mut self, payload: &mut Vec<u8>) -> Result<R::Reply, PeerError> {
         let address = self.key.0.clone();
-        let reply = self.receive::<R>(payload).map_err(|source| PeerError::Wire { address: address.clone(), source })?;
+        let reply =
+            self.receive::<R>(payload).map_err(|source| PeerError::Wire { address: address.clone(), source })?;
         let mut idle = self.peers.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let connections = idle.entry(self.key).or_default();
         if connections.len() < IDLE_MAX {

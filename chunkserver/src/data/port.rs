@@ -43,7 +43,12 @@ impl Port {
     ///
     /// # Errors
     /// Those of the system.
-    pub fn start(listener: TcpListener, shared: Arc<Shared>, connections_max: usize, clock: SharedClock) -> io::Result<Port> {
+    pub fn start(
+        listener: TcpListener,
+        shared: Arc<Shared>,
+        connections_max: usize,
+        clock: SharedClock,
+    ) -> io::Result<Port> {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let inner = Arc::new(Inner {

@@ -55,7 +55,8 @@ pub enum AskError {
 pub fn ask(master: &Endpoint) -> Result<Answer, AskError> {
     let endpoint = master.clone().with_default_port(CLIENT_TO_MASTER_PORT);
     let name = endpoint.to_string();
-    let unreached = |source: Box<dyn std::error::Error + Send + Sync>| AskError::Unreached { master: name.clone(), source };
+    let unreached =
+        |source: Box<dyn std::error::Error + Send + Sync>| AskError::Unreached { master: name.clone(), source };
     let stream = connect_in_time(&name, CONNECT_LIMIT, ANSWER_LIMIT).map_err(|error| unreached(error.into()))?;
     let own_address = stream.local_addr().map_err(|error| unreached(error.into()))?.ip();
     let mut connection = Connection::new(stream);
@@ -69,7 +70,8 @@ pub fn ask(master: &Endpoint) -> Result<Answer, AskError> {
     let reply = connection.receive_reply::<HelloReply>(FrameType::Hello, 1).map_err(|error| unreached(error.into()))?;
     let reply = reply.map_err(|failure| AskError::Refused { master: name.clone(), message: failure.message })?;
     let refused = |message: &str| AskError::Refused { master: name.clone(), message: message.to_owned() };
-    let cluster: [u8; 16] = reply.cluster.as_ref().try_into().map_err(|_| refused("it does not say which cluster it is"))?;
+    let cluster: [u8; 16] =
+        reply.cluster.as_ref().try_into().map_err(|_| refused("it does not say which cluster it is"))?;
     let port = u16::try_from(reply.cluster_port).map_err(|_| refused("it does not say where chunkservers connect"))?;
     let cluster_address = Endpoint::new(endpoint.host(), port).to_string();
     Ok(Answer { cluster: ClusterId::new(u128::from_be_bytes(cluster)), cluster_address, own_address })

@@ -2,7 +2,7 @@
 
 use rfs_common::ids::ChunkId;
 use rfs_proto::cluster::from_chunkserver::Message;
-use rfs_proto::cluster::{FromChunkserver, Held as WireHeld, Heartbeat, Inventory, Volume as WireVolume, VolumeState};
+use rfs_proto::cluster::{FromChunkserver, Heartbeat, Held as WireHeld, Inventory, Volume as WireVolume, VolumeState};
 
 use crate::chunk::copy::Held;
 use crate::volume::store::Counters;
@@ -49,7 +49,8 @@ fn volume(slot: &Slot) -> Option<WireVolume> {
 
 /// The inventory of a volume in parts; an empty volume has one empty part.
 pub(super) fn inventory(volume: u64, chunks: &[(ChunkId, Held)]) -> Vec<FromChunkserver> {
-    let parts: Vec<&[(ChunkId, Held)]> = if chunks.is_empty() { vec![&[]] } else { chunks.chunks(PART_CHUNKS).collect() };
+    let parts: Vec<&[(ChunkId, Held)]> =
+        if chunks.is_empty() { vec![&[]] } else { chunks.chunks(PART_CHUNKS).collect() };
     let last = parts.len() - 1;
     let part = |(at, part): (usize, &&[(ChunkId, Held)])| {
         let chunks = part.iter().map(|(chunk, held)| WireHeld {

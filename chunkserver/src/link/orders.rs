@@ -57,7 +57,10 @@ impl Orders {
     pub(super) fn take(&self, command: Command, reply: mpsc::Sender<FromChunkserver>) -> Option<FromChunkserver> {
         let number = command.command;
         let Some(order) = command.order else {
-            return Some(result(number, Err(Failed::new(Errno::EINVAL, "the order is of a kind this chunkserver does not know"))));
+            return Some(result(
+                number,
+                Err(Failed::new(Errno::EINVAL, "the order is of a kind this chunkserver does not know")),
+            ));
         };
         let (volume, lane) = match &order {
             Order::Delete(delete) => (delete.volume, Lane::Quick),
@@ -73,7 +76,13 @@ impl Orders {
     }
 
     fn queue(&self, volume: u64, lane: Lane) -> Result<SyncSender<Job>, Failed> {
-        if !self.shared.volumes.slots().iter().any(|slot| slot.identity().is_some_and(|known| known.volume.get() == volume)) {
+        if !self
+            .shared
+            .volumes
+            .slots()
+            .iter()
+            .any(|slot| slot.identity().is_some_and(|known| known.volume.get() == volume))
+        {
             return Err(Failed::new(Errno::ENODEV, "the volume is not here"));
         }
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
@@ -174,8 +183,8 @@ fn carry_out_replicate(shared: &Shared, replicate: &Replicate, number: u64) -> R
             Err(Fault::Exists { have }) if have == version => return Ok(Some(volume.held(chunk)?)),
             other => other?,
         };
-        let fetched = fetch(shared, own, source, &incoming)
-            .and_then(|()| volume.adopt(&incoming, number).map_err(Failed::from));
+        let fetched =
+            fetch(shared, own, source, &incoming).and_then(|()| volume.adopt(&incoming, number).map_err(Failed::from));
         match fetched {
             Ok(held) => return Ok(Some(held)),
             Err(failed) => last = failed,
@@ -208,7 +217,8 @@ fn fetch(shared: &Shared, own: Own, source: &Source, incoming: &ChunkCopy) -> Re
             .map_err(|error| Failed { errno: error.errno(), message: with_sources(&error), version: 0 })?;
         let result = reply.result.clone().unwrap_or_default();
         if result.status() != Status::Ok {
-            let message = format!("the source {} answered {}: {}", source.address, result.status().as_str_name(), result.message);
+            let message =
+                format!("the source {} answered {}: {}", source.address, result.status().as_str_name(), result.message);
             return Err(Failed { errno: Errno::from_raw(result.errno as i32), message, version: 0 });
         }
         check_source(&reply, offset, &payload, source)?;
@@ -222,7 +232,8 @@ fn fetch(shared: &Shared, own: Own, source: &Source, incoming: &ChunkCopy) -> Re
 
 fn check_source(reply: &ReadReply, offset: u32, payload: &[u8], source: &Source) -> Result<(), Failed> {
     let wrong = |what: &str| Failed::new(Errno::EIO, &format!("the source {} gave {what}", source.address));
-    let whole = payload.len().is_multiple_of(LEAF_BYTES) || offset as usize + payload.len() == reply.data_length as usize;
+    let whole =
+        payload.len().is_multiple_of(LEAF_BYTES) || offset as usize + payload.len() == reply.data_length as usize;
     let more_than_fits = u64::from(offset) + payload.len() as u64 > rfs_common::leaf::CHUNK_BYTES;
     if reply.offset != offset || !whole || more_than_fits || (payload.is_empty() && offset < reply.data_length) {
         return Err(wrong("another range than asked for"));

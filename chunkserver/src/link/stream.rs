@@ -15,7 +15,9 @@ use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::cluster::cluster_client::ClusterClient;
 use rfs_proto::cluster::from_chunkserver::Message;
 use rfs_proto::cluster::to_chunkserver::Message as Told;
-use rfs_proto::cluster::{BadCopy as WireBadCopy, FromChunkserver, Leaving, Refused, Register, Registered, ToChunkserver};
+use rfs_proto::cluster::{
+    BadCopy as WireBadCopy, FromChunkserver, Leaving, Refused, Register, Registered, ToChunkserver,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -173,7 +175,9 @@ impl Runner {
 
     async fn begin(&mut self) -> Result<Session, StreamEnd> {
         let Some((cluster, server)) = self.setting.shared.volumes.owner() else {
-            return Err(StreamEnd::Broken("no volume is readable, so it is not known whose chunkserver this is".to_owned()));
+            return Err(StreamEnd::Broken(
+                "no volume is readable, so it is not known whose chunkserver this is".to_owned(),
+            ));
         };
         let master = self.setting.master.clone();
         let answer = tokio::task::spawn_blocking(move || ask(&master)).await;
@@ -213,7 +217,9 @@ impl Runner {
         };
         let (incoming, first) = match tokio::time::timeout(REGISTER_LIMIT, registering).await {
             Err(_) => return Err(StreamEnd::Broken("the master does not answer the registration".to_owned())),
-            Ok(Err(status)) => return Err(StreamEnd::Broken(format!("the master ended the stream: {}", status.message()))),
+            Ok(Err(status)) => {
+                return Err(StreamEnd::Broken(format!("the master ended the stream: {}", status.message())));
+            }
             Ok(Ok(begun)) => begun,
         };
         match first.and_then(|first| first.message) {
@@ -236,7 +242,8 @@ impl Runner {
         let setting = &self.setting;
         let found = || Endpoint::new(answer.own_address.to_string(), setting.data_port);
         let data_address = setting.data_address.clone().map(|address| address.with_default_port(setting.data_port));
-        let known_host = || setting.shared.volumes.slots().iter().find_map(|slot| slot.identity()).map(|identity| identity.host);
+        let known_host =
+            || setting.shared.volumes.slots().iter().find_map(|slot| slot.identity()).map(|identity| identity.host);
         Register {
             protocol_version: PROTOCOL_VERSION,
             cluster: cluster.get().to_be_bytes().to_vec().into(),
@@ -307,7 +314,8 @@ impl Runner {
             }
             Told::SendInventory(wanted) => {
                 let slots = self.setting.shared.volumes.slots();
-                let slot = slots.iter().find(|slot| slot.identity().is_some_and(|known| known.volume.get() == wanted.volume));
+                let slot =
+                    slots.iter().find(|slot| slot.identity().is_some_and(|known| known.volume.get() == wanted.volume));
                 if let Some(slot) = slot {
                     send_inventory(Arc::clone(slot), session.sender.clone());
                 }

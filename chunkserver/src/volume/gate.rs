@@ -59,7 +59,10 @@ impl Gate {
     /// Looks for operations past their deadline. Gives the new state if it changed: true is stalled.
     pub fn watch(&self, now: Monotonic) -> Option<bool> {
         let now_ms = now.since_start().as_millis() as u64;
-        let late = self.slots.iter().any(|slot| matches!(slot.load(Ordering::Relaxed), deadline if deadline != 0 && deadline < now_ms));
+        let late = self
+            .slots
+            .iter()
+            .any(|slot| matches!(slot.load(Ordering::Relaxed), deadline if deadline != 0 && deadline < now_ms));
         (self.stalled.swap(late, Ordering::Relaxed) != late).then_some(late)
     }
 

@@ -61,8 +61,9 @@ impl Ground {
         if self.mount != now.mount {
             return Some("its filesystem was unmounted or mounted anew".to_owned());
         }
-        (self.device != now.device || self.filesystem_uuid != now.filesystem_uuid)
-            .then(|| format!("another filesystem is mounted there ({} instead of {})", now.filesystem_uuid, self.filesystem_uuid))
+        (self.device != now.device || self.filesystem_uuid != now.filesystem_uuid).then(|| {
+            format!("another filesystem is mounted there ({} instead of {})", now.filesystem_uuid, self.filesystem_uuid)
+        })
     }
 }
 

@@ -41,7 +41,9 @@ pub fn last_end(folder: &Path, ground: &Ground) -> LastEnd {
     };
     match toml::from_str::<Mark>(&text) {
         Ok(mark) if mark.clean => LastEnd::Clean,
-        Ok(mark) if mark.mount != 0 && mark.mount == ground.mount && boot_id().as_ref() == Some(&mark.boot) => LastEnd::ProcessEnded,
+        Ok(mark) if mark.mount != 0 && mark.mount == ground.mount && boot_id().as_ref() == Some(&mark.boot) => {
+            LastEnd::ProcessEnded
+        }
         _ => LastEnd::PowerCut,
     }
 }

@@ -43,10 +43,12 @@ impl Volume {
         if let Some((cluster, server)) = expected.owner {
             check_owner(folder, &identity, cluster, server)?;
         }
-        let system = |source: Box<dyn std::error::Error + Send + Sync>| Refusal::System { folder: folder.to_owned(), source };
+        let system =
+            |source: Box<dyn std::error::Error + Send + Sync>| Refusal::System { folder: folder.to_owned(), source };
         let ground = Ground::of(folder).map_err(|error| system(error.into()))?;
         identity.check_ground(folder, &ground)?;
-        let lock = FolderLock::acquire(folder).map_err(|source| Refusal::Locked { folder: folder.to_owned(), source })?;
+        let lock =
+            FolderLock::acquire(folder).map_err(|source| Refusal::Locked { folder: folder.to_owned(), source })?;
         let last_end = match running::last_end(folder, &ground) {
             LastEnd::ProcessEnded if expected.failed_before => LastEnd::PowerCut,
             other => other,

@@ -195,7 +195,11 @@ impl Volume {
         self.check_writable()?;
         let now = self.clock.monotonic();
         // The first change under a version syncs.
-        let limit = if terms.version_from == Some(terms.version) { self.settings.io_deadline } else { self.settings.sync_deadline };
+        let limit = if terms.version_from == Some(terms.version) {
+            self.settings.io_deadline
+        } else {
+            self.settings.sync_deadline
+        };
         let pass = self.gate.enter(now, limit)?;
         let (copy, made) = self.copy_or_new(chunk, terms)?;
         copy.touch(now);

@@ -49,8 +49,8 @@ pub(super) fn info(state: &dyn MasterState, inode: u64, path: &str) -> Result<wi
     let refs = refs(state.source(), inode).map_err(Status::internal)?;
     let mut chunks = Vec::with_capacity(refs.len());
     for part in refs.chunks(CHUNKS_AT_ONCE) {
-        let copies: Vec<Vec<CopyView>> =
-            state.with_chunks(|table, _| part.iter().map(|(_, reference)| table.copies(reference.chunk_id())).collect());
+        let copies: Vec<Vec<CopyView>> = state
+            .with_chunks(|table, _| part.iter().map(|(_, reference)| table.copies(reference.chunk_id())).collect());
         for ((index, reference), copies) in part.iter().zip(copies) {
             let record = chunk_record(state.source(), reference)?;
             chunks.push(file_chunk(*index, reference, &record, copies));
@@ -120,7 +120,9 @@ fn file_health(chunks: &[wire::FileChunk]) -> String {
     let written = chunks.iter().filter(|chunk| chunk.health == "being written").count();
     let well = chunks.iter().filter(|chunk| chunk.health == "ok").count();
     match chunks.len() {
-        _ if dead > 0 => format!("{dead} of {} chunks cannot be read: bring the missing chunkservers back", chunks.len()),
+        _ if dead > 0 => {
+            format!("{dead} of {} chunks cannot be read: bring the missing chunkservers back", chunks.len())
+        }
         0 => "ok (no data)".to_owned(),
         all if well == all => "ok".to_owned(),
         all if written > 0 => format!("{written} of {all} chunks are being written"),

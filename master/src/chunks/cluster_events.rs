@@ -204,7 +204,8 @@ impl Chunks {
             }
         }
         let volume = self.servers.volume(slot);
-        let (path, server, days) = (volume.report.path.clone(), volume.server, self.config.orphan_grace.as_secs() / 86_400);
+        let (path, server, days) =
+            (volume.report.path.clone(), volume.server, self.config.orphan_grace.as_secs() / 86_400);
         if beyond + newer > 0 {
             self.notice(Severity::Error, format!(
                 "{path} of chunkserver {server} holds {} copies that are newer than this metadata: it seems to come from an older \
@@ -220,7 +221,8 @@ impl Chunks {
     fn update_counting(&mut self, slot: u16) {
         let volume = self.servers.volume(slot);
         let connected = self.servers.servers.get(&volume.server).is_some_and(|server| server.stream.is_some());
-        let complete = matches!(volume.inventory, Inventory::Complete) || volume.counts && connected && self.is_receiving(slot);
+        let complete =
+            matches!(volume.inventory, Inventory::Complete) || volume.counts && connected && self.is_receiving(slot);
         let counts = connected && complete && volume.report.state.is_readable() && !volume.forgotten;
         if counts == volume.counts {
             return;
@@ -349,7 +351,8 @@ impl Chunks {
         if let Some(copy) = self.entries.get_mut(&chunk).and_then(|entry| entry.copy_on_mut(slot)) {
             copy.flags.set(CopyFlags::BAD);
         }
-        let what = format!("{who} found the copy of chunk {chunk} on {path} of chunkserver {server} to be bad: {reason}");
+        let what =
+            format!("{who} found the copy of chunk {chunk} on {path} of chunkserver {server} to be bad: {reason}");
         self.notice(Severity::Warning, format!("{what}; another copy replaces it where there is one"));
         self.refresh(chunk);
     }

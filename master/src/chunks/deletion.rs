@@ -11,10 +11,10 @@ use std::ops::Bound;
 use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId};
 
+use super::Chunks;
 use super::index::{CopyFlags, Entry, HeldCopy};
 use super::orders::Purpose;
 use super::types::Order;
-use super::Chunks;
 
 /// Copies whose record is missing or older, by volume.
 pub(super) type Orphans = BTreeMap<(u16, ChunkId), Orphan>;
@@ -29,9 +29,8 @@ impl Chunks {
     /// The copies of the chunk that may be deleted now.
     pub(super) fn deletable(&self, chunk: ChunkId, entry: &Entry) -> Vec<u16> {
         let copies = entry.copies();
-        let reachable = |copy: &&HeldCopy| {
-            !copy.flags.has(CopyFlags::DELETING) && self.servers.volume(copy.slot).takes_writes()
-        };
+        let reachable =
+            |copy: &&HeldCopy| !copy.flags.has(CopyFlags::DELETING) && self.servers.volume(copy.slot).takes_writes();
         if entry.is_doomed() {
             return copies.iter().filter(reachable).map(|copy| copy.slot).collect();
         }

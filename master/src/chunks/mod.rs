@@ -38,8 +38,8 @@ pub use self::counters::Summary;
 pub use self::servers::{Signal, Traffic};
 pub use self::settle::{SettleCandidate, SettleView};
 pub use self::types::{
-    ChunkInfo, ChunksConfig, Command, CommandId, CommandResult, CopyFault, Held, NoSpace, Notice, Order, OrderId, Outcome,
-    Place, Registration, RegistrationRefusal, Severity, StreamId, VolumeReport, VolumeState, WriteRefusal,
+    ChunkInfo, ChunksConfig, Command, CommandId, CommandResult, CopyFault, Held, NoSpace, Notice, Order, OrderId,
+    Outcome, Place, Registration, RegistrationRefusal, Severity, StreamId, VolumeReport, VolumeState, WriteRefusal,
 };
 pub use self::view::{CopyState, CopyView, ServerView, VolumeView};
 
@@ -160,7 +160,8 @@ impl Chunks {
         if self.live_servers(entry) >= entry.goal() || version == 0 {
             return;
         }
-        let current: Vec<u16> = entry.copies().iter().filter(|copy| entry.is_current(copy)).map(|copy| copy.slot).collect();
+        let current: Vec<u16> =
+            entry.copies().iter().filter(|copy| entry.is_current(copy)).map(|copy| copy.slot).collect();
         let volumes = self.servers.volumes().filter(|(slot, volume)| volume.counts && !current.contains(slot));
         let slots: Vec<u16> = volumes.map(|(slot, _)| slot).collect();
         for slot in slots {

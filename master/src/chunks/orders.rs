@@ -9,9 +9,9 @@ use std::time::Duration;
 use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId};
 
+use super::Chunks;
 use super::index::{ChunkMap, CopyFlags, HeldCopy};
 use super::types::{Command, CommandId, CommandResult, Order, OrderId, Outcome, Place, Severity, StreamId};
-use super::Chunks;
 
 /// After a failure, a chunk is left alone for this long.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -21,9 +21,17 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
 pub(super) enum Purpose {
     Delete,
     DeleteOrphan,
-    Repair { version: ChunkVersion, source: u16 },
-    Replicate { order: OrderId, version: ChunkVersion },
-    Raise { order: OrderId },
+    Repair {
+        version: ChunkVersion,
+        source: u16,
+    },
+    Replicate {
+        order: OrderId,
+        version: ChunkVersion,
+    },
+    Raise {
+        order: OrderId,
+    },
     /// Asks which version a copy has: raises it from a version to the same.
     Probe,
 }
@@ -98,7 +106,13 @@ impl Chunks {
     }
 
     /// Orders a copy to be made at `target`, whose server must not have one already.
-    pub fn order_replicate(&mut self, chunk: ChunkId, version: ChunkVersion, sources: &[Place], target: &Place) -> OrderId {
+    pub fn order_replicate(
+        &mut self,
+        chunk: ChunkId,
+        version: ChunkVersion,
+        sources: &[Place],
+        target: &Place,
+    ) -> OrderId {
         let order = self.orders.begin_order();
         let command = Order::Replicate { volume: target.volume, chunk, version, sources: sources.to_vec() };
         let deadline = self.config.replicate_deadline;
@@ -119,7 +133,15 @@ impl Chunks {
         self.orders.finished
     }
 
-    fn issue_for(&mut self, id: OrderId, place: &Place, chunk: ChunkId, purpose: Purpose, order: Order, deadline: Duration) {
+    fn issue_for(
+        &mut self,
+        id: OrderId,
+        place: &Place,
+        chunk: ChunkId,
+        purpose: Purpose,
+        order: Order,
+        deadline: Duration,
+    ) {
         if let Some(waiting) = self.orders.orders.get_mut(&id) {
             waiting.left += 1;
         }
@@ -295,7 +317,10 @@ impl Chunks {
                 self.orders.paused.insert(pending.chunk, self.now + PAUSE_AFTER_FAILURE);
                 if let Purpose::Repair { .. } = pending.purpose {
                     let (chunk, place) = (pending.chunk, &pending.place);
-                    let what = format!("chunk {chunk} was not copied to volume {} of chunkserver {}", place.volume, place.server);
+                    let what = format!(
+                        "chunk {chunk} was not copied to volume {} of chunkserver {}",
+                        place.volume, place.server
+                    );
                     self.notice(Severity::Warning, format!("{what}: {reason}; it is tried again"));
                 }
             }

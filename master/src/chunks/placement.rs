@@ -5,8 +5,8 @@
 
 use rfs_common::ids::ServerId;
 
-use super::types::{NoSpace, Place, VolumeState};
 use super::Chunks;
+use super::types::{NoSpace, Place, VolumeState};
 
 /// Volumes with less room than a whole chunk are taken only when there are no others.
 const ROOMY_BYTES: u64 = 64 << 20;

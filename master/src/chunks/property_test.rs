@@ -79,7 +79,8 @@ fn pick<T: Clone>(from: impl Iterator<Item = T>, which: u8) -> Option<T> {
 
 impl World {
     fn new(seed: u64, servers: u64) -> World {
-        let config = ChunksConfig { startup_wait: Duration::ZERO, mass_wait: Duration::from_secs(5), ..ChunksConfig::default() };
+        let config =
+            ChunksConfig { startup_wait: Duration::ZERO, mass_wait: Duration::from_secs(5), ..ChunksConfig::default() };
         let chunks = Chunks::new(config, Arc::new(SeededRandom::new(seed)), Monotonic::START);
         let machine = |server: u64| {
             let ids = (0..VOLUMES_PER_SERVER).map(|index| VolumeId::new(server * 10 + index));
@@ -270,7 +271,8 @@ impl World {
     /// What the engine does: the good copies get a version of their own.
     fn settle(&mut self) {
         for chunk in self.chunks.wants_settling() {
-            let places: Vec<Place> = self.chunks.settle_candidates(chunk).candidates.into_iter().map(|c| c.place).collect();
+            let places: Vec<Place> =
+                self.chunks.settle_candidates(chunk).candidates.into_iter().map(|c| c.place).collect();
             let to = self.records[&chunk].granted.next();
             for place in &places {
                 assert!(!self.bad.contains(&(place.volume, chunk)), "a bad copy is to be settled on");
@@ -331,7 +333,8 @@ impl World {
                 let info = self.records[chunk];
                 assert!(info.is_settled() && info.version == *version, "{chunk} is replicated while it is written");
                 assert_eq!(self.chunks.writer(*chunk), None);
-                let other = self.machines[&server].volumes.iter().any(|(id, disk)| id != volume && disk.contains_key(chunk));
+                let other =
+                    self.machines[&server].volumes.iter().any(|(id, disk)| id != volume && disk.contains_key(chunk));
                 assert!(!other, "a second copy of {chunk} on server {server}");
                 assert_eq!(self.chunks.begin_write(*chunk, SESSION).err(), Some(WriteRefusal::Busy));
             }
@@ -342,15 +345,19 @@ impl World {
     /// Right copies on connected servers, without that on one volume and without those that are to be deleted.
     fn good_copies(&self, chunk: ChunkId, info: ChunkInfo, without: Option<VolumeId>) -> usize {
         let connected = self.machines.values().filter(|machine| machine.stream.is_some());
-        connected.filter(|machine| {
-            let deleting = |volume: VolumeId| machine.queue.iter().any(|command| {
+        connected
+            .filter(|machine| {
+                let deleting = |volume: VolumeId| {
+                    machine.queue.iter().any(|command| {
                 matches!(command.order, Order::Delete { volume: on, chunk: of, .. } if on == volume && of == chunk)
-            });
-            machine.volumes.iter().any(|(volume, disk)| {
-                let right = disk.get(&chunk) == Some(&info.version.get()) && !self.bad.contains(&(*volume, chunk));
-                right && Some(*volume) != without && !deleting(*volume)
             })
-        }).count()
+                };
+                machine.volumes.iter().any(|(volume, disk)| {
+                    let right = disk.get(&chunk) == Some(&info.version.get()) && !self.bad.contains(&(*volume, chunk));
+                    right && Some(*volume) != without && !deleting(*volume)
+                })
+            })
+            .count()
     }
 
     fn check(&self) {
@@ -407,9 +414,9 @@ fn held(chunk: ChunkId, version: u32) -> Held {
 
 fn parts(order: &Order) -> (VolumeId, ChunkId) {
     match order {
-        Order::Delete { volume, chunk, .. } | Order::Replicate { volume, chunk, .. } | Order::Raise { volume, chunk, .. } => {
-            (*volume, *chunk)
-        }
+        Order::Delete { volume, chunk, .. }
+        | Order::Replicate { volume, chunk, .. }
+        | Order::Raise { volume, chunk, .. } => (*volume, *chunk),
     }
 }
 
@@ -489,7 +496,8 @@ impl World {
             let goal = usize::from(info.goal.get()).min(servers);
             let good = self.good_copies(*chunk, *info, None);
             assert!(good == 0 || good == goal, "{chunk} has {good} good copies of {goal}");
-            let copies = self.machines.values().flat_map(|m| m.volumes.values()).filter(|d| d.contains_key(chunk)).count();
+            let copies =
+                self.machines.values().flat_map(|m| m.volumes.values()).filter(|d| d.contains_key(chunk)).count();
             assert!(good == 0 || copies <= usize::from(info.goal.get()), "{chunk} has {copies} copies");
         }
         assert!(self.chunks.doomed.is_empty(), "freed chunks are left: {:?}", self.chunks.doomed);

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId};
 
+use super::Chunks;
 use super::orders::Purpose;
 use super::types::{Order, Place};
-use super::Chunks;
 
 /// A writer is asked for its lease once in this time.
 const ASK_BACK_AGAIN: Duration = Duration::from_secs(30);
@@ -42,7 +42,8 @@ impl Chunks {
 
     fn repair(&mut self, chunk: ChunkId, live: u8) {
         let Some(entry) = self.entries.get(&chunk) else { return };
-        if entry.is_repairing() || self.orders.is_paused(chunk) || !self.is_due(entry.under_since_s, live, entry.goal()) {
+        if entry.is_repairing() || self.orders.is_paused(chunk) || !self.is_due(entry.under_since_s, live, entry.goal())
+        {
             return;
         }
         let Some(target) = self.repair_target(chunk) else {
@@ -190,7 +191,9 @@ impl Chunks {
             None => format!("{} of {known} volumes", away.len()),
         };
         let left_s = (self.config.mass_wait - passed).as_secs();
-        Some(format!("{what} vanished together, which looks like the outage of something shared (repairs begin in {left_s} s)"))
+        Some(format!(
+            "{what} vanished together, which looks like the outage of something shared (repairs begin in {left_s} s)"
+        ))
     }
 
     /// A storage machine with volumes on several servers, none of which counts.

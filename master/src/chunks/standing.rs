@@ -5,7 +5,7 @@ use rfs_common::ids::{ChunkId, ServerId};
 
 use super::Chunks;
 use super::counters::LIVE_MAX;
-use super::index::{Counted, CopyFlags, Entry, HeldCopy};
+use super::index::{CopyFlags, Counted, Entry, HeldCopy};
 
 impl Chunks {
     /// Brings counters and work lists in step with the entry.
@@ -15,7 +15,8 @@ impl Chunks {
         let counted = (!entry.is_doomed()).then(|| Counted { goal: entry.goal(), live, settled: entry.is_settled() });
         let before = entry.counted;
         let under = counted.filter(|counted| counted.live > 0 && counted.live < counted.goal);
-        let suspect = counted.is_some_and(|counted| counted.live == 0 && counted.settled) && self.has_live_suspect(entry);
+        let suspect =
+            counted.is_some_and(|counted| counted.live == 0 && counted.settled) && self.has_live_suspect(entry);
         let removable = !self.deletable(chunk, entry).is_empty();
 
         if counted != before {

@@ -89,7 +89,9 @@ pub struct Place {
 
 /// There are not enough servers with room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("only {found} of at least {needed} copies can be placed: {connected} chunkservers are connected and {full} of their volumes are full")]
+#[error(
+    "only {found} of at least {needed} copies can be placed: {connected} chunkservers are connected and {full} of their volumes are full"
+)]
 pub struct NoSpace {
     /// How many could be placed.
     pub found: usize,
@@ -318,7 +320,9 @@ pub enum RegistrationRefusal {
     #[error("{}", describe_duplicates(.0))]
     DuplicateVolumes(Vec<(VolumeId, String, ServerId, String)>),
     /// More volumes than the master can number.
-    #[error("the master knows {0} volumes already, which is all it can; forget servers that are gone (rfs admin forget-server)")]
+    #[error(
+        "the master knows {0} volumes already, which is all it can; forget servers that are gone (rfs admin forget-server)"
+    )]
     TooManyVolumes(usize),
 }
 

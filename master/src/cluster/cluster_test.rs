@@ -62,7 +62,8 @@ impl Client {
     }
 
     async fn inventory(&self, volume: u64, chunks: &[(u64, u32)]) {
-        let held = |(chunk, version): &(u64, u32)| wire::Held { chunk: *chunk, version: *version, ..wire::Held::default() };
+        let held =
+            |(chunk, version): &(u64, u32)| wire::Held { chunk: *chunk, version: *version, ..wire::Held::default() };
         let chunks = chunks.iter().map(held).collect();
         self.send(From::Inventory(wire::Inventory { volume, chunks, first: true, last: true })).await;
     }
@@ -93,7 +94,9 @@ async fn strangers_are_told_what_to_do() {
     let server = server().await;
     let unset = wire::Register { cluster: Vec::new().into(), ..register(1, &[]) };
     let refused = Client::connect(&server, unset).await.refusal().await;
-    assert!(refused.r#final && refused.reason.contains("chunkserver init --cluster 00000000-0000-0000-0000-000000001234"));
+    assert!(
+        refused.r#final && refused.reason.contains("chunkserver init --cluster 00000000-0000-0000-0000-000000001234")
+    );
     let other = wire::Register { cluster: vec![7; 16].into(), ..register(1, &[]) };
     assert!(Client::connect(&server, other).await.refusal().await.reason.contains("07070707-0707"));
     let newer = wire::Register { protocol_version: 99, ..register(1, &[]) };
@@ -136,9 +139,13 @@ async fn commands_go_out_and_results_come_back() {
     assert_eq!(places.len(), 1);
     let order = server.master.with_chunks(|chunks, _| chunks.order_raise(chunk, version, version.next(), &places));
     let Some(To::Command(command)) = client.receive().await else { panic!("no command") };
-    assert!(matches!(command.order, Some(wire::command::Order::Raise(wire::Raise { chunk: 6, from: 3, to: 4, volume: 10 }))));
+    assert!(matches!(
+        command.order,
+        Some(wire::command::Order::Raise(wire::Raise { chunk: 6, from: 3, to: 4, volume: 10 }))
+    ));
     assert!(server.master.with_chunks(|chunks, _| chunks.order_outcome(order)).is_none());
-    let result = wire::CommandResult { command: command.command, done: true, version: 4, length: 9, ..Default::default() };
+    let result =
+        wire::CommandResult { command: command.command, done: true, version: 4, length: 9, ..Default::default() };
     client.send(From::Result(result)).await;
     client.send(From::Heartbeat(wire::Heartbeat::default())).await;
     assert!(matches!(client.receive().await, Some(To::Heartbeat(_))));

@@ -108,7 +108,12 @@ mod tests {
 
     fn registration() -> Registration {
         let volume = VolumeRecord { volume: 7, path: "/v7".to_owned(), storage_machine: "sto1".to_owned(), total: 5 };
-        let record = ServerRecord { host: "h".to_owned(), address: "h:9422".to_owned(), version: "1".to_owned(), volumes: vec![volume] };
+        let record = ServerRecord {
+            host: "h".to_owned(),
+            address: "h:9422".to_owned(),
+            version: "1".to_owned(),
+            volumes: vec![volume],
+        };
         registration_of(ServerId::new(u64::MAX), record)
     }
 
@@ -119,7 +124,10 @@ mod tests {
         source.apply(&[change]);
         assert!(change_to_store(&source, &registration()).unwrap().is_none());
         let known = known_servers(&source).unwrap();
-        assert_eq!((known.len(), known[0].server, known[0].volumes[0].volume), (1, ServerId::new(u64::MAX), VolumeId::new(7)));
+        assert_eq!(
+            (known.len(), known[0].server, known[0].volumes[0].volume),
+            (1, ServerId::new(u64::MAX), VolumeId::new(7))
+        );
         source.apply(&[change_to_forget(ServerId::new(u64::MAX))]);
         assert!(known_servers(&source).unwrap().is_empty());
     }

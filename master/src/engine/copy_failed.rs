@@ -87,7 +87,8 @@ impl Turn<'_> {
     fn log_failures(&mut self, chunk: ChunkId, failed: &[FailedCopy]) {
         for copy in failed {
             let (volume, reason, session) = (copy.volume, &copy.reason, self.session());
-            let what = format!("the copy of chunk {chunk} on volume {volume} did not take a write of session {session}");
+            let what =
+                format!("the copy of chunk {chunk} on volume {volume} did not take a write of session {session}");
             self.engine.report(Severity::Warning, format!("{what}: {reason}; the other copies go on without it"));
         }
     }
@@ -207,7 +208,8 @@ impl Turn<'_> {
 }
 
 fn no_copy_left(chunk: ChunkId) -> Failure {
-    let message = format!("no copy of chunk {chunk} took the write or can be raised: its chunkservers are away or failed");
+    let message =
+        format!("no copy of chunk {chunk} took the write or can be raised: its chunkservers are away or failed");
     Failure::new(Errno::EIO, message)
 }
 

@@ -1,8 +1,8 @@
 //! The operations that tie the two halves of the chunk table together: records of the namespace, and places of copies.
 
 use prost::Message;
-use rfs_common::errno::Errno;
 use rfs_common::clock::Monotonic;
+use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, InodeId, LogPosition, VolumeId};
 
 use super::grants::PlacedGrant;
@@ -62,11 +62,7 @@ impl Turn<'_> {
     }
 
     /// A chunk whose last writer is not known to be done is settled before it is granted anew.
-    fn settle_before_grant(
-        &mut self,
-        operation: &GrantWrite,
-        deadline: Monotonic,
-    ) -> Result<(), Refusal> {
+    fn settle_before_grant(&mut self, operation: &GrantWrite, deadline: Monotonic) -> Result<(), Refusal> {
         let engine = self.engine;
         loop {
             let reference = engine.transaction().chunk_ref(operation.inode, operation.index)?;
@@ -88,9 +84,9 @@ impl Turn<'_> {
         let session = self.session();
         let chunks = &mut self.state().chunks;
         if grant.is_new() {
-            return chunks.choose_new(grant.goal, &[]).map_err(|none| {
-                PlacesRefusal::Failed(Failure::new(Errno::ENOSPC, none.to_string()))
-            });
+            return chunks
+                .choose_new(grant.goal, &[])
+                .map_err(|none| PlacesRefusal::Failed(Failure::new(Errno::ENOSPC, none.to_string())));
         }
         let copies_min = usize::from(grant.goal.get()).min(chunks.config().copies_min);
         match chunks.begin_write(grant.chunk, session) {
@@ -172,11 +168,9 @@ impl Turn<'_> {
             let placed = located.into_iter().map(|located| {
                 let own = state.grants.get(located.chunk).filter(|held| held.session == session);
                 match own {
-                    Some(held) => PlacedChunk {
-                        version: held.placed.grant.version,
-                        places: held.placed.places.clone(),
-                        located,
-                    },
+                    Some(held) => {
+                        PlacedChunk { version: held.placed.grant.version, places: held.placed.places.clone(), located }
+                    }
                     None => PlacedChunk {
                         version: located.record.chunk_version(),
                         places: state.chunks.places(located.chunk),
@@ -232,7 +226,8 @@ enum PlacesRefusal {
 }
 
 fn busy(chunk: ChunkId) -> Failure {
-    let message = format!("chunk {chunk} has too few copies that can be written, or is being repaired: look at `rfs status`");
+    let message =
+        format!("chunk {chunk} has too few copies that can be written, or is being repaired: look at `rfs status`");
     Failure::new(Errno::EIO, message)
 }
 

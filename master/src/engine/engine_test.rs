@@ -381,7 +381,11 @@ fn a_change_is_not_run_twice_also_across_a_restart() {
     };
     until("the wait", || world.engine.totals().waiting == 1);
     assert!(world.engine.totals().grace);
-    let lease = Lease { inode: InodeId::new(inode_of(&again)), mode: LeaseMode::Write, grant: rfs_common::ids::LeaseGrant::new(1) };
+    let lease = Lease {
+        inode: InodeId::new(inode_of(&again)),
+        mode: LeaseMode::Write,
+        grant: rfs_common::ids::LeaseGrant::new(1),
+    };
     let reclaimed = ReclaimedState { leases: vec![lease], last: true, ..ReclaimedState::default() };
     assert_eq!(world.engine.reclaim(client.session, &reclaimed).unwrap(), []);
     let repeated = waiting.join().unwrap().unwrap();
@@ -389,7 +393,10 @@ fn a_change_is_not_run_twice_also_across_a_restart() {
     assert_eq!(client.mode(inode_of(&again)), LeaseMode::Write);
     let changed = client.call_as(Request { sequence: 10, ..request }, &make("g", false)).unwrap();
     assert!(changed.created);
-    assert_eq!(client.call_as(request, &make("f", true)), Err(Refusal::Close("the request's slot is further on already")));
+    assert_eq!(
+        client.call_as(request, &make("f", true)),
+        Err(Refusal::Close("the request's slot is further on already"))
+    );
     world.check();
 }
 
@@ -523,8 +530,7 @@ fn grant(client: &Client, file: u64) -> session::WriteGrant {
 }
 
 fn commit(client: &Client, file: u64, grant: &session::WriteGrant, length: u32) {
-    let chunk =
-        session::CommittedChunk { index: 0, chunk: grant.chunk, version: grant.version, length };
+    let chunk = session::CommittedChunk { index: 0, chunk: grant.chunk, version: grant.version, length };
     let commit = session::Commit {
         inode: file,
         length: Some(u64::from(length)),

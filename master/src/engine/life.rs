@@ -254,7 +254,8 @@ impl Engine {
         let mut refused = Vec::new();
         if !returning {
             // It lost nothing: what it names it still holds, or it was recalled since.
-            let held = |lease: &&Lease| state.leases.held(session, lease.inode).is_none_or(|held| held.mode < lease.mode);
+            let held =
+                |lease: &&Lease| state.leases.held(session, lease.inode).is_none_or(|held| held.mode < lease.mode);
             return Ok(reclaimed.leases.iter().filter(held).map(|lease| lease.inode).collect());
         }
         for lease in &reclaimed.leases {
@@ -265,7 +266,10 @@ impl Engine {
         for (inode, kind, lock) in &reclaimed.locks {
             if !state.locks.reclaim(*inode, *kind, *lock) {
                 refused.push(*inode);
-                self.report(Severity::Warning, format!("session {session} lost a lock on inode {inode} to another session"));
+                self.report(
+                    Severity::Warning,
+                    format!("session {session} lost a lock on inode {inode} to another session"),
+                );
             }
         }
         self.keep_open(&mut state, session, &reclaimed.open)?;
@@ -280,7 +284,11 @@ impl Engine {
         for inode in open {
             let kept = release::keep_for(&mut transaction, *inode, session);
             kept.inspect_err(|_| self.note_failure(transaction.failure()))?;
-            let nothing = Lease { inode: *inode, mode: crate::leases::LeaseMode::None, grant: rfs_common::ids::LeaseGrant::new(0) };
+            let nothing = Lease {
+                inode: *inode,
+                mode: crate::leases::LeaseMode::None,
+                grant: rfs_common::ids::LeaseGrant::new(0),
+            };
             if state.leases.held(session, *inode).is_none() {
                 state.leases.reclaim(session, nothing);
             }
@@ -400,7 +408,8 @@ fn directory_at(transaction: &mut Transaction<'_>, path: &[u8]) -> Result<InodeI
     let mut directory = InodeId::ROOT;
     let missing = |errno: Errno| {
         let shown = String::from_utf8_lossy(path);
-        let message = format!("the subdirectory {shown:?} cannot be mounted ({errno}): make it first, mounting the root");
+        let message =
+            format!("the subdirectory {shown:?} cannot be mounted ({errno}): make it first, mounting the root");
         Failure::new(errno, message)
     };
     for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {

@@ -8,19 +8,19 @@
 //! What always holds: no IO but the store's reads and commit (and a rare line of the log) happens under the lock; whoever sleeps holds no lock and looks at
 //! everything anew when it wakes; memory never runs ahead of the store (a change that the store refused is nowhere).
 
-pub mod storage;
-mod waiting;
-pub(crate) mod turn;
-mod mirror;
-mod data;
-pub(crate) mod copy_failed;
-pub(crate) mod grants;
-mod settle;
-mod life;
-mod ticker;
-mod view;
 mod copy_digests;
+pub(crate) mod copy_failed;
+mod data;
+pub(crate) mod grants;
+mod life;
 mod master_state;
+mod mirror;
+mod settle;
+pub mod storage;
+mod ticker;
+pub(crate) mod turn;
+mod view;
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,11 +40,11 @@ use crate::metrics::Metrics;
 use crate::namespace::metadata::{Failure as MetadataFailure, Transaction};
 use crate::sessions::Sessions;
 
+pub use self::copy_digests::CopyDigests;
 pub use self::life::{Begun, HelloRefusal, ReclaimedState};
 pub use self::settle::CompareCopies;
 pub use self::storage::{MemoryStorage, Storage};
 pub use self::ticker::Ticker;
-pub use self::copy_digests::CopyDigests;
 pub use self::view::Totals;
 
 use self::grants::Grants;
@@ -349,8 +349,11 @@ impl Drop for Locked<'_> {
         if state.outgoing.is_empty() && state.waking.is_empty() && state.closing.is_empty() {
             return;
         }
-        let (outgoing, waking, closing) =
-            (std::mem::take(&mut state.outgoing), std::mem::take(&mut state.waking), std::mem::take(&mut state.closing));
+        let (outgoing, waking, closing) = (
+            std::mem::take(&mut state.outgoing),
+            std::mem::take(&mut state.waking),
+            std::mem::take(&mut state.closing),
+        );
         drop(state);
         waking.iter().for_each(|parker| parker.wake());
         for (peer, message) in outgoing {
@@ -374,7 +377,6 @@ impl State {
         }
     }
 }
-
 
 #[cfg(test)]
 #[path = "engine_test.rs"]

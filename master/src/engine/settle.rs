@@ -15,7 +15,7 @@ use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion};
 
 use super::{Engine, State};
-use crate::chunks::{OrderId, Place, Severity, SettleView};
+use crate::chunks::{OrderId, Place, SettleView, Severity};
 use crate::namespace::ops::chunks;
 
 /// How long to leave a chunk alone that cannot be settled now.
@@ -219,9 +219,11 @@ impl State {
         now: Monotonic,
     ) {
         let chunk = comparison.chunk;
-        let is_current = self.settling.work.get(&chunk).is_some_and(|work| {
-            matches!(&work.stage, Stage::Comparing { to, .. } if *to == comparison.version)
-        });
+        let is_current = self
+            .settling
+            .work
+            .get(&chunk)
+            .is_some_and(|work| matches!(&work.stage, Stage::Comparing { to, .. } if *to == comparison.version));
         if !is_current {
             return;
         }

@@ -81,12 +81,15 @@ impl Engine {
         let silent = state.sessions.expired(now);
         let overdue = state.recalls.overdue(now, self.config.recall_timeout);
         let reasons = silent.into_iter().map(|session| (session, "was silent for", self.config.session_expiry));
-        let overdue = overdue.into_iter().map(|session| (session, "owed the answer to a recall for", self.config.recall_timeout));
+        let overdue =
+            overdue.into_iter().map(|session| (session, "owed the answer to a recall for", self.config.recall_timeout));
         for (session, what, how_long) in reasons.chain(overdue).collect::<Vec<_>>() {
             if let Some(who) = self.end_session(state, session, Ending::Lost) {
                 self.metrics.sessions_expired.add_one();
                 let seconds = how_long.as_secs_f64();
-                let message = format!("session {session} ({who}) {what} {seconds} s and has ended: its leases and locks are free");
+                let message = format!(
+                    "session {session} ({who}) {what} {seconds} s and has ended: its leases and locks are free"
+                );
                 self.report(Severity::Warning, message);
             }
         }

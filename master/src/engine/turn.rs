@@ -121,10 +121,12 @@ impl<'a> Turn<'a> {
                 return Err(Errno::EROFS.into());
             }
             let mut transaction = engine.transaction();
-            let needs = operation.needs(&mut transaction, &context).map_err(|errno| failed(engine, errno, &transaction))?;
+            let needs =
+                operation.needs(&mut transaction, &context).map_err(|errno| failed(engine, errno, &transaction))?;
             check_own_leases(state, session, &needs)?;
             let nothing = Forgotten::default();
-            let forgotten = attempt.and_then(|id| state.attempts.get(id)).map_or(&nothing, |attempt| &attempt.forgotten);
+            let forgotten =
+                attempt.and_then(|id| state.attempts.get(id)).map_or(&nothing, |attempt| &attempt.forgotten);
             let conflicts = state.leases.conflicts(session, &needs, forgotten);
             if conflicts.is_empty() {
                 let mut transaction = engine.transaction();
@@ -150,7 +152,8 @@ impl<'a> Turn<'a> {
                 continue;
             }
             let nothing = Forgotten::default();
-            let forgotten = attempt.and_then(|id| state.attempts.get(id)).map_or(&nothing, |attempt| &attempt.forgotten);
+            let forgotten =
+                attempt.and_then(|id| state.attempts.get(id)).map_or(&nothing, |attempt| &attempt.forgotten);
             let conflicts = state.leases.conflicts(session, needs, forgotten);
             if conflicts.is_empty() {
                 self.end_attempt();
@@ -212,7 +215,11 @@ impl<'a> Turn<'a> {
     }
 
     /// Sleeps until something about chunks has changed; fails with `late` when the deadline has passed.
-    pub(crate) fn sleep_for_chunks(&mut self, deadline: Monotonic, late: impl FnOnce() -> Failure) -> Result<(), Refusal> {
+    pub(crate) fn sleep_for_chunks(
+        &mut self,
+        deadline: Monotonic,
+        late: impl FnOnce() -> Failure,
+    ) -> Result<(), Refusal> {
         if self.engine.clock.monotonic() >= deadline {
             return Err(late().into());
         }

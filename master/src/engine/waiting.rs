@@ -120,7 +120,8 @@ impl Attempts {
     pub(super) fn begin(&mut self, parker: Arc<Parker>) -> AttemptId {
         self.last += 1;
         let id = AttemptId(self.last);
-        let attempt = Attempt { parker, pending: 0, sleeping: false, frozen: Vec::new(), forgotten: Forgotten::default() };
+        let attempt =
+            Attempt { parker, pending: 0, sleeping: false, frozen: Vec::new(), forgotten: Forgotten::default() };
         self.attempts.insert(id, attempt);
         id
     }
@@ -143,7 +144,9 @@ impl Attempts {
     /// Whether an operation older than `own` (any, without one) waits for this node no longer and is about to run.
     pub(super) fn is_older_about_to_run(&self, inode: InodeId, own: Option<AttemptId>) -> bool {
         let older = self.attempts.iter().take_while(|(id, _)| own.is_none_or(|own| **id < own));
-        older.into_iter().any(|(_, attempt)| attempt.sleeping && attempt.pending == 0 && attempt.frozen.contains(&inode))
+        older
+            .into_iter()
+            .any(|(_, attempt)| attempt.sleeping && attempt.pending == 0 && attempt.frozen.contains(&inode))
     }
 
     /// The threads of all.

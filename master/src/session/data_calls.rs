@@ -84,7 +84,8 @@ impl Serve for session::Commit {
 
 /// A client's words about a failure, cut to what a log line bears.
 fn reason(failure: &session::CopyFailure) -> String {
-    let words: String = failure.reason.chars().filter(|character| !character.is_control()).take(REASON_BYTES_MAX).collect();
+    let words: String =
+        failure.reason.chars().filter(|character| !character.is_control()).take(REASON_BYTES_MAX).collect();
     match (words.is_empty(), failure.errno) {
         (true, errno) => format!("errno {errno}"),
         (false, 0) => words,

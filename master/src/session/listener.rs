@@ -18,10 +18,10 @@ use rfs_proto::session;
 use rfs_proto::session_calls::slot_and_sequence;
 use rfs_proto::wire::{Connection, Envelope, WireError};
 
+use super::calls;
 use super::handshake::{self, Purpose, welcome};
 use super::push::{self, failure_message};
 use super::stream::SessionStream;
-use super::calls;
 use crate::chunks::Severity;
 use crate::engine::{Engine, Failure, Refusal, Request};
 
@@ -159,7 +159,8 @@ impl Shared {
             drop(open);
             self.engine.metrics().connections_refused.add_one();
             let most = self.config.connections_max;
-            let message = format!("a connection from {address} was refused: there are {most} already (session.connections_max)");
+            let message =
+                format!("a connection from {address} was refused: there are {most} already (session.connections_max)");
             return self.engine.report(Severity::Warning, message);
         }
         open.insert(number, registered);
@@ -199,16 +200,20 @@ impl Shared {
             Purpose::Operations { session, slot } => {
                 rename_thread(&format!("ops-{session}-{slot}"));
                 let timeout = self.config.answer_timeout;
-                connection.stream().end_deadline(timeout).map_err(WireError::from).and_then(|()| {
-                    serve_operations(&self.engine, session, slot, &mut connection)
-                })
+                connection
+                    .stream()
+                    .end_deadline(timeout)
+                    .map_err(WireError::from)
+                    .and_then(|()| serve_operations(&self.engine, session, slot, &mut connection))
             }
             Purpose::Push { session } => {
                 rename_thread(&format!("push-{session}"));
                 let timeout = self.config.push_send_timeout;
-                connection.stream().end_deadline(timeout).map_err(WireError::from).and_then(|()| {
-                    push::serve(&self.engine, session, &mut connection, socket)
-                })
+                connection
+                    .stream()
+                    .end_deadline(timeout)
+                    .map_err(WireError::from)
+                    .and_then(|()| push::serve(&self.engine, session, &mut connection, socket))
             }
         };
         if let Err(error) = ended {
@@ -242,10 +247,13 @@ impl Shared {
     /// A peer that is no client is logged once: port scanners and health checks come again and again.
     fn log_stranger(&self, error: &WireError, address: SocketAddr) {
         self.engine.metrics().connections_refused.add_one();
-        let is_nonsense = matches!(error, WireError::Frame(_) | WireError::Message { .. } | WireError::OutOfPlace { .. });
+        let is_nonsense =
+            matches!(error, WireError::Frame(_) | WireError::Message { .. } | WireError::OutOfPlace { .. });
         if is_nonsense && !self.nonsense_logged.swap(true, Ordering::Relaxed) {
             let what = match error {
-                WireError::Frame(FrameError::Magic(_)) => "something that is not rfs (a browser, a health check?)".to_owned(),
+                WireError::Frame(FrameError::Magic(_)) => {
+                    "something that is not rfs (a browser, a health check?)".to_owned()
+                }
                 WireError::Frame(frame) => frame.to_string(),
                 other => other.to_string(),
             };
@@ -274,7 +282,10 @@ fn serve_operations(
         };
         let (of_slot, sequence) = slot_and_sequence(header.request_id);
         if header.is_reply() || of_slot != slot || header.payload_bytes > 0 {
-            return Err(WireError::OutOfPlace { expected: "a request of the connection's slot", got: header.frame_type });
+            return Err(WireError::OutOfPlace {
+                expected: "a request of the connection's slot",
+                got: header.frame_type,
+            });
         }
         let request = Request { session, slot, sequence };
         match calls::answer(engine, request, header.frame_type, connection.message_bytes()) {

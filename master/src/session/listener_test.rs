@@ -18,8 +18,7 @@ fn server() -> SessionServer {
     let storage = MemoryStorage::default();
     storage.commit(&new_cluster(Goal::TWO, Time::EPOCH)).unwrap();
     let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
-    let engine =
-        Engine::open(Arc::new(storage), ClusterId::new(1), EngineConfig::default(), clock, random).unwrap();
+    let engine = Engine::open(Arc::new(storage), ClusterId::new(1), EngineConfig::default(), clock, random).unwrap();
     let config = ListenerConfig {
         connections_max: 3,
         handshake_timeout: Duration::from_millis(300),
@@ -39,7 +38,10 @@ fn hello(role: session::ConnectionRole) -> session::Hello {
     session::Hello { protocol_version: PROTOCOL_VERSION, role: role as i32, ..session::Hello::default() }
 }
 
-fn shake(connection: &mut Connection<TcpStream>, hello: &session::Hello) -> Result<session::HelloReply, session::Failure> {
+fn shake(
+    connection: &mut Connection<TcpStream>,
+    hello: &session::Hello,
+) -> Result<session::HelloReply, session::Failure> {
     connection.send(Envelope::request(FrameType::Hello, 1), hello, &[]).unwrap();
     connection.receive_reply(FrameType::Hello, 1).unwrap()
 }
@@ -63,7 +65,9 @@ fn a_session_is_begun_joined_asked_and_ended() {
     };
     shake(&mut operations, &joins).unwrap();
     let request = request_id(4, 1);
-    operations.send(Envelope::request(FrameType::GetAttributes, request), &session::GetAttributes { inode: 1 }, &[]).unwrap();
+    operations
+        .send(Envelope::request(FrameType::GetAttributes, request), &session::GetAttributes { inode: 1 }, &[])
+        .unwrap();
     let node = operations.receive_reply::<session::NodeReply>(FrameType::GetAttributes, request).unwrap().unwrap();
     assert_eq!(node.node.unwrap().attributes.unwrap().links, 2);
     push.send(Envelope::request(FrameType::Heartbeat, 7), &session::Heartbeat {}, &[]).unwrap();
@@ -87,7 +91,8 @@ fn strangers_are_told_why_they_are_not_let_in() {
     assert!(refused(&old).message.contains("same release"));
     let lost = session::Hello { expected_cluster: vec![9; 16].into(), ..hello(session::ConnectionRole::Ask) };
     assert!(refused(&lost).message.contains("check the address"));
-    let unknown = session::Hello { session: 77, secret: vec![0; 16].into(), ..hello(session::ConnectionRole::Operations) };
+    let unknown =
+        session::Hello { session: 77, secret: vec![0; 16].into(), ..hello(session::ConnectionRole::Operations) };
     assert_eq!(refused(&unknown).errno, Errno::ESTALE.raw() as u32);
     let nowhere = session::Hello { subdirectory: b"not/there".to_vec().into(), ..hello(session::ConnectionRole::Push) };
     assert!(refused(&nowhere).message.contains("not/there"));

@@ -177,9 +177,8 @@ fn read_frames(
                 let reclaim: session::Reclaim = connection.message(&header)?;
                 let reclaimed = reclaimed(session, &reclaim).map_err(Failure::from);
                 let refused = reclaimed.and_then(|reclaimed| engine.reclaim(session, &reclaimed));
-                let reply = refused.map(|refused| session::ReclaimReply {
-                    refused: refused.into_iter().map(InodeId::get).collect(),
-                });
+                let reply = refused
+                    .map(|refused| session::ReclaimReply { refused: refused.into_iter().map(InodeId::get).collect() });
                 if !answer(push, &header, reply) {
                     return Ok(());
                 }

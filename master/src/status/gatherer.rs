@@ -14,9 +14,7 @@ use crate::store::{Store, StoreState};
 use super::health::{Findings, judge};
 use super::master_state::{MasterState, MasterStateExt};
 use super::rates::Rates;
-use super::report::{
-    ChunksAt, Counts, EventRow, MetadataReport, ServerRow, SessionRow, Space, StatusReport,
-};
+use super::report::{ChunksAt, Counts, EventRow, MetadataReport, ServerRow, SessionRow, Space, StatusReport};
 
 /// The store and where it is.
 #[derive(Debug, Clone)]
@@ -71,11 +69,21 @@ impl Gatherer {
         let (metadata, checkpoint_problem) = self.metadata();
         let export_problem = self.exports.problem();
         let default_goal = system.goal;
-        let findings =
-            Findings { summary: &summary, servers: &servers, metadata: &metadata, default_goal, export_problem, checkpoint_problem };
+        let findings = Findings {
+            summary: &summary,
+            servers: &servers,
+            metadata: &metadata,
+            default_goal,
+            export_problem,
+            checkpoint_problem,
+        };
         let verdict = judge(&findings);
         let cluster = self.state.cluster();
-        let at = |(goal, copies, chunks): &(u8, u8, u64)| ChunksAt { goal: (*goal).into(), copies: (*copies).into(), chunks: *chunks };
+        let at = |(goal, copies, chunks): &(u8, u8, u64)| ChunksAt {
+            goal: (*goal).into(),
+            copies: (*copies).into(),
+            chunks: *chunks,
+        };
         StatusReport {
             health: verdict.health,
             summary: verdict.summary,

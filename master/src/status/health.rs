@@ -58,7 +58,10 @@ fn metadata_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
         )),
     }
     if let Some(reason) = &findings.checkpoint_problem {
-        problems.push((Health::Degraded, format!("The last checkpoint of the metadata failed: {reason}; check the master's disk.")));
+        problems.push((
+            Health::Degraded,
+            format!("The last checkpoint of the metadata failed: {reason}; check the master's disk."),
+        ));
     }
     if let Some(reason) = &findings.export_problem {
         problems.push((Health::Degraded, format!("The last scheduled export of the metadata failed: {reason}.")));
@@ -86,7 +89,9 @@ fn chunk_problems(summary: &Summary) -> Vec<(Health, String)> {
         let doing = match (&summary.repairs_wait, summary.repairs_running) {
             (Some(reason), _) => format!("repairs wait: {reason}"),
             (None, 0) => "new ones are made as soon as there is a server to put them on".to_owned(),
-            (None, running) => format!("{} being made", if running == 1 { "1 is".to_owned() } else { format!("{running} are") }),
+            (None, running) => {
+                format!("{} being made", if running == 1 { "1 is".to_owned() } else { format!("{running} are") })
+            }
         };
         problems.push((Health::Degraded, format!("{what} {lack} copies{last}; {doing}.")));
     }
@@ -99,7 +104,9 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     for server in findings.servers {
         let (id, host) = (server.server, &server.host);
         if !server.connected {
-            let since = server.last_heard.map_or("since the master started".to_owned(), |ago| format!("for {}", duration(ago.as_secs())));
+            let since = server
+                .last_heard
+                .map_or("since the master started".to_owned(), |ago| format!("for {}", duration(ago.as_secs())));
             problems.push((
                 Health::Degraded,
                 format!("Chunkserver {id} on {host} is missing {since}; start it, or forget it with `rfs admin forget-server {id}`."),
@@ -113,8 +120,12 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
                 VolumeState::InService => continue,
                 VolumeState::Full => format!("Volume {path} on {host} is full; add space or delete data."),
                 VolumeState::ReadOnly => format!("Volume {path} on {host} is read-only{why}; check the volume."),
-                VolumeState::Stalled => format!("Volume {path} on {host} does not answer{why}; check the paths to its storage."),
-                VolumeState::Out => format!("Volume {path} on {host} is out of service{why}; check the volume and its mount."),
+                VolumeState::Stalled => {
+                    format!("Volume {path} on {host} does not answer{why}; check the paths to its storage.")
+                }
+                VolumeState::Out => {
+                    format!("Volume {path} on {host} is out of service{why}; check the volume and its mount.")
+                }
             };
             problems.push((Health::Degraded, text));
         }
@@ -127,7 +138,10 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
             1 => ("is", Health::Degraded),
             _ => ("are", Health::Degraded),
         };
-        problems.push((health, format!("Only {have} {verb} connected, too few for new files with {want}; start more chunkservers.")));
+        problems.push((
+            health,
+            format!("Only {have} {verb} connected, too few for new files with {want}; start more chunkservers."),
+        ));
     }
     problems
 }
@@ -173,13 +187,20 @@ mod tests {
         assert_eq!(verdict.health, Health::Unavailable);
         assert!(verdict.summary.starts_with("1 chunk has no live copy"), "{}", verdict.summary);
         assert!(verdict.summary.ends_with("(1 problem more)"), "{}", verdict.summary);
-        assert!(verdict.problems[1].starts_with("2 chunks lack copies (2 of them with one copy left)"), "{}", verdict.problems[1]);
+        assert!(
+            verdict.problems[1].starts_with("2 chunks lack copies (2 of them with one copy left)"),
+            "{}",
+            verdict.problems[1]
+        );
         assert_eq!(judged(&Summary::default(), "no space").health, Health::Unavailable);
     }
 
     #[test]
     fn all_well_says_so() {
         let verdict = judged(&Summary { total: 2, ..Summary::default() }, "working");
-        assert_eq!((verdict.health, verdict.summary.as_str()), (Health::Ok, "Everything is well: all 2 chunks have all their copies."));
+        assert_eq!(
+            (verdict.health, verdict.summary.as_str()),
+            (Health::Ok, "Everything is well: all 2 chunks have all their copies.")
+        );
     }
 }

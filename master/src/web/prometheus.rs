@@ -54,7 +54,10 @@ fn render_volumes(text: &mut String, servers: &[ServerRow]) {
         for server in servers {
             for volume in &server.volumes {
                 let (host, path) = (label(&server.host), label(&volume.path));
-                let labels = format!("server=\"{}\",host=\"{host}\",volume=\"{}\",path=\"{path}\"", server.server, volume.volume);
+                let labels = format!(
+                    "server=\"{}\",host=\"{host}\",volume=\"{}\",path=\"{path}\"",
+                    server.server, volume.volume
+                );
                 let _ = writeln!(text, "{name}{{{labels}}} {}", value(volume));
             }
         }
@@ -62,7 +65,9 @@ fn render_volumes(text: &mut String, servers: &[ServerRow]) {
     each(text, "rfs_volume_total_bytes", "Size of a volume.", |volume| volume.total);
     each(text, "rfs_volume_free_bytes", "Free space of a volume above its reserve.", |volume| volume.free);
     each(text, "rfs_volume_chunks", "Chunks on a volume.", |volume| volume.chunks);
-    each(text, "rfs_volume_in_service", "1 if the volume is in service.", |volume| (volume.state == "in service").into());
+    each(text, "rfs_volume_in_service", "1 if the volume is in service.", |volume| {
+        (volume.state == "in service").into()
+    });
 }
 
 /// A label's value: backslash, quote and newline are escaped.
