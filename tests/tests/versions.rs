@@ -14,7 +14,7 @@ fn holders(cluster: &Cluster, path: &std::path::Path) -> Vec<usize> {
     (0..cluster.chunkserver_count())
         .filter(|index| {
             let address = format!("127.0.0.1:{}", cluster.data_port(*index));
-            copies.iter().any(|copy| copy["address"] == Value::from(address.clone()))
+            copies.iter().any(|copy| copy["address"] == address.as_str())
         })
         .collect()
 }
