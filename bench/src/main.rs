@@ -52,7 +52,7 @@ fn main() -> anyhow::Result<()> {
             let folder = place.path.join(format!("round{round}"));
             std::fs::create_dir(&folder).with_context(|| format!("cannot work in {}", place.path.display()))?;
             for figure in workloads::run_all(&folder, sizes).with_context(|| format!("on {}", place.name))? {
-                report.add(&place.name, figure);
+                report.add(&place.name, &figure);
             }
             std::fs::remove_dir_all(&folder)?;
         }

@@ -18,7 +18,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// Adds one round's figure of one place.
-    pub(crate) fn add(&mut self, place: &str, figure: Figure) {
+    pub(crate) fn add(&mut self, place: &str, figure: &Figure) {
         let workload = position(&mut self.workloads, (figure.workload, figure.unit));
         let place = position(&mut self.places, place.to_owned());
         self.figures.entry((workload, place)).or_default().push(figure.value);

@@ -69,9 +69,9 @@ fn metadata(root: &Path, files: usize, threads: usize, names: &Names, figures: &
     let path = |folder: &Path, prefix: &str, number: usize| folder.join(format!("{prefix}{number}"));
     type Step = fn(&Path, &Path) -> anyhow::Result<()>;
     let steps: [(Step, &str, bool); 6] = [
-        (|file, _| Ok(drop(File::create(file)?)), "f", false),
+        (|file, _| File::create(file).map(drop).map_err(Into::into), "f", false),
         (|file, _| Ok(File::create(file)?.write_all(&small(file))?), "f", false),
-        (|file, _| Ok(drop(fs::metadata(file)?)), "f", true),
+        (|file, _| fs::metadata(file).map(|_| ()).map_err(Into::into), "f", true),
         (|file, _| check_small(file), "f", false),
         (|file, to| Ok(fs::rename(file, to)?), "f", false),
         (|_, file| Ok(fs::remove_file(file)?), "f", false),

@@ -87,3 +87,19 @@ impl Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_has_every_setting_with_its_default() {
+        let example = rfs_common::config::uncommented(include_str!("../../deploy/config/chunkserver.toml"));
+        let mut example: toml::Table = example.parse().expect("TOML");
+        example.clone().try_into::<Config>().expect("settings that exist");
+        for without_default in ["master", "data_address", "host", "run_dir"] {
+            assert!(example.remove(without_default).is_some(), "{without_default} is not shown");
+        }
+        assert_eq!(example, toml::Table::try_from(Config::default()).expect("as TOML"));
+    }
+}

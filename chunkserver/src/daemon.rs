@@ -47,8 +47,14 @@ impl Daemon {
         random: &dyn Random,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Daemon> {
-        ensure!(!config.data.is_empty(), "no volume is named; give --data DIR for each, after `chunkserver init DIR`");
-        let master = config.master.clone().context("no master is named; give --master HOST[:PORT]")?;
+        ensure!(
+            !config.data.is_empty(),
+            "no volume is named; give --data DIR for each after `chunkserver init DIR`, or `data` in the file of --config"
+        );
+        let master = config
+            .master
+            .clone()
+            .context("no master is named; give --master HOST[:PORT], or `master` in the file of --config")?;
         let (bad_sender, bad_copies) = mpsc::channel(BAD_COPIES_MAX);
         let counters = Arc::new(Counters::default());
         let around = Surroundings {
@@ -107,13 +113,17 @@ impl Daemon {
 fn listen(config: &Config) -> anyhow::Result<TcpListener> {
     let addresses = config.listen.resolve(CHUNKSERVER_DATA_PORT)?;
     TcpListener::bind(&addresses[..]).with_context(|| {
-        format!("cannot listen on {}; is another chunkserver running there? Set `listen` to another port, or 0 for a free one", config.listen)
+        format!("cannot listen on {}: another program has the port, or this machine has no such address (`listen` sets another one)", config.listen)
     })
 }
 
-/// A daemon of which no folder has an identity has nothing to wait for: it was not set up.
+/// A daemon of which no folder has an identity has nothing to wait for: it was not set up. One whose volumes another process
+/// has would take that one's place at the master, without a volume to serve.
 fn check_any(volumes: &Volumes) -> anyhow::Result<()> {
-    if !volumes.in_use().is_empty() || volumes.slots().iter().any(|slot| slot.identity().is_some()) {
+    let slots = volumes.slots();
+    let may_come =
+        slots.iter().any(|slot| slot.identity().is_some()) && !slots.iter().any(|slot| slot.is_held_by_another());
+    if !volumes.in_use().is_empty() || may_come {
         return Ok(());
     }
     let mut reasons = String::new();

@@ -485,6 +485,10 @@ fn refusals_end_the_daemon_with_words() {
     let start = |config: &Config| {
         Daemon::start(config, &SystemClock::shared(), &SystemRandom, &Shutdown::new()).unwrap_err().to_string()
     };
+    server.start();
+    let words = start(&server.config);
+    assert!(words.contains("in use by process"), "a second daemon on its volume: {words}");
+    server.stop();
     let empty = tempfile::tempdir().unwrap();
     let words = start(&Config { data: vec![empty.path().to_owned()], ..server.config.clone() });
     assert!(words.contains("is not a volume") && words.contains("chunkserver init"), "{words}");

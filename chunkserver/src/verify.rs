@@ -109,7 +109,7 @@ fn check(chunk: ChunkId, path: &Path, found: &mut Verified) -> anyhow::Result<()
     match copy.mismatches() {
         Ok(leaves) if leaves.is_empty() => {}
         Ok(leaves) => {
-            problems.push(format!("{} of its leaves do not match their hashes: {}", leaves.len(), first_few(&leaves)))
+            problems.push(format!("{} of its leaves do not match their hashes: {}", leaves.len(), first_few(&leaves)));
         }
         Err(fault) => return Err(anyhow!(fault).context(format!("{} cannot be read", path.display()))),
     }

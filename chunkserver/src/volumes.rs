@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rfs_common::background;
 use rfs_common::clock::Monotonic;
+use rfs_common::folder_lock::FolderLockError;
 use rfs_common::ids::{ClusterId, ServerId, VolumeId};
 use rfs_common::shutdown::Shutdown;
 
@@ -34,6 +35,8 @@ pub struct Slot {
     /// How often the volume was opened; each time the master needs its inventory anew.
     openings: AtomicU64,
     tried: AtomicBool,
+    /// Another process had it when it was last tried.
+    held_by_another: AtomicBool,
     failed_before: AtomicBool,
 }
 
@@ -79,6 +82,7 @@ impl Volumes {
                 current: RwLock::new(Current::Out { reason: "it is being opened".to_owned(), identity: None }),
                 openings: AtomicU64::new(0),
                 tried: AtomicBool::new(false),
+                held_by_another: AtomicBool::new(false),
                 failed_before: AtomicBool::new(false),
             })
         };
@@ -204,6 +208,11 @@ impl Slot {
         self.openings.load(Ordering::Acquire)
     }
 
+    /// Whether another process had its lock when it was last tried.
+    pub fn is_held_by_another(&self) -> bool {
+        self.held_by_another.load(Ordering::Acquire)
+    }
+
     fn set(&self, current: Current) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
     }
@@ -246,6 +255,8 @@ impl Shared {
             let failed_before = slot.failed_before.load(Ordering::Acquire);
             Volume::open(&slot.folder, Expected { owner: Some(owner), failed_before }, &self.around)
         });
+        let held = matches!(&opened, Err(Refusal::Locked { source: FolderLockError::Held { .. }, .. }));
+        slot.held_by_another.store(held, Ordering::Release);
         match opened {
             Ok(volume) => {
                 last_reason.clear();

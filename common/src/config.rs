@@ -116,6 +116,17 @@ pub fn default_toml<T: Default + Serialize>() -> Result<String, ConfigError> {
     toml::to_string(&T::default()).map_err(ConfigError::Defaults)
 }
 
+/// The settings of an example configuration, in which each key stands commented out (`#key = value`, without a space) with
+/// its default; `# ` begins words for people. A daemon's tests compare it with the real defaults.
+pub fn uncommented(example: &str) -> String {
+    let is_setting = |rest: &str| rest.starts_with(|first: char| first.is_ascii_lowercase() || first == '[');
+    let line = |line| match str::strip_prefix(line, "#") {
+        Some(rest) if is_setting(rest) => rest,
+        _ => line,
+    };
+    example.lines().map(line).fold(String::new(), |text, line| text + line + "\n")
+}
+
 /// Reads an override of the command line, `key.path=value`; fit for clap's `value_parser`.
 pub fn parse_override(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -241,10 +252,21 @@ fn blame<T: DeserializeOwned>(defaults: &Table, settings: &[Setting], error: &to
             let nearest = nearest_key(defaults, &setting.path);
             return ConfigError::UnknownKey { origin, key, nearest };
         }
-        let reason = error.message().to_owned();
+        let reason = in_words(error.message());
         return ConfigError::BadValue { origin, key, value: value.to_string(), reason };
     }
     ConfigError::Contradiction(error.message().to_owned())
+}
+
+/// What serde says, without the names of Rust's types.
+fn in_words(message: &str) -> String {
+    let number =
+        ["usize", "u64", "u32", "u16", "u8"].iter().find_map(|name| message.strip_suffix(&format!("expected {name}")));
+    match (number, message.strip_suffix("expected a boolean")) {
+        (Some(start), _) => format!("{start}expected a whole number that is not negative"),
+        (None, Some(start)) => format!("{start}expected true or false"),
+        (None, None) => message.to_owned(),
+    }
 }
 
 /// Refuses a setting of which the configuration took nothing, or not all.

@@ -67,7 +67,8 @@ impl FolderLock {
             Err(errno) => return Err(failed(errno.into())),
         }
         let pid = format!("{}\n", std::process::id());
-        file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(failed)?;
+        // Never empty in between: on a full disk the block of the file would be lost to others.
+        file.write_all(pid.as_bytes()).and_then(|()| file.set_len(pid.len() as u64)).map_err(failed)?;
         Ok(FolderLock { _file: file, folder: folder.to_owned() })
     }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
@@ -63,8 +64,8 @@ pub enum LoggingError {
     BadLevel {
         /// What was written.
         level: String,
-        /// What is wrong with it.
-        source: tracing_subscriber::filter::ParseError,
+        /// What is wrong with it, if the filter itself does not take it.
+        source: Option<tracing_subscriber::filter::ParseError>,
     },
     /// The file cannot be opened.
     #[error("cannot open the log file {path}; check that its folder exists and may be written", path = path.display())]
@@ -92,7 +93,13 @@ pub fn init(arguments: &LogArguments) -> Result<(), LoggingError> {
 }
 
 fn parse_level(level: &str) -> Result<EnvFilter, LoggingError> {
-    EnvFilter::try_new(level).map_err(|source| LoggingError::BadLevel { level: level.to_owned(), source })
+    let bad = |source| LoggingError::BadLevel { level: level.to_owned(), source };
+    // The filter would take any word for a part of the program of which everything is logged, and log nothing else.
+    let is_level = |part: &str| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok();
+    if !level.split(',').all(is_level) {
+        return Err(bad(None));
+    }
+    EnvFilter::try_new(level).map_err(|source| bad(Some(source)))
 }
 
 fn open_log(path: &Path) -> Result<File, LoggingError> {
@@ -246,6 +253,8 @@ mod tests {
 
     #[test]
     fn mistakes_are_explained() {
+        assert!(parse_level("info,rfs=debug").is_ok() && parse_level("off").is_ok());
+        assert!(parse_level("noisy").is_err(), "it would silence everything else");
         let message = parse_level("rfs=loud").unwrap_err().to_string();
         assert!(message.starts_with("\"rfs=loud\" is not a log level; write error"), "{message}");
         let message = open_log(Path::new("/nonexistent/log")).unwrap_err().to_string();

@@ -86,8 +86,8 @@ impl Default for ListenConfig {
         ListenConfig {
             clients: Endpoint::new("0.0.0.0", CLIENT_TO_MASTER_PORT),
             cluster: Endpoint::new("0.0.0.0", CHUNKSERVER_TO_MASTER_PORT),
-            web: Endpoint::new("127.0.0.1", WEB_PORT),
-            metrics: Endpoint::new("127.0.0.1", METRICS_PORT),
+            web: Endpoint::new("0.0.0.0", WEB_PORT),
+            metrics: Endpoint::new("0.0.0.0", METRICS_PORT),
         }
     }
 }
@@ -202,6 +202,13 @@ mod tests {
         let config: MasterConfig =
             rfs_common::config::load(None, ENVIRONMENT_PREFIX, [], &overrides).expect("settings");
         assert_eq!((config.listen.clients.port(), config.copies_min), (Some(0), 1));
+    }
+
+    #[test]
+    fn the_example_has_every_setting_with_its_default() {
+        let example = rfs_common::config::uncommented(include_str!("../../deploy/config/mfs-master.toml"));
+        let example: toml::Table = example.parse().expect("TOML");
+        assert_eq!(example, toml::Table::try_from(MasterConfig::default()).expect("as TOML"));
     }
 
     #[test]

@@ -90,7 +90,13 @@ fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> any
     start_services(&runtime, &engine, &gatherer, (cluster_socket, web, metrics), shutdown)?;
     let sessions = SessionServer::start(clients, Arc::clone(&engine), config.listener_config(), announced)
         .context("cannot serve clients")?;
-    write_addresses(&config.data, &addresses)?;
+    if let Err(error) = write_addresses(&config.data, &addresses) {
+        // A full disk, most likely; the ports are usually known without it.
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "no {ADDRESSES_FILE}: programs that look there do not find this master"
+        );
+    }
     tracing::info!(
         %cluster, data = %config.data.display(), clients = %addresses.clients, chunkservers = %addresses.cluster,
         page = %addresses.web, metrics = %addresses.metrics, "the master serves"
@@ -211,7 +217,10 @@ fn bind(endpoint: &Endpoint, default_port: u16, setting: &str) -> anyhow::Result
     let resolved =
         endpoint.resolve(default_port).with_context(|| format!("cannot listen on {endpoint} ({setting})"))?;
     TcpListener::bind(&resolved[..]).with_context(|| {
-        format!("cannot listen on {endpoint}; is another program there? ({setting} sets another address)")
+        format!(
+            "cannot listen on {endpoint}: another program has the port, or this machine has no such address ({setting} sets \
+             another one)"
+        )
     })
 }
 

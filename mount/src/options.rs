@@ -462,7 +462,8 @@ macro_rules! distrusted {
 /// All options after `-o`, in the order of the help text.
 const OPTIONS: &[OptionEntry] = &[
     setting!("port", "PORT", "The master's port for clients, instead of one in MASTER:PORT (9421)", port, |value| {
-        read(value).map(Some)
+        let port = value.parse().ok().filter(|port| *port != 0);
+        port.map(Some).ok_or_else(|| format!("{value:?} is not a port; write a number from 1 to 65535"))
     }),
     setting!("cluster", "UUID", "Refuse to mount if the master belongs to another cluster", cluster, |value| read(
         value

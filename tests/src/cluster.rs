@@ -486,6 +486,7 @@ impl Drop for Cluster {
 
 impl Cluster {
     /// The ends of all logs, for the report of a failed test.
+    #[allow(clippy::print_stderr, reason = "the report of a failed test")]
     fn show_logs(&self) {
         eprintln!("The cluster's folder is kept: {}", self.folder.display());
         let mut logs: Vec<PathBuf> =

@@ -160,7 +160,7 @@ fn strangers_on_the_ports_do_no_harm() {
             match stream.read_to_end(&mut answer) {
                 Ok(_) => {}
                 Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "port {port} keeps a stranger: {error}")
+                    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "port {port} keeps a stranger: {error}");
                 }
             }
         }

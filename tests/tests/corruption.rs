@@ -42,8 +42,7 @@ fn damaged_copies_are_healed(damage: impl Fn(&Path)) {
         cluster.chunk_files(victim).into_iter().map(|file| (file.clone(), fs::read(&file).expect("read"))).collect();
     let after = verify(cluster.chunkserver_folder(victim));
     let said = String::from_utf8_lossy(&after.stdout).into_owned() + &String::from_utf8_lossy(&after.stderr);
-    println!("{said}");
-    assert_eq!(after.status.code(), Some(1), "chunkserver verify finds it");
+    assert_eq!(after.status.code(), Some(1), "chunkserver verify finds it: {said}");
     cluster.start_chunkserver(victim).expect("started again");
     cluster.wait_for_volumes(3).expect("back");
     // Whichever copy a client happens to choose, what it reads is right. They choose differently, so that one of them

@@ -12,11 +12,11 @@ use rfs_tests::cluster::Cluster;
 
 const KILLS: usize = 6;
 
+/// What one thread does until it is told that the last master has died.
+type Work<'a, T> = Box<dyn FnOnce(&AtomicBool) -> T + Send + 'a>;
+
 /// Runs each of `works` in a thread of its own until the master has died [`KILLS`] times; each gives what it did.
-fn while_the_master_dies<T: Send>(
-    cluster: &mut Cluster,
-    works: Vec<Box<dyn FnOnce(&AtomicBool) -> T + Send + '_>>,
-) -> Vec<T> {
+fn while_the_master_dies<T: Send>(cluster: &mut Cluster, works: Vec<Work<'_, T>>) -> Vec<T> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let threads: Vec<_> = works.into_iter().map(|work| scope.spawn(|| work(&done))).collect();
@@ -69,7 +69,7 @@ fn nothing_is_lost_and_nothing_runs_twice() {
     let mut cluster = Cluster::start().expect("a cluster");
     let (first, second) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
     let (a, b) = (first.path().to_owned(), second.path().to_owned());
-    let works: Vec<Box<dyn FnOnce(&AtomicBool) -> usize + Send>> = vec![
+    let works: Vec<Work<usize>> = vec![
         Box::new(|done| busy(&a.join("one"), done)),
         Box::new(|done| busy(&b.join("two"), done)),
         Box::new(|done| append(&a.join("log-one"), done)),

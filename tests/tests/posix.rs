@@ -10,8 +10,9 @@ use rfs_tests::conformance::compare_random_operations;
 const OPERATIONS: usize = 1500;
 const ROUNDS: u64 = 3;
 
+#[allow(clippy::print_stdout, reason = "a failed run is repeated with the seed it printed")]
 fn rounds(cluster: &Cluster, roots: &[PathBuf]) {
-    for round in 0..ROUNDS {
+    for _ in 0..ROUNDS {
         let seed = std::env::var("RFS_TEST_SEED")
             .ok()
             .and_then(|text| text.parse().ok())

@@ -16,7 +16,7 @@ fn holders(cluster: &Cluster, path: &std::path::Path) -> Vec<usize> {
         .filter(|index| {
             let address = format!("127.0.0.1:{}", cluster.data_port(*index));
             let good = |copy: &&Value| copy["state"] == "current" || copy["state"] == "being written";
-            copies.iter().filter(good).any(|copy| copy["address"] == Value::from(address.clone()))
+            copies.iter().filter(good).any(|copy| copy["address"] == address.as_str())
         })
         .collect()
 }

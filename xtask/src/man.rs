@@ -21,7 +21,11 @@ fn write(folder: &Path, section: u8, mut command: Command) -> anyhow::Result<()>
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let name = command.get_name().to_owned();
     let mut page = Vec::new();
-    clap_mangen::Man::new(command.clone()).section(section.to_string()).source("rfs").manual("rfs manual").render(&mut page)?;
+    clap_mangen::Man::new(command.clone())
+        .section(section.to_string())
+        .source("rfs")
+        .manual("rfs manual")
+        .render(&mut page)?;
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         let man = clap_mangen::Man::new(sub.clone());
         page.extend_from_slice(format!(".SH {} {}\n", name.to_uppercase(), sub.get_name().to_uppercase()).as_bytes());

@@ -76,6 +76,7 @@ impl Served {
         let hello: Hello = self.connection.message(header)?;
         match self.check_hello(&hello) {
             Ok(own) => {
+                self.connection.stream().tcp().set_read_timeout(None)?;
                 self.own = Some(own);
                 self.volume = hello.volume;
                 let reply = HelloReply {

@@ -18,6 +18,8 @@ use super::connection::{Served, Shared};
 
 /// How long a peer may take to accept an answer before its connection is given up.
 const SEND_LIMIT: Duration = Duration::from_secs(30);
+/// How long a stranger may take to say hello before its connection is given up.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// A data port in service.
@@ -120,6 +122,8 @@ impl Inner {
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(SEND_LIMIT))?;
+        // Until the hello; afterwards a connection may be idle for as long as its client likes.
+        stream.set_read_timeout(Some(HELLO_LIMIT))?;
         rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let handle = stream.try_clone()?;

@@ -140,7 +140,7 @@ impl Volume {
         match running::mark_clean(&self.folder, &self.ground) {
             Ok(()) => tracing::info!(volume = %self.id(), folder = %self.folder.display(), "volume closed cleanly"),
             Err(error) => {
-                tracing::warn!(volume = %self.id(), error = %identity::with_sources(&error), "volume not marked as clean")
+                tracing::warn!(volume = %self.id(), error = %identity::with_sources(&error), "volume not marked as clean");
             }
         }
     }

@@ -90,7 +90,7 @@ pub(super) fn load(
         let failure = transaction.failure().map_or_else(|| format!("{errno}"), ToString::to_string);
         OpenError::Unreadable(failure)
     })?;
-    storage.commit(&transaction.into_changes()).map_err(|refused| OpenError::Unwritable(refused.message))?;
+    storage.commit_start(&transaction.into_changes()).map_err(|refused| OpenError::Unwritable(refused.message))?;
     Ok(loaded)
 }
 

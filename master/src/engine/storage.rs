@@ -20,6 +20,14 @@ pub trait Storage: Send + Sync {
     /// [`Refused`]: nothing has changed and nothing will.
     fn commit(&self, changes: &[Change]) -> Result<LogPosition, Refused>;
 
+    /// The same for what the start of a master has to note, which a full disk must not prevent.
+    ///
+    /// # Errors
+    /// As above.
+    fn commit_start(&self, changes: &[Change]) -> Result<LogPosition, Refused> {
+        self.commit(changes)
+    }
+
     /// Waits until everything up to this position survives a power cut.
     ///
     /// # Errors
@@ -57,6 +65,10 @@ impl Storage for Store {
 
     fn commit(&self, changes: &[Change]) -> Result<LogPosition, Refused> {
         Ok(Store::commit(self, changes)?)
+    }
+
+    fn commit_start(&self, changes: &[Change]) -> Result<LogPosition, Refused> {
+        Ok(Store::commit_from_reserve(self, changes)?)
     }
 
     fn wait_durable(&self, position: LogPosition) -> Result<(), Refused> {

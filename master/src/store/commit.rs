@@ -85,6 +85,32 @@ impl Core {
         }
     }
 
+    /// A commit that may use the reserve, for the few records without which a master cannot start on a full disk.
+    pub(crate) fn commit_from_reserve(&self, changes: &[Change]) -> Result<u64, CommitError> {
+        self.check_sizes(changes)?;
+        if changes.is_empty() {
+            return Ok(self.log.position());
+        }
+        // Nobody else claims space meanwhile.
+        let reserve = locked(&self.reserve);
+        let failed = |error: std::io::Error| match is_no_space(&error) {
+            true => CommitError::NoSpace,
+            false => CommitError::Failed(format!("claiming disk space in {} failed: {error}", self.folder.display())),
+        };
+        let position = match self.try_commit(changes)? {
+            Some(position) => position,
+            None => {
+                self.space_low.store(true, Ordering::Release);
+                reserve.make_room(0, self.sizes.segment_bytes).and_then(|_| self.log.prepare()).map_err(failed)?;
+                self.try_commit(changes)?.ok_or(CommitError::NoSpace)?
+            }
+        };
+        drop(reserve);
+        self.space_wakeup.ring();
+        self.wake_threads();
+        Ok(position)
+    }
+
     fn check_sizes(&self, changes: &[Change]) -> Result<(), CommitError> {
         let too_large = |bytes: usize, bytes_max: u64| CommitError::TooLarge { bytes: bytes as u64, bytes_max };
         let mut record_bytes = RECORD_HEAD_BYTES;

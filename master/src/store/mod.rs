@@ -337,6 +337,11 @@ impl Store {
         self.core.commit(changes).map(LogPosition::new)
     }
 
+    /// The same for what a start needs to note: on a full disk it takes its space from the reserve.
+    pub fn commit_from_reserve(&self, changes: &[Change]) -> Result<LogPosition, CommitError> {
+        self.core.commit_from_reserve(changes).map(LogPosition::new)
+    }
+
     /// Waits until everything up to this position survives a power cut. Many callers share one sync.
     pub fn wait_durable(&self, position: LogPosition) -> Result<(), CommitError> {
         self.core.log.sync(position.get()).map_err(CommitError::Failed)

@@ -418,7 +418,7 @@ fn who_cannot_connect_is_told_why() {
     let nowhere = rfs_common::endpoint::Endpoint::new("no-such-host.invalid", 1);
     assert!(matches!(connect(nowhere), Err(ConnectError::Unresolved(_))));
     let master = FakeMaster::start();
-    let mut options = SessionOptions::new(master.endpoint.clone(), SystemClock::shared());
+    let mut options = SessionOptions::new(master.endpoint, SystemClock::shared());
     options.cluster = Some(rfs_common::ids::ClusterId::new(5));
     assert!(matches!(Session::connect(options), Err(ConnectError::WrongCluster { .. })));
 }

@@ -25,6 +25,17 @@ fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
     Endpoint::parse(text, CLIENT_TO_MASTER_PORT).map_err(|error| error.to_string())
 }
 
+fn parse_goal(text: &str) -> Result<u8, String> {
+    text.parse()
+        .ok()
+        .filter(|goal| (1..=9).contains(goal))
+        .ok_or_else(|| "a goal is a number of copies in 1..=9".to_owned())
+}
+
+fn parse_count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "write a whole number".to_owned())
+}
+
 /// What `rfs` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -44,7 +55,7 @@ pub enum Command {
     Getgoal(PathsArguments),
     /// Sets the goal of files and folders.
     Setgoal(SetgoalArguments),
-    /// Metadata: export, restore, checkpoint.
+    /// Administration: export, restore and fold the metadata, forget a chunkserver.
     Admin(AdminArguments),
     /// Starts a whole cluster on this machine in the background and mounts it; or ends it.
     Quickstart(QuickstartArguments),
@@ -62,7 +73,7 @@ pub struct StatusArguments {
 #[derive(Debug, Args)]
 pub struct EventsArguments {
     /// How many, newest last.
-    #[arg(long, short = 'n', default_value_t = 20)]
+    #[arg(long, short = 'n', default_value_t = 20, value_parser = parse_count)]
     pub limit: u32,
 }
 
@@ -81,7 +92,7 @@ pub struct PathsArguments {
 #[derive(Debug, Args)]
 pub struct SetgoalArguments {
     /// How many copies, 1 to 9.
-    #[arg(value_parser = clap::value_parser!(u8).range(1..=9))]
+    #[arg(value_parser = parse_goal)]
     pub goal: u8,
     /// What to set it on.
     #[command(flatten)]
@@ -136,7 +147,7 @@ pub struct QuickstartArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub chunkservers: Option<u16>,
     /// Copies to keep of each chunk [default: 2, or 1 with one chunkserver].
-    #[arg(long, value_name = "G", value_parser = clap::value_parser!(u8).range(1..=9))]
+    #[arg(long, value_name = "G", value_parser = parse_goal)]
     pub goal: Option<u8>,
     /// Folder for the master's metadata; made if it is not there [default: DIR/master].
     #[arg(long, value_name = "DIR")]

@@ -59,7 +59,7 @@ pub(super) fn setgoal(
         let last = follow(&mut link, request, form).with_context(|| format!("{}", path.display()))?;
         match form {
             Form::Programs => {
-                documents.push(json!({ "path": path.to_string_lossy(), "changed": last.changed, "seen": last.seen }))
+                documents.push(json!({ "path": path.to_string_lossy(), "changed": last.changed, "seen": last.seen }));
             }
             Form::People => print_text(&format!(
                 "{}: goal {} ({} of {} changed)",
