@@ -59,6 +59,15 @@ pub struct BadCopy {
 }
 
 /// Where bad copies are reported. Full: the report is dropped, since the next use of the copy reports it again.
+/// A file on the volume, as an inventory lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// A copy.
+    Copy(Held),
+    /// A file that is named as a chunk and whose header cannot be read.
+    Unreadable,
+}
+
 pub type BadCopies = mpsc::Sender<BadCopy>;
 
 /// What has been done since the start.
@@ -287,7 +296,7 @@ impl Volume {
             self.check_writable()?;
             let copy = {
                 let (copy, _pass) = self.enter(chunk, self.settings.sync_deadline)?;
-                copy.raise(from, to)?;
+                copy.raise(from, to, of)?;
                 copy
             };
             self.sync_copy(&copy)?;
@@ -392,13 +401,21 @@ impl Volume {
         Ok(self.copy(chunk)?.held())
     }
 
-    /// Every copy, as the master is told.
-    pub fn inventory(&self) -> Vec<(ChunkId, Held)> {
-        let entries = self.table().entries();
-        entries.into_iter().map(|(chunk, held, copy)| (chunk, copy.map_or(held, |copy| copy.held()))).collect()
+    /// Every file, as the master is told.
+    pub fn inventory(&self) -> Vec<(ChunkId, Listed)> {
+        // One look at both: a file that is found damaged meanwhile must not be missing from either.
+        let (entries, unreadable) = {
+            let table = self.table();
+            (table.entries(), table.damaged())
+        };
+        let copies = entries.into_iter().map(|(chunk, held, copy)| {
+            let held = copy.map_or(held, |copy| copy.held());
+            (chunk, Listed::Copy(held))
+        });
+        copies.chain(unreadable.into_iter().map(|(chunk, _)| (chunk, Listed::Unreadable))).collect()
     }
 
-    /// Reports every file that is no copy.
+    /// Tells the master why files are no copies. That they are there stands in the inventory.
     pub fn report_damaged(&self) {
         let damaged = self.table().damaged();
         for (chunk, reason) in damaged {
@@ -613,7 +630,10 @@ impl Volume {
     /// Draws the consequences of a failure.
     pub(super) fn note(&self, chunk: ChunkId, version: ChunkVersion, fault: &Fault) {
         match fault {
-            Fault::BadCopy { reason } => self.report_bad(chunk, version.get(), reason.clone()),
+            Fault::BadCopy { reason } => {
+                let unreadable = matches!(self.table().find(chunk), Known::Damaged(_));
+                self.report_bad(chunk, if unreadable { 0 } else { version.get() }, reason.clone());
+            }
             Fault::Io { operation, errno } => {
                 let reason = format!("could not {operation}: {errno}");
                 tracing::warn!(volume = %self.id(), %chunk, reason, "I/O failed");

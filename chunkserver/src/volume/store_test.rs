@@ -72,7 +72,11 @@ fn read(volume: &Volume, id: u64, number: u32) -> Result<Vec<u8>, Fault> {
 }
 
 fn held(volume: &Volume) -> Vec<(u64, Held)> {
-    let mut all: Vec<_> = volume.inventory().into_iter().map(|(chunk, held)| (chunk.get(), held)).collect();
+    let copy = |(chunk, listed): (ChunkId, Listed)| match listed {
+        Listed::Copy(held) => Some((chunk.get(), held)),
+        Listed::Unreadable => None,
+    };
+    let mut all: Vec<_> = volume.inventory().into_iter().filter_map(copy).collect();
     all.sort_by_key(|(chunk, _)| *chunk);
     all
 }
@@ -221,8 +225,11 @@ fn damaged_files_are_reported_and_can_be_deleted() {
     assert_eq!((report.chunk, report.version), (chunk(1), 0));
     assert!(report.reason.contains("magic"), "{}", report.reason);
     assert!(matches!(read(&volume, 1, 1), Err(Fault::BadCopy { .. })));
+    assert_eq!(bad.try_recv().unwrap().version, 0, "the version asked for says nothing about the file");
     assert_eq!(volume.chunk_count(), 0);
+    assert_eq!(volume.inventory(), [(chunk(1), Listed::Unreadable)]);
     volume.delete(chunk(1), 0).unwrap();
+    assert!(volume.inventory().is_empty());
     assert_eq!(read(&volume, 1, 1), Err(Fault::NoChunk));
 }
 

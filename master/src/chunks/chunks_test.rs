@@ -46,7 +46,7 @@ fn connect(chunks: &mut Chunks, server: u64, copies: &[Held]) {
 }
 
 fn held(chunk: u64, version: u32) -> Held {
-    Held { chunk: ChunkId::new(chunk), version: ChunkVersion::new(version), open: false, suspect: false }
+    Held { chunk: ChunkId::new(chunk), version: ChunkVersion::new(version), open: false, suspect: false, unreadable: version == 0 }
 }
 
 fn info(version: u32, granted: u32, goal: Goal) -> ChunkInfo {
@@ -212,4 +212,65 @@ fn copies_stay_apart_as_far_as_there_are_machines() {
     let refused = chunks.choose_new(Goal::TWO, &[]).unwrap_err();
     assert_eq!((refused.found, refused.needed, refused.full), (1, 2, 0));
     assert_eq!(chunks.choose_new(Goal::ONE, &[]).unwrap().len(), 1);
+}
+
+/// The orders to delete of a server, carried out.
+fn deletions(chunks: &mut Chunks, server: u64) -> Vec<u32> {
+    let commands = chunks.take_commands(ServerId::new(server), StreamId(server));
+    let mut versions = Vec::new();
+    for command in commands {
+        let Order::Delete { version, .. } = command.order else { continue };
+        versions.push(version.get());
+        let result = CommandResult {
+            command: command.id,
+            done: true,
+            errno: 0,
+            message: String::new(),
+            version: ChunkVersion::new(0),
+            length: 0,
+        };
+        chunks.command_result(chunks.now, ServerId::new(server), StreamId(server), &result);
+    }
+    versions
+}
+
+#[test]
+fn an_unreadable_file_is_deleted_once_others_are_good_whenever_it_is_told_of() {
+    let unreadable = CopyFault::Found("no magic".to_owned());
+    let zero = ChunkVersion::new(0);
+    for told in ["in the inventory", "before the inventory", "after the inventory"] {
+        // No repair before the second good copy is there.
+        let delay = Duration::from_secs(100);
+        let mut chunks = table(ChunksConfig { last_copy_delay: delay, repair_delay: delay, ..ChunksConfig::default() });
+        chunks.load(ChunkId::new(1), info(3, 3, Goal::TWO));
+        connect(&mut chunks, 1, &[held(1, 3)]);
+        let stream = StreamId(3);
+        let (server, volume) = (ServerId::new(3), VolumeId::new(30));
+        let now = chunks.now;
+        chunks.register(now, registration(3, vec![report(30, "")]), stream, Signal::default()).unwrap();
+        let listed = if told == "after the inventory" { held(1, 3) } else { held(1, 0) };
+        if told == "before the inventory" {
+            chunks.bad_copy(volume, ChunkId::new(1), zero, &unreadable);
+        }
+        chunks.inventory(now, server, stream, volume, &[listed], WHOLE);
+        if told == "after the inventory" {
+            chunks.bad_copy(volume, ChunkId::new(1), zero, &unreadable);
+        }
+        assert_eq!(chunks.places(ChunkId::new(1)).len(), 1, "{told}");
+        connect(&mut chunks, 2, &[held(1, 3)]);
+        pass(&mut chunks, 1, &[1, 2, 3]);
+        assert_eq!(deletions(&mut chunks, 3), [0], "{told}");
+        assert_eq!(chunks.copies(ChunkId::new(1)).len(), 2, "{told}");
+    }
+}
+
+#[test]
+fn an_unreadable_file_of_a_freed_chunk_is_deleted_before_the_chunk_is_forgotten() {
+    let mut chunks = table(ChunksConfig::default());
+    chunks.load_freed(ChunkId::new(1));
+    connect(&mut chunks, 1, &[held(1, 0)]);
+    assert!(chunks.removed_everywhere().is_empty());
+    pass(&mut chunks, 1, &[1]);
+    assert_eq!(deletions(&mut chunks, 1), [0]);
+    assert_eq!(chunks.removed_everywhere(), [ChunkId::new(1)]);
 }

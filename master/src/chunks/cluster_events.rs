@@ -165,10 +165,14 @@ impl Chunks {
             self.orphans.entry((slot, held.chunk)).or_insert(unknown).version = version;
         } else {
             self.orphans.remove(&(slot, held.chunk));
+        let newly_unreadable = held.unreadable && !(copy.version == 0 && copy.flags.has(CopyFlags::BAD));
         }
         self.servers.add_chunk(slot, held.chunk);
         self.refresh(held.chunk);
     }
+        if held.unreadable {
+            copy.flags.set(CopyFlags::BAD);
+        }
 
     /// Everything that was not named is not there; what is there counts.
     fn end_inventory(&mut self, slot: u16) {
@@ -182,6 +186,17 @@ impl Chunks {
             if !copy.is_some_and(|copy| copy.flags.has(CopyFlags::GRANTED)) {
                 self.drop_copy(slot, chunk);
             }
+        if newly_unreadable {
+            self.notice_unreadable(slot, held.chunk);
+        }
+    }
+
+    fn notice_unreadable(&mut self, slot: u16, chunk: ChunkId) {
+        let volume = self.servers.volume(slot);
+        let what =
+            format!("the file of chunk {chunk} on {} of chunkserver {} is unreadable", volume.report.path, volume.server);
+        let then = "another copy replaces it where there is one; the chunkserver's log says what is wrong with it";
+        self.notice(Severity::Warning, format!("{what}: {then}"));
         }
         let of_volume = self.orphans.range((slot, ChunkId::new(0))..=(slot, ChunkId::new(u64::MAX)));
         let gone: Vec<(u16, ChunkId)> = of_volume.map(|(key, _)| *key).filter(|key| !seen.contains(&key.1)).collect();
@@ -332,7 +347,8 @@ impl Chunks {
         }
     }
 
-    /// A copy turned out to be bad. A reader's word takes it out of use only if there is another good copy.
+    /// A copy turned out to be bad. A reader's word takes it out of use only if there is another good copy. Version 0 in its
+    /// chunkserver's words: not even the file's header can be read.
     pub fn bad_copy(&mut self, volume: VolumeId, chunk: ChunkId, version: ChunkVersion, fault: &CopyFault) {
         let Some(slot) = self.servers.slot(volume) else { return };
         let Some(entry) = self.entries.get(&chunk) else { return };
@@ -349,6 +365,9 @@ impl Chunks {
         let path = self.servers.volume(slot).report.path.clone();
         let server = self.servers.volume(slot).server;
         if let Some(copy) = self.entries.get_mut(&chunk).and_then(|entry| entry.copy_on_mut(slot)) {
+        if version.get() == 0 && matches!(fault, CopyFault::Found(_)) {
+            return self.hold(slot, &Held { chunk, version, open: false, suspect: false, unreadable: true });
+        }
             copy.flags.set(CopyFlags::BAD);
         }
         let what =

@@ -98,7 +98,7 @@ impl Chunks {
     pub fn order_raise(&mut self, chunk: ChunkId, from: ChunkVersion, to: ChunkVersion, places: &[Place]) -> OrderId {
         let order = self.orders.begin_order();
         for place in places {
-            let command = Order::Raise { volume: place.volume, chunk, from, to };
+            let command = Order::Raise { volume: place.volume, chunk, from, to, of };
             let deadline = self.config.order_deadline;
             self.issue_for(order, place, chunk, Purpose::Raise { order }, command, deadline);
         }
@@ -280,8 +280,12 @@ impl Chunks {
             Purpose::Delete => {
                 if let Some(copy) = self.entries.get_mut(&pending.chunk).and_then(|e| e.copy_on_mut(pending.slot)) {
                     copy.flags.clear(CopyFlags::DELETING);
-                    // A damaged file has no version any more: it is deleted as version 0.
-                    if version != 0 || copy.flags.has(CopyFlags::BAD) {
+                    if version != 0 && copy.version == 0 {
+                        // It was unreadable, and is a copy again.
+                        copy.flags.clear(CopyFlags::BAD);
+                    }
+                    // With 0 the result says nothing about the version; a file that is unreadable is reported as such.
+                    if version != 0 {
                         copy.version = version;
                     }
                 }
@@ -289,7 +293,7 @@ impl Chunks {
                     self.drop_copy(pending.slot, pending.chunk);
                 }
             }
-            Purpose::DeleteOrphan if result.done || version == 0 => self.drop_copy(pending.slot, pending.chunk),
+            Purpose::DeleteOrphan if result.done || version == 0 && result.errno == ENOENT => self.drop_copy(pending.slot, pending.chunk),
             Purpose::DeleteOrphan => {}
             Purpose::Repair { .. } | Purpose::Replicate { .. } if !result.done => {}
             Purpose::Repair { version: made, .. } | Purpose::Replicate { version: made, .. } => {

@@ -205,6 +205,8 @@ pub struct Held {
     pub suspect: bool,
 }
 
+    /// A file that is named as the chunk and whose header cannot be read; its version is 0.
+    pub unreadable: bool,
 /// Number of a command to a chunkserver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommandId(pub u64);
@@ -225,7 +227,7 @@ pub struct Command {
 /// What a chunkserver is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// Delete the copy of exactly this version.
+    /// Delete the copy of exactly this version; 0: a file whose header cannot be read.
     Delete {
         /// On this volume.
         volume: VolumeId,

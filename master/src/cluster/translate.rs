@@ -59,6 +59,7 @@ pub(super) fn held(held: &wire::Held) -> Held {
         version: ChunkVersion::new(held.version),
         open: held.open,
         suspect: held.suspect,
+        unreadable: held.unreadable,
     }
 }
 
