@@ -8,4 +8,4 @@ pub mod copy;
 
 pub mod change;
 
-mod check;
+pub mod check;

@@ -18,6 +18,7 @@ use rfs_proto::cluster::VolumeState;
 use tokio::sync::mpsc;
 
 use crate::chunk::change::{Action, Terms};
+use crate::chunk::check::RaiseOf;
 use crate::chunk::copy::{ChunkCopy, Held, OpenFault, Served};
 use crate::chunk::fault::{Fault, IoOperation};
 
@@ -58,7 +59,6 @@ pub struct BadCopy {
     pub reason: String,
 }
 
-/// Where bad copies are reported. Full: the report is dropped, since the next use of the copy reports it again.
 /// A file on the volume, as an inventory lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
@@ -68,6 +68,7 @@ pub enum Listed {
     Unreadable,
 }
 
+/// Where bad copies are reported. Full: the report is dropped, since the next use of the copy reports it again.
 pub type BadCopies = mpsc::Sender<BadCopy>;
 
 /// What has been done since the start.
@@ -291,7 +292,7 @@ impl Volume {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn raise(&self, chunk: ChunkId, from: ChunkVersion, to: ChunkVersion) -> Result<Held, Fault> {
+    pub fn raise(&self, chunk: ChunkId, from: ChunkVersion, to: ChunkVersion, of: RaiseOf) -> Result<Held, Fault> {
         let raise = || {
             self.check_writable()?;
             let copy = {
@@ -304,6 +305,16 @@ impl Volume {
         };
         let result = raise();
         self.noted(chunk, from, result)
+    }
+
+    /// Makes an empty copy, durably; one of this version that is there already is fine.
+    ///
+    /// # Errors
+    /// [`Fault`]; [`Fault::Exists`] if there is a copy of another version.
+    pub fn make_empty(&self, chunk: ChunkId, version: ChunkVersion) -> Result<Held, Fault> {
+        let terms = Terms { version_from: None, version, cut_to: None };
+        self.change(chunk, &terms, Action::Nothing, Sync::BeforeAnswer)?;
+        self.held(chunk)
     }
 
     /// Deletes a copy of exactly this version; 0 deletes a file that is no copy. That there is none is fine.

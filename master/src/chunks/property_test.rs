@@ -184,7 +184,7 @@ impl World {
         let chunk = ChunkId::new(self.next_chunk);
         self.next_chunk += 1;
         let (none, first) = (ChunkVersion::new(0), ChunkVersion::FIRST);
-        let info = ChunkInfo { inode: InodeId::new(1), version: none, granted: first, goal };
+        let info = ChunkInfo { inode: InodeId::new(1), version: none, granted: first, goal, unsynced: false };
         self.records.insert(chunk, info);
         self.chunks.created(chunk, info);
         self.grant(chunk, none, first, places);

@@ -6,7 +6,7 @@ use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 use rfs_proto::cluster as wire;
 
 use crate::chunks::{
-    Command, CommandId, CommandResult, Held, Order, Place, Registration, Traffic, VolumeReport, VolumeState,
+    Command, CommandId, CommandResult, Held, Order, Place, RaiseOf, Registration, Traffic, VolumeReport, VolumeState,
 };
 
 /// A registration; an address that means "wherever I am" becomes the one that the connection comes from.
@@ -96,11 +96,12 @@ pub(super) fn command(command: Command) -> wire::ToChunkserver {
             version: version.get(),
             sources: sources.iter().map(source).collect(),
         }),
-        Order::Raise { volume, chunk, from, to } => wire::command::Order::Raise(wire::Raise {
+        Order::Raise { volume, chunk, from, to, of } => wire::command::Order::Raise(wire::Raise {
             volume: volume.get(),
             chunk: chunk.get(),
             from: from.get(),
             to: to.get(),
+            settles: of == RaiseOf::Whatever,
         }),
     };
     message(wire::to_chunkserver::Message::Command(wire::Command { command: command.id.0, order: Some(order) }))
