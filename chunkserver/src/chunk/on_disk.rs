@@ -124,12 +124,11 @@ impl ChunkCopy {
             return Ok((differs(&format!("its file ends before the data at {offset} does")), length));
         }
         let leaves = state.leaves[first as usize..].iter();
-        let wrong = (first..).zip(leaves.zip(found.chunks(LEAF_BYTES))).find(|(at, (hash, bytes))| {
-            hash_leaf(*at, bytes) != **hash
-        });
-        let verdict = wrong.map_or(Comparison::Same, |(at, _)| {
-            differs(&format!("leaf {at} on the disk does not match its hash"))
-        });
+        let wrong = (first..)
+            .zip(leaves.zip(found.chunks(LEAF_BYTES)))
+            .find(|(at, (hash, bytes))| hash_leaf(*at, bytes) != **hash);
+        let verdict = wrong
+            .map_or(Comparison::Same, |(at, _)| differs(&format!("leaf {at} on the disk does not match its hash")));
         Ok((verdict, length))
     }
 }

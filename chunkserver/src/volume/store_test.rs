@@ -60,7 +60,13 @@ pub(in crate::volume) fn new_terms(number: u32) -> Terms {
     Terms { version_from: None, version: ChunkVersion::new(number), cut_to: None }
 }
 
-pub(in crate::volume) fn write(volume: &Volume, id: u64, terms: &Terms, bytes: &[u8], sync: Sync) -> Result<u32, Fault> {
+pub(in crate::volume) fn write(
+    volume: &Volume,
+    id: u64,
+    terms: &Terms,
+    bytes: &[u8],
+    sync: Sync,
+) -> Result<u32, Fault> {
     let hashes: Vec<u8> = hash_leaves(0, bytes).flat_map(|leaf| *leaf.as_bytes()).collect();
     volume.change(chunk(id), terms, Action::Write { offset: 0, bytes, hashes: &hashes }, sync)
 }
