@@ -124,7 +124,7 @@ fn cached_answers_cost_no_round_trip() {
     assert_eq!(mounted.lookup("none"), Err(Errno::ENOENT));
     mounted.client.get_attributes(FILE).unwrap();
     let handle = mounted.open(libc::O_RDONLY);
-    mounted.client.read(handle, 0, 100, &mut Vec::new()).unwrap();
+    mounted.client.read(handle, 0, 100, &mut Vec::new(), &|| true).unwrap();
     mounted.client.flush(handle, 1).unwrap();
     mounted.client.release(handle, None);
     assert_eq!(mounted.round_trips(), before);
