@@ -35,15 +35,7 @@ build: linker
 ## make test        everything: unit tests to whole clusters with real mounts (needs root and /dev/fuse)
 .PHONY: test
 test: prerequisites test-tools build
-	@echo "Left out, because they fail now and then (docs/known-limits.md; make test-unsteady runs them): $(UNSTEADY)"
 	$(CARGO) nextest run --release --locked --workspace
-
-UNSTEADY := two_mounts_in_turn_agree_with_the_exerciser
-
-## make test-unsteady  the tests that fail now and then
-.PHONY: test-unsteady
-test-unsteady: prerequisites test-tools build
-	$(CARGO) nextest run --release --locked --workspace --ignore-default-filter -- $(UNSTEADY)
 
 .PHONY: linker
 linker:

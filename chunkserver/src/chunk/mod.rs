@@ -9,3 +9,5 @@ pub mod copy;
 pub mod change;
 
 pub mod check;
+
+pub mod on_disk;

@@ -39,8 +39,8 @@ pub use self::servers::{Signal, Traffic};
 pub use self::settle::{SettleCandidate, SettleView};
 pub use self::types::{
     ChunkInfo, ChunksConfig, Command, CommandId, CommandResult, CopyFault, Held, NoSpace, Notice, Order, OrderId,
-    Outcome, Place, RaiseOf, Registration, RegistrationRefusal, Severity, StreamId, VolumeReport, VolumeState,
-    WriteRefusal,
+    Outcome, Place, RaiseOf, Registration, RegistrationRefusal, ScrubReport, Severity, StreamId, VolumeReport,
+    VolumeState, WriteRefusal,
 };
 pub use self::view::{CopyState, CopyView, ServerView, VolumeView};
 
