@@ -231,6 +231,8 @@ impl fmt::Display for MountSource {
 /// What stood after `-o`, over the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOptions {
+    /// An existing mount is to become read-only or writable.
+    pub remount: bool,
     /// Nothing can be changed through this mount.
     pub read_only: bool,
     /// Users other than the one who mounts may use it; nothing said: yes for root, no for others.
@@ -286,6 +288,7 @@ pub struct MountOptions {
 impl Default for MountOptions {
     fn default() -> MountOptions {
         MountOptions {
+            remount: false,
             read_only: false,
             allow_other: None,
             suid: true,
@@ -546,6 +549,11 @@ const OPTIONS: &[OptionEntry] = &[
     flag!("nonempty", "Allow a mount point with files in it, which the mount hides", nonempty = true),
     flag!("ro", "Read only; the master refuses changes, too", read_only = true),
     flag!("rw", "Read and write; the default", read_only = false),
+    flag!(
+        "remount",
+        "Make an existing mount read-only (ro) or writable again (rw); nothing else changes",
+        remount = true
+    ),
     flag!("allow_other", "All users may use the mount; the default when root mounts", allow_other = Some(true)),
     flag!("noallow_other", "Only the user who mounts may use the mount", allow_other = Some(false)),
     accepted!("default_permissions", "The kernel checks permissions; always so, and the master checks them again"),
