@@ -23,7 +23,7 @@ pub(super) fn admin(
         AdminCommand::Export { path } => export(&mut link(None)?, path.as_deref(), form),
         AdminCommand::Restore { export, folder } => restore(export, folder),
         AdminCommand::Checkpoint => checkpoint(&mut link(None)?, form),
-        AdminCommand::ForgetServer { server } => forget_server(&mut link(None)?, *server),
+        AdminCommand::ForgetServer { server } => forget_server(&mut link(None)?, *server, form),
     }
 }
 
@@ -53,9 +53,12 @@ fn checkpoint(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
     }
 }
 
-fn forget_server(link: &mut MasterLink, server: ServerId) -> anyhow::Result<()> {
+fn forget_server(link: &mut MasterLink, server: ServerId, form: Form) -> anyhow::Result<()> {
     link.call(|mut client| async move { client.forget_server(ForgetServerRequest { server: server.get() }).await })?;
-    print_text(&format!("Chunkserver {server} is forgotten."))
+    match form {
+        Form::Programs => print_json(&json!({ "forgotten": server.to_string() })),
+        Form::People => print_text(&format!("Chunkserver {server} is forgotten.")),
+    }
 }
 
 /// The master's own program does it: the tool links no storage engine.
