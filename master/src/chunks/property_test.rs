@@ -410,6 +410,7 @@ fn report(volume: VolumeId) -> VolumeReport {
         free: 1 << 39,
         chunks: 0,
         storage_machine: String::new(),
+        scrub: Default::default(),
     }
 }
 
