@@ -102,6 +102,7 @@ async fn affected_files_are_named_with_what_to_do() {
         free: 1 << 39,
         chunks: 0,
         storage_machine: String::new(),
+        scrub: Default::default(),
     };
     let registration = Registration {
         server: ServerId::new(1),

@@ -3,6 +3,9 @@
 use crate::metrics::names::{self, Metric};
 use crate::status::{Health, ServerRow, StatusReport, VolumeRow};
 
+/// A metric's value of one row.
+type Value<Row> = fn(&Row) -> u64;
+
 /// Appends what the reports say.
 pub(crate) fn render_metrics(text: &mut String, status: &StatusReport, servers: &[ServerRow], sessions: usize) {
     for (metric, value) in gauges(status, sessions) {
@@ -50,7 +53,7 @@ fn gauges(status: &StatusReport, sessions: usize) -> Vec<(Metric, u64)> {
 }
 
 fn render_servers(text: &mut String, servers: &[ServerRow]) {
-    let each: [(Metric, fn(&ServerRow) -> u64); 5] = [
+    let each: [(Metric, Value<ServerRow>); 5] = [
         (names::SERVER_CONNECTED, |server| server.connected.into()),
         (names::SERVER_READS, |server| server.reads),
         (names::SERVER_WRITES, |server| server.writes),
@@ -67,7 +70,7 @@ fn render_servers(text: &mut String, servers: &[ServerRow]) {
 }
 
 fn render_volumes(text: &mut String, servers: &[ServerRow]) {
-    let each: [(Metric, fn(&VolumeRow) -> u64); 4] = [
+    let each: [(Metric, Value<VolumeRow>); 4] = [
         (names::VOLUME_TOTAL, |volume| volume.total),
         (names::VOLUME_FREE, |volume| volume.free),
         (names::VOLUME_CHUNKS, |volume| volume.chunks),
