@@ -110,6 +110,8 @@ fn describe_options() -> String {
 pub struct MountRequest {
     /// Where the file system comes from.
     pub source: MountSource,
+    /// The same as it was typed: mount(8) knows by it that a line of fstab is mounted already.
+    pub source_typed: String,
     /// The folder to mount on, as given.
     pub mount_point: PathBuf,
     /// Whether the process stays in the foreground.
@@ -163,7 +165,8 @@ impl MountRequest {
         if let Some(port) = options.port {
             source.master = Endpoint::new(source.master.host(), port);
         }
-        Ok(MountRequest { source, mount_point: cli.mount_point, foreground: cli.foreground, options })
+        let (source_typed, mount_point, foreground) = (cli.source, cli.mount_point, cli.foreground);
+        Ok(MountRequest { source, source_typed, mount_point, foreground, options })
     }
 }
 
@@ -337,6 +340,10 @@ impl MountOptions {
         };
         if name.is_empty() && value.is_none() || name.starts_with("x-") || name.starts_with("X-") {
             return Ok(());
+        }
+        if name == "remount" {
+            let reason = "a mount of rfs keeps its options; unmount it, and mount it with others".to_owned();
+            return Err(UsageError::BadOption { name: name.to_owned(), reason });
         }
         let entry = OPTIONS.iter().find(|entry| entry.name == name);
         let entry = entry.ok_or_else(|| UsageError::UnknownOption { name: name.to_owned() })?;
@@ -607,7 +614,7 @@ const OPTIONS: &[OptionEntry] = &[
     setting!(
         "fsname",
         "NAME",
-        "Name in the mount table instead of MASTER:PORT:/SUBDIR, by which rfs finds the master",
+        "Name in the mount table instead of the source, by which rfs finds the master",
         source_name,
         |value| Ok(Some(value.to_owned()))
     ),
@@ -627,7 +634,12 @@ const OPTIONS: &[OptionEntry] = &[
 impl MountRequest {
     /// The first column of the mount table.
     pub fn source_name(&self) -> String {
-        self.options.source_name.clone().unwrap_or_else(|| self.source.to_string())
+        match (&self.options.source_name, self.options.port) {
+            (Some(name), _) => name.clone(),
+            (None, None) => self.source_typed.clone(),
+            // The tool finds the master by this name, so the port has to be in it.
+            (None, Some(_)) => self.source.to_string(),
+        }
     }
 
     /// The mount point without symbolic links and relative parts, if it can be resolved.
