@@ -1,0 +1,249 @@
+//! Reads the journal of one actor and judges what is found of its folder.
+
+use std::collections::BTreeMap;
+
+use super::bytes::{self, Event, History, Loss};
+use super::content::Image;
+use super::journal::{Act, Record};
+use super::names::{self, Names};
+use super::observe::Found;
+
+/// Everything a power cut may take of what no fsync promised, in nanoseconds before it: `log_flush_interval`.
+pub const LOG_FLUSH_INTERVAL_NS: u64 = 10_000_000;
+
+/// What was broken in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Every machine loses power.
+    Everything,
+    /// All chunkservers lose power.
+    AllChunkservers,
+    /// One does.
+    OneChunkserver,
+    /// The master does.
+    Master,
+    /// `kill -9` of mount.rfs and of those who use it.
+    Client,
+    /// `kill -9` of the master.
+    KillMaster,
+    /// `kill -9` of all chunkservers.
+    KillChunkservers,
+}
+
+impl Fault {
+    fn master_loses_power(self) -> bool {
+        matches!(self, Self::Everything | Self::Master)
+    }
+
+    /// Whether the actors go on when it is over.
+    pub fn client_lives(self) -> bool {
+        !matches!(self, Self::Everything | Self::Client)
+    }
+
+    /// Whether no call of a living client may fail.
+    fn is_borne_in_silence(self) -> bool {
+        matches!(self, Self::OneChunkserver | Self::KillMaster | Self::KillChunkservers)
+    }
+}
+
+/// When the master's power went.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Before this its volume took everything.
+    pub begin_ns: u64,
+    /// After this it acknowledged nothing more.
+    pub end_ns: u64,
+}
+
+impl Moment {
+    fn may_take(&self, acknowledged_ns: u64) -> bool {
+        (self.begin_ns.saturating_sub(LOG_FLUSH_INTERVAL_NS)..=self.end_ns).contains(&acknowledged_ns)
+    }
+}
+
+/// What an actor has done so far, as far as it is certain.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    names: Names,
+    files: BTreeMap<u64, History>,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// What is wrong.
+    pub problems: Vec<String>,
+    /// Acknowledged changes of names that are missing, as they may.
+    pub names_lost: usize,
+    /// Files judged.
+    pub files: usize,
+    /// Those of them with bytes that no fsync covered.
+    pub files_in_doubt: usize,
+    /// fsyncs that returned 0.
+    pub fsyncs: usize,
+}
+
+impl Model {
+    /// Judges what is found after `records` and `fault`.
+    pub fn judge(&mut self, records: &[Record], fault: Fault, moment: Moment, found: &Found) -> Verdict {
+        let mut verdict = Verdict { problems: found.broken.clone(), ..Verdict::default() };
+        verdict.problems.extend(unexpected_errors(records, fault));
+        verdict.fsyncs =
+            records.iter().filter(|it| it.is_ok() && matches!(it.act, Act::Fsync(_) | Act::FsyncFolder(_))).count();
+        let changes = name_changes(records, fault, moment);
+        match names::judge(&self.names, &changes, &found.names) {
+            Ok(lost) => verdict.names_lost = lost,
+            Err(words) => verdict.problems.push(words),
+        }
+        self.note_bytes(records);
+        for history in self.files.values_mut() {
+            for event in history.events_mut().iter_mut().filter(|event| event.fate == bytes::Fate::Unsynced) {
+                if !may_be_missing(event, fault, moment) {
+                    event.fate = bytes::Fate::Kept;
+                }
+            }
+        }
+        let loss = if fault == Fault::AllChunkservers { Loss::Subset } else { Loss::Suffix };
+        for (inode, image) in &found.files {
+            verdict.files += 1;
+            self.judge_file(*inode, image, loss, &mut verdict);
+        }
+        verdict
+    }
+
+    fn judge_file(&self, inode: u64, found: &Result<Image, String>, loss: Loss, verdict: &mut Verdict) {
+        // Nobody was told of a file whose creation did not end.
+        let unborn = History::certain(inode, Image::default());
+        let history = self.files.get(&inode).unwrap_or(&unborn);
+        let doubt = if history.is_certain() {
+            "all of it certain"
+        } else {
+            verdict.files_in_doubt += 1;
+            "partly in doubt"
+        };
+        let problem = match found {
+            Ok(image) => history.judge(image, loss).err(),
+            Err(error) => Some(error.clone()),
+        };
+        verdict.problems.extend(problem.map(|words| format!("file {inode}, {doubt}: {words}")));
+    }
+
+    /// Takes what is found as what is certain from now on.
+    pub fn settle(&mut self, found: &Found) {
+        self.names = found.names.clone();
+        self.files = found
+            .files
+            .iter()
+            .filter_map(|(inode, image)| Some((*inode, History::certain(*inode, image.as_ref().ok()?.clone()))))
+            .collect();
+    }
+
+    fn note_bytes(&mut self, records: &[Record]) {
+        for record in records {
+            if let (Act::Create(_), Some((_, 0, inode))) = (&record.act, record.end) {
+                self.files.insert(inode, History::certain(inode, Image::default()));
+            }
+            let (inode, change) = match record.act {
+                Act::Write(inode, offset, length, generation) => {
+                    (inode, Some(bytes::Change::Write(offset, length, generation)))
+                }
+                Act::Truncate(inode, length) => (inode, Some(bytes::Change::Truncate(length))),
+                Act::Fsync(inode) | Act::Close(inode) => (inode, None),
+                _ => continue,
+            };
+            let history = self.files.entry(inode).or_insert_with(|| History::certain(inode, Image::default()));
+            let ended_ns = record.end.map_or(u64::MAX, |(time, ..)| time);
+            match (&record.act, change) {
+                (_, Some(change)) => {
+                    let fate = if record.is_ok() { bytes::Fate::Unsynced } else { bytes::Fate::Unknown };
+                    history.events_mut().push(Event { change, fate, ended_ns, closed_ns: None });
+                }
+                (Act::Fsync(_), None) if record.is_ok() => history.synced(),
+                (Act::Fsync(_), None) if record.end.is_some() => history.sync_failed(),
+                (Act::Close(_), None) if record.end.is_some() => {
+                    for event in history.events_mut().iter_mut().filter(|event| event.closed_ns.is_none()) {
+                        event.closed_ns = Some(ended_ns);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether an acknowledged change of bytes that no fsync covers may be missing.
+fn may_be_missing(event: &Event, fault: Fault, moment: Moment) -> bool {
+    let taken_with_the_log = fault.master_loses_power() && moment.may_take(event.ended_ns);
+    match event.change {
+        bytes::Change::Truncate(_) => taken_with_the_log,
+        bytes::Change::Write(..) => match fault {
+            Fault::Everything | Fault::AllChunkservers => true,
+            // What is closed is at the master and on the chunkservers.
+            Fault::Client => event.closed_ns.is_none(),
+            Fault::Master => taken_with_the_log || event.closed_ns.is_some_and(|closed_ns| moment.may_take(closed_ns)),
+            Fault::OneChunkserver | Fault::KillMaster | Fault::KillChunkservers => false,
+        },
+    }
+}
+
+fn name_changes(records: &[Record], fault: Fault, moment: Moment) -> Vec<names::Change> {
+    let mut changes: Vec<names::Change> = Vec::new();
+    let mut told_lost = 0;
+    for record in records {
+        match &record.act {
+            Act::FsyncFolder(folder) => {
+                let touched = changes.iter().rposition(|change| change.touches(folder)).map_or(0, |at| at + 1);
+                match record.end {
+                    Some((_, 0, _)) => {
+                        for change in changes[told_lost.min(touched)..touched].iter_mut() {
+                            if change.fate == names::Fate::Losable {
+                                change.fate = names::Fate::Kept;
+                            }
+                        }
+                    }
+                    Some(_) => told_lost = touched,
+                    None => {}
+                }
+            }
+            Act::Write(..) | Act::Truncate(..) | Act::Fsync(_) | Act::Close(_) => {}
+            act => {
+                let inode = record.end.map(|(.., inode)| inode).filter(|inode| *inode != 0);
+                let fate = match record.end {
+                    Some((time, 0, _)) if fault.master_loses_power() && moment.may_take(time) => names::Fate::Losable,
+                    Some((_, 0, _)) => names::Fate::Kept,
+                    Some((_, errno, _)) if was_refused(errno) => continue,
+                    _ => names::Fate::Unknown,
+                };
+                changes.push(names::Change { act: act.clone(), inode, fate });
+            }
+        }
+    }
+    changes
+}
+
+/// An answer that says that nothing was changed.
+fn was_refused(errno: i32) -> bool {
+    matches!(errno, libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::ENOTDIR | libc::EISDIR | libc::ESTALE)
+}
+
+/// Calls that failed though nothing had happened that the application must notice.
+fn unexpected_errors(records: &[Record], fault: Fault) -> Vec<String> {
+    let of_bytes = |act: &Act| matches!(act, Act::Write(..) | Act::Truncate(..) | Act::Fsync(_) | Act::Close(_));
+    let excused = |record: &Record| match fault {
+        Fault::AllChunkservers => of_bytes(&record.act),
+        // What the log lost is not there any more.
+        Fault::Master => true,
+        // Its own end.
+        Fault::Client | Fault::Everything => true,
+        _ => !fault.is_borne_in_silence(),
+    };
+    records
+        .iter()
+        .filter_map(|record| {
+            let (_, errno, _) = record.end.filter(|(_, errno, _)| *errno != 0)?;
+            let error = std::io::Error::from_raw_os_error(errno);
+            (!excused(record)).then(|| format!("{:?} failed: {error}", record.act))
+        })
+        .take(5)
+        .collect()
+}

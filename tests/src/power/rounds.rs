@@ -1,0 +1,434 @@
+//! Rounds: actors work, something is broken at a random moment, everything comes back, and the oracle judges.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::journal::{self, now_ns};
+use super::observe::{self, Found};
+use super::oracle::{Fault, Model, Moment, Verdict};
+use crate::cluster::{Cluster, IN_TIME, Mount, Shape, Storage};
+use crate::programs::{program, test_program};
+
+const ACTORS: usize = 3;
+const CHUNKSERVERS: usize = 3;
+/// How long actors may take to finish: as long as a client waits for chunkservers, and some.
+const FINISH_MAX: Duration = Duration::from_secs(90);
+
+/// Every twelve rounds are these, in random order.
+const FAULTS: [Fault; 12] = [
+    Fault::Everything,
+    Fault::Everything,
+    Fault::Everything,
+    Fault::AllChunkservers,
+    Fault::AllChunkservers,
+    Fault::OneChunkserver,
+    Fault::OneChunkserver,
+    Fault::Master,
+    Fault::Master,
+    Fault::Client,
+    Fault::KillMaster,
+    Fault::KillChunkservers,
+];
+
+/// A cluster, and what was promised on it.
+pub struct Campaign {
+    cluster: Cluster,
+    name: String,
+    seed: u64,
+    mount: Option<Mount>,
+    models: Vec<Model>,
+    round: u32,
+    /// What is wrong, each with its round.
+    problems: Vec<String>,
+}
+
+struct Actors {
+    child: Child,
+    journals: PathBuf,
+}
+
+/// What a round adds to the verification that every round has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extras {
+    /// After a cut of everything, one chunkserver never comes back before all is verified.
+    one_stays_away: Option<usize>,
+    /// When all has its copies again, one chunkserver goes and all is verified once more.
+    then_lose: Option<usize>,
+    /// All stop, and the offline checkers look.
+    check_offline: bool,
+}
+
+impl Campaign {
+    /// Makes the cluster.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub fn start(name: &str, seed: u64) -> anyhow::Result<Self> {
+        let seconds = |key: &str, seconds: &str| format!("{key}={seconds}");
+        let shape = Shape {
+            chunkservers: CHUNKSERVERS,
+            storage: Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 1 << 30 },
+            // Shorter than usual, so that rounds are.
+            master_settings: vec![
+                seconds("session_expiry", "3s"),
+                seconds("heartbeat_interval", "500ms"),
+                seconds("repair_delay", "1s"),
+                seconds("mass_outage_wait", "5s"),
+            ],
+            chunkserver_settings: vec![seconds("close_after", "1s"), seconds("retry_interval", "500ms")],
+            ..Shape::default()
+        };
+        let cluster = Cluster::start_shaped(shape)?;
+        let mount = cluster.mount()?;
+        for actor in 0..ACTORS {
+            fs::create_dir(mount.path().join(format!("a{actor}")))?;
+        }
+        File::open(mount.path())?.sync_all()?;
+        Ok(Self {
+            cluster,
+            name: name.to_owned(),
+            seed,
+            mount: Some(mount),
+            models: vec![Model::default(); ACTORS],
+            round: 0,
+            problems: Vec::new(),
+        })
+    }
+
+    /// Everything that was found wrong so far.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
+    /// One round. What is wrong with promises is noted, see [`Self::problems`].
+    ///
+    /// # Errors
+    /// If the cluster does not come back.
+    #[allow(clippy::print_stdout, reason = "the report of a test")]
+    pub fn round(&mut self) -> anyhow::Result<()> {
+        let mut random = StdRng::seed_from_u64(self.seed ^ u64::from(self.round) << 32);
+        let fault = self.fault();
+        let extras = self.extras(fault, &mut random);
+        let before = self.cluster.now();
+        let problems_before = self.problems.len();
+        let verdict = self
+            .break_and_judge(fault, extras, &mut random)
+            .with_context(|| format!("{} round {}: {fault:?} {extras:?}", self.name, self.round))?;
+        println!(
+            "{} round {}: {fault:?}: {} fsyncs, {} files ({} partly unsynced), {} unsynced names taken, {} problems; {:.1} s",
+            self.name,
+            self.round,
+            verdict.fsyncs,
+            verdict.files,
+            verdict.files_in_doubt,
+            verdict.names_lost,
+            self.problems.len() - problems_before,
+            self.cluster.now().since(before).as_secs_f64(),
+        );
+        for problem in &self.problems[problems_before..] {
+            println!("  {problem}");
+        }
+        self.round += 1;
+        Ok(())
+    }
+
+    fn fault(&self) -> Fault {
+        let block = u64::from(self.round) / FAULTS.len() as u64;
+        let mut faults = FAULTS;
+        faults.shuffle(&mut StdRng::seed_from_u64(self.seed.rotate_left(17) ^ block));
+        faults[self.round as usize % FAULTS.len()]
+    }
+
+    fn extras(&self, fault: Fault, random: &mut StdRng) -> Extras {
+        let any = random.random_range(0..CHUNKSERVERS);
+        Extras {
+            one_stays_away: (fault == Fault::Everything && random.random_bool(0.4)).then_some(any),
+            then_lose: (self.round % 4 == 2).then_some((any + 1) % CHUNKSERVERS),
+            check_offline: self.round % 5 == 4,
+        }
+    }
+
+    fn break_and_judge(&mut self, fault: Fault, extras: Extras, random: &mut StdRng) -> anyhow::Result<Verdict> {
+        if self.mount.is_none() {
+            self.mount = Some(self.cluster.mount()?);
+        }
+        let mut actors = self.start_actors()?;
+        sleep(Duration::from_millis(random.random_range(150..1_200)));
+        actors.tell("cut");
+        let moment = self.inflict(fault, extras, random)?;
+        match fault.client_lives() {
+            true => {
+                sleep(Duration::from_millis(random.random_range(100..600)));
+                self.let_finish(&mut actors)?;
+            }
+            false => actors.kill()?,
+        }
+        let found_before = self.mount.as_ref().map(|mount| look(mount.path()));
+        let fresh = self.cluster.mount()?;
+        let found = look(fresh.path());
+        if found_before.is_some_and(|before| before != found) {
+            self.problem("the mount that lived and a new one see different names or bytes".into());
+        }
+        let verdict = self.judge(&actors.journals, fault, moment, &found)?;
+        self.sync_all(fresh.path(), &found);
+        fresh.unmount()?;
+        self.verify_further(extras, &found)?;
+        Ok(verdict)
+    }
+
+    fn problem(&mut self, words: String) {
+        self.problems.push(format!("{} round {}: {words}", self.name, self.round));
+    }
+
+    // ------------------------------------------------------------ actors
+
+    fn start_actors(&self) -> anyhow::Result<Actors> {
+        let journals = self.cluster.folder().join(format!("journals{}", self.round));
+        fs::create_dir(&journals)?;
+        let root = self.mount.as_ref().context("it is mounted")?.path();
+        let child = Command::new(test_program("rfs-test-actor"))
+            .arg(root)
+            .arg(&journals)
+            .arg(ACTORS.to_string())
+            .arg((self.seed ^ u64::from(self.round) << 40).to_string())
+            .arg((self.round << 16).to_string())
+            .stdin(Stdio::piped())
+            .current_dir("/")
+            .spawn()?;
+        self.cluster.guardian().process(child.id());
+        Ok(Actors { child, journals })
+    }
+
+    fn let_finish(&mut self, actors: &mut Actors) -> anyhow::Result<()> {
+        actors.tell("finish");
+        let mut ended = None;
+        let in_time = self.cluster.wait(FINISH_MAX, || {
+            ended = actors.child.try_wait().ok().flatten();
+            ended.is_some()
+        });
+        match ended {
+            Some(status) if status.success() => {}
+            Some(status) => self.problem(format!("the actors ended with {status}")),
+            None => {
+                ensure!(!in_time, "it waited");
+                self.problem(format!("a call did not end within {} s", FINISH_MAX.as_secs()));
+                if let Some(mount) = self.mount.take() {
+                    mount.kill();
+                }
+                actors.kill()?;
+            }
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------ faults
+
+    fn inflict(&mut self, fault: Fault, extras: Extras, random: &mut StdRng) -> anyhow::Result<Moment> {
+        let begin_ns = now_ns();
+        let victim = random.random_range(0..CHUNKSERVERS);
+        let pause = |random: &mut StdRng, max_ms: u64| sleep(Duration::from_millis(random.random_range(0..max_ms)));
+        match fault {
+            Fault::Everything => return self.cut_everything(extras, random),
+            Fault::AllChunkservers => {
+                let all = [Some(0), Some(1), Some(2)];
+                self.cut(&all)?;
+                (0..CHUNKSERVERS).for_each(|index| self.cluster.kill_chunkserver(index));
+                pause(random, 1_000);
+                self.power_on(&all)?;
+                (0..CHUNKSERVERS).try_for_each(|index| self.cluster.start_chunkserver(index))?;
+            }
+            Fault::OneChunkserver => {
+                self.cut(&[Some(victim)])?;
+                pause(random, 500);
+                self.cluster.kill_chunkserver(victim);
+                pause(random, 2_000);
+                self.power_on(&[Some(victim)])?;
+                self.cluster.start_chunkserver(victim)?;
+            }
+            Fault::Master => {
+                self.cut(&[None])?;
+                self.cluster.kill_master();
+                let end_ns = now_ns();
+                self.power_on(&[None])?;
+                self.cluster.start_master()?;
+                return Ok(Moment { begin_ns, end_ns });
+            }
+            Fault::Client => self.mount.take().context("it is mounted")?.kill(),
+            Fault::KillMaster => {
+                self.cluster.kill_master();
+                self.cluster.start_master()?;
+            }
+            Fault::KillChunkservers => {
+                (0..CHUNKSERVERS).for_each(|index| self.cluster.kill_chunkserver(index));
+                pause(random, 1_000);
+                (0..CHUNKSERVERS).try_for_each(|index| self.cluster.start_chunkserver(index))?;
+            }
+        }
+        Ok(Moment { begin_ns, end_ns: now_ns() })
+    }
+
+    /// All machines lose power. They cannot in the same instant here, so the order differs: clients first, daemons first (then
+    /// it is as if in one instant), or disks first.
+    fn cut_everything(&mut self, extras: Extras, random: &mut StdRng) -> anyhow::Result<Moment> {
+        let all = [None, Some(0), Some(1), Some(2)];
+        let mount = self.mount.take().context("it is mounted")?;
+        let order = random.random_range(0..3);
+        // The process for the next master is made before, and takes a moment.
+        let begin_ns = match order {
+            0 => {
+                mount.kill();
+                let begin_ns = now_ns();
+                self.cut(&all)?;
+                self.kill_daemons();
+                begin_ns
+            }
+            1 => {
+                let begin_ns = now_ns();
+                self.kill_daemons();
+                self.cut(&all)?;
+                mount.kill();
+                begin_ns
+            }
+            _ => {
+                let begin_ns = now_ns();
+                self.cut(&all)?;
+                self.kill_daemons();
+                mount.kill();
+                begin_ns
+            }
+        };
+        let moment = Moment { begin_ns, end_ns: now_ns() };
+        self.power_on(&all)?;
+        self.cluster.start_master()?;
+        for index in (0..CHUNKSERVERS).filter(|index| extras.one_stays_away != Some(*index)) {
+            self.cluster.start_chunkserver(index)?;
+        }
+        Ok(moment)
+    }
+
+    fn kill_daemons(&mut self) {
+        self.cluster.kill_master();
+        (0..CHUNKSERVERS).for_each(|index| self.cluster.kill_chunkserver(index));
+    }
+
+    /// Cuts the power of these volumes, as nearly at once as processes can.
+    fn cut(&self, volumes: &[Option<usize>]) -> anyhow::Result<()> {
+        std::thread::scope(|scope| {
+            let cutting: Vec<_> =
+                volumes.iter().map(|at| scope.spawn(|| self.cluster.volume(*at).cut_power())).collect();
+            cutting.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
+        })
+    }
+
+    fn power_on(&self, volumes: &[Option<usize>]) -> anyhow::Result<()> {
+        volumes.iter().try_for_each(|at| {
+            self.cluster.volume(*at).unmount()?;
+            self.cluster.volume(*at).mount()
+        })
+    }
+
+    // ------------------------------------------------------------ verifying
+
+    fn judge(&mut self, journals: &Path, fault: Fault, moment: Moment, found: &[Found]) -> anyhow::Result<Verdict> {
+        let mut sum = Verdict::default();
+        for (actor, found) in found.iter().enumerate() {
+            let (records, violations) = journal::read(&journals.join(actor.to_string()))?;
+            let verdict = self.models[actor].judge(&records, fault, moment, found);
+            for problem in violations.iter().chain(&verdict.problems) {
+                self.problem(format!("{fault:?}: actor {actor}: {problem}"));
+            }
+            self.models[actor].settle(found);
+            sum.names_lost += verdict.names_lost;
+            sum.files += verdict.files;
+            sum.files_in_doubt += verdict.files_in_doubt;
+            sum.fsyncs += verdict.fsyncs;
+        }
+        Ok(sum)
+    }
+
+    /// Syncs everything, so that what was found is certain.
+    fn sync_all(&mut self, root: &Path, found: &[Found]) {
+        for (actor, found) in found.iter().enumerate() {
+            for path in found.names.keys().map(String::as_str).chain([""]) {
+                let path = root.join(format!("a{actor}")).join(path);
+                if let Err(error) = File::open(&path).and_then(|file| file.sync_all()) {
+                    self.problem(format!("a new mount cannot sync a{actor}/{}: {error}", path.display()));
+                }
+            }
+        }
+    }
+
+    fn verify_further(&mut self, extras: Extras, found: &[Found]) -> anyhow::Result<()> {
+        if let Some(away) = extras.one_stays_away {
+            self.cluster.start_chunkserver(away)?;
+        }
+        if let Some(lost) = extras.then_lose {
+            self.cluster.wait_for_status(IN_TIME, "fully replicated", |status| status["fully_replicated"] == true)?;
+            self.cluster.kill_chunkserver(lost);
+            let fresh = self.cluster.mount()?;
+            if look(fresh.path()) != found {
+                self.problem(format!("what was found is not what is found without chunkserver {lost}"));
+            }
+            fresh.unmount()?;
+            self.cluster.start_chunkserver(lost)?;
+        }
+        if extras.check_offline {
+            self.check_offline()?;
+        }
+        self.cluster.wait_for_volumes(CHUNKSERVERS)
+    }
+
+    fn check_offline(&mut self) -> anyhow::Result<()> {
+        if let Some(mount) = self.mount.take() {
+            mount.unmount()?;
+        }
+        for index in 0..CHUNKSERVERS {
+            self.cluster.stop_chunkserver(index)?;
+        }
+        self.cluster.stop_master()?;
+        let mut check = Command::new(program("mfs-master"));
+        self.must_approve(check.arg("check").arg(self.cluster.master_folder()))?;
+        for index in 0..CHUNKSERVERS {
+            let mut verify = Command::new(program("chunkserver"));
+            self.must_approve(verify.arg("verify").arg(self.cluster.chunkserver_folder(index)))?;
+        }
+        self.cluster.start_everything()
+    }
+
+    fn must_approve(&mut self, command: &mut Command) -> anyhow::Result<()> {
+        let output = command.output()?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            self.problem(format!("{command:?} ended with {}: {said}", output.status));
+        }
+        Ok(())
+    }
+}
+
+fn look(root: &Path) -> Vec<Found> {
+    (0..ACTORS).map(|actor| observe::look(&root.join(format!("a{actor}")))).collect()
+}
+
+impl Actors {
+    fn tell(&mut self, order: &str) {
+        // If they are gone, their status tells.
+        if let Some(input) = self.child.stdin.as_mut() {
+            let _ = writeln!(input, "{order}");
+        }
+    }
+
+    fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
