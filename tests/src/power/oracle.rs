@@ -12,7 +12,7 @@ use super::observe::Found;
 pub const LOG_FLUSH_INTERVAL_NS: u64 = 10_000_000;
 
 /// What was broken in a round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
     /// Every machine loses power.
     Everything,
@@ -46,6 +46,53 @@ impl Fault {
     }
 }
 
+/// How a promise was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Names are not as after any moment that may be the last.
+    Names,
+    /// A name without a node, a folder that cannot be listed.
+    Broken,
+    /// A file cannot be read, and all its bytes were promised.
+    Unreadable,
+    /// A file cannot be read, and some of its bytes were not synced.
+    UnreadableUnsynced,
+    /// Other bytes, or another length, than all that were promised.
+    Bytes,
+    /// Bytes, or a length, that the file never had, where some of it was not synced.
+    BytesUnsynced,
+    /// A call failed with nothing that would excuse it.
+    CallFailed,
+    /// An actor read something else than it had written.
+    ReadDuringWork,
+    /// Two mounts see different names or bytes.
+    MountsDiffer,
+    /// A call did not end.
+    Hangs,
+    /// A fresh mount could not sync what it found.
+    CannotSync,
+    /// Without one copy, something else is found.
+    OneCopyDiffers,
+    /// An offline checker found fault.
+    Offline,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// How.
+    pub kind: Kind,
+    /// What, where.
+    pub words: String,
+}
+
+impl Problem {
+    /// One.
+    pub fn new(kind: Kind, words: impl Into<String>) -> Self {
+        Self { kind, words: words.into() }
+    }
+}
+
 /// When the master's power went.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
@@ -72,7 +119,7 @@ pub struct Model {
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
     /// What is wrong.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
     /// Acknowledged changes of names that are missing, as they may.
     pub names_lost: usize,
     /// Files judged.
@@ -86,14 +133,15 @@ pub struct Verdict {
 impl Model {
     /// Judges what is found after `records` and `fault`.
     pub fn judge(&mut self, records: &[Record], fault: Fault, moment: Moment, found: &Found) -> Verdict {
-        let mut verdict = Verdict { problems: found.broken.clone(), ..Verdict::default() };
+        let mut verdict = Verdict::default();
+        verdict.problems.extend(found.broken.iter().map(|words| Problem::new(Kind::Broken, words)));
         verdict.problems.extend(unexpected_errors(records, fault));
         verdict.fsyncs =
             records.iter().filter(|it| it.is_ok() && matches!(it.act, Act::Fsync(_) | Act::FsyncFolder(_))).count();
         let changes = name_changes(records, fault, moment);
         match names::judge(&self.names, &changes, &found.names) {
             Ok(lost) => verdict.names_lost = lost,
-            Err(words) => verdict.problems.push(words),
+            Err(words) => verdict.problems.push(Problem::new(Kind::Names, words)),
         }
         self.note_bytes(records);
         for history in self.files.values_mut() {
@@ -115,17 +163,15 @@ impl Model {
         // Nobody was told of a file whose creation did not end.
         let unborn = History::certain(inode, Image::default());
         let history = self.files.get(&inode).unwrap_or(&unborn);
-        let doubt = if history.is_certain() {
-            "all of it certain"
-        } else {
-            verdict.files_in_doubt += 1;
-            "partly in doubt"
+        let is_certain = history.is_certain();
+        verdict.files_in_doubt += usize::from(!is_certain);
+        let problem = match (found, is_certain) {
+            (Ok(image), true) => history.judge(image, loss).err().map(|words| (Kind::Bytes, words)),
+            (Ok(image), false) => history.judge(image, loss).err().map(|words| (Kind::BytesUnsynced, words)),
+            (Err(error), true) => Some((Kind::Unreadable, error.clone())),
+            (Err(error), false) => Some((Kind::UnreadableUnsynced, error.clone())),
         };
-        let problem = match found {
-            Ok(image) => history.judge(image, loss).err(),
-            Err(error) => Some(error.clone()),
-        };
-        verdict.problems.extend(problem.map(|words| format!("file {inode}, {doubt}: {words}")));
+        verdict.problems.extend(problem.map(|(kind, words)| Problem::new(kind, format!("file {inode}: {words}"))));
     }
 
     /// Takes what is found as what is certain from now on.
@@ -227,7 +273,7 @@ fn was_refused(errno: i32) -> bool {
 }
 
 /// Calls that failed though nothing had happened that the application must notice.
-fn unexpected_errors(records: &[Record], fault: Fault) -> Vec<String> {
+fn unexpected_errors(records: &[Record], fault: Fault) -> Vec<Problem> {
     let of_bytes = |act: &Act| matches!(act, Act::Write(..) | Act::Truncate(..) | Act::Fsync(_) | Act::Close(_));
     let excused = |record: &Record| match fault {
         Fault::AllChunkservers => of_bytes(&record.act),
@@ -242,7 +288,8 @@ fn unexpected_errors(records: &[Record], fault: Fault) -> Vec<String> {
         .filter_map(|record| {
             let (_, errno, _) = record.end.filter(|(_, errno, _)| *errno != 0)?;
             let error = std::io::Error::from_raw_os_error(errno);
-            (!excused(record)).then(|| format!("{:?} failed: {error}", record.act))
+            let words = || format!("{:?} failed: {error}", record.act);
+            (!excused(record)).then(|| Problem::new(Kind::CallFailed, words()))
         })
         .take(5)
         .collect()

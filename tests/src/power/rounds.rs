@@ -1,5 +1,6 @@
 //! Rounds: actors work, something is broken at a random moment, everything comes back, and the oracle judges.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::journal::{self, now_ns};
 use super::observe::{self, Found};
-use super::oracle::{Fault, Model, Moment, Verdict};
+use super::oracle::{Fault, Kind, Model, Moment, Problem, Verdict};
 use crate::cluster::{Cluster, IN_TIME, Mount, Shape, Storage};
 use crate::programs::{program, test_program};
 
@@ -22,9 +23,11 @@ const ACTORS: usize = 3;
 const CHUNKSERVERS: usize = 3;
 /// How long actors may take to finish: as long as a client waits for chunkservers, and some.
 const FINISH_MAX: Duration = Duration::from_secs(90);
+/// What is found must be readable: a mount that looks does not wait longer for copies that will not come.
+const LOOK_OPTIONS: [&str; 2] = ["-o", "chunk_timeout=8s"];
 
 /// Every twelve rounds are these, in random order.
-const FAULTS: [Fault; 12] = [
+pub const FAULTS: [Fault; 12] = [
     Fault::Everything,
     Fault::Everything,
     Fault::Everything,
@@ -47,8 +50,28 @@ pub struct Campaign {
     mount: Option<Mount>,
     models: Vec<Model>,
     round: u32,
-    /// What is wrong, each with its round.
-    problems: Vec<String>,
+    faults: Vec<Fault>,
+    problems: Vec<Broken>,
+}
+
+/// A promise that was broken in a round.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// Of which cluster.
+    pub cluster: String,
+    /// In which round.
+    pub round: u32,
+    /// After which fault.
+    pub fault: Fault,
+    /// How.
+    pub problem: Problem,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster, round, fault, problem: Problem { kind, words } } = self;
+        write!(out, "{cluster} round {round}, {fault:?}: {kind:?}: {words}")
+    }
 }
 
 struct Actors {
@@ -68,11 +91,11 @@ struct Extras {
 }
 
 impl Campaign {
-    /// Makes the cluster.
+    /// Makes the cluster. Each of `faults` comes once before they come again, in random order.
     ///
     /// # Errors
     /// If it does not start.
-    pub fn start(name: &str, seed: u64) -> anyhow::Result<Self> {
+    pub fn start(name: &str, seed: u64, faults: Vec<Fault>) -> anyhow::Result<Self> {
         let seconds = |key: &str, seconds: &str| format!("{key}={seconds}");
         let shape = Shape {
             chunkservers: CHUNKSERVERS,
@@ -100,12 +123,13 @@ impl Campaign {
             mount: Some(mount),
             models: vec![Model::default(); ACTORS],
             round: 0,
+            faults,
             problems: Vec::new(),
         })
     }
 
     /// Everything that was found wrong so far.
-    pub fn problems(&self) -> &[String] {
+    pub fn problems(&self) -> &[Broken] {
         &self.problems
     }
 
@@ -134,18 +158,18 @@ impl Campaign {
             self.problems.len() - problems_before,
             self.cluster.now().since(before).as_secs_f64(),
         );
-        for problem in &self.problems[problems_before..] {
-            println!("  {problem}");
+        for Broken { problem, .. } in &self.problems[problems_before..] {
+            println!("  {:?}: {}", problem.kind, problem.words);
         }
         self.round += 1;
         Ok(())
     }
 
     fn fault(&self) -> Fault {
-        let block = u64::from(self.round) / FAULTS.len() as u64;
-        let mut faults = FAULTS;
+        let block = u64::from(self.round) / self.faults.len() as u64;
+        let mut faults = self.faults.clone();
         faults.shuffle(&mut StdRng::seed_from_u64(self.seed.rotate_left(17) ^ block));
-        faults[self.round as usize % FAULTS.len()]
+        faults[self.round as usize % faults.len()]
     }
 
     fn extras(&self, fault: Fault, random: &mut StdRng) -> Extras {
@@ -173,10 +197,10 @@ impl Campaign {
             false => actors.kill()?,
         }
         let found_before = self.mount.as_ref().map(|mount| look(mount.path()));
-        let fresh = self.cluster.mount()?;
+        let fresh = self.cluster.mount_with(&LOOK_OPTIONS)?;
         let found = look(fresh.path());
-        if found_before.is_some_and(|before| before != found) {
-            self.problem("the mount that lived and a new one see different names or bytes".into());
+        if let Some(before) = found_before.filter(|before| *before != found) {
+            self.problem(Problem::new(Kind::MountsDiffer, difference(&before, &found)));
         }
         let verdict = self.judge(&actors.journals, fault, moment, &found)?;
         self.sync_all(fresh.path(), &found);
@@ -185,8 +209,9 @@ impl Campaign {
         Ok(verdict)
     }
 
-    fn problem(&mut self, words: String) {
-        self.problems.push(format!("{} round {}: {words}", self.name, self.round));
+    fn problem(&mut self, problem: Problem) {
+        let (cluster, fault) = (self.name.clone(), self.fault());
+        self.problems.push(Broken { cluster, round: self.round, fault, problem });
     }
 
     // ------------------------------------------------------------ actors
@@ -217,10 +242,11 @@ impl Campaign {
         });
         match ended {
             Some(status) if status.success() => {}
-            Some(status) => self.problem(format!("the actors ended with {status}")),
+            Some(status) => self.problem(Problem::new(Kind::CallFailed, format!("the actors ended with {status}"))),
             None => {
                 ensure!(!in_time, "it waited");
-                self.problem(format!("a call did not end within {} s", FINISH_MAX.as_secs()));
+                let words = format!("a call did not end within {} s", FINISH_MAX.as_secs());
+                self.problem(Problem::new(Kind::Hangs, words));
                 if let Some(mount) = self.mount.take() {
                     mount.kill();
                 }
@@ -343,8 +369,9 @@ impl Campaign {
         for (actor, found) in found.iter().enumerate() {
             let (records, violations) = journal::read(&journals.join(actor.to_string()))?;
             let verdict = self.models[actor].judge(&records, fault, moment, found);
-            for problem in violations.iter().chain(&verdict.problems) {
-                self.problem(format!("{fault:?}: actor {actor}: {problem}"));
+            let seen = violations.into_iter().map(|words| Problem::new(Kind::ReadDuringWork, words));
+            for problem in seen.chain(verdict.problems.iter().cloned()) {
+                self.problem(Problem::new(problem.kind, format!("actor {actor}: {}", problem.words)));
             }
             self.models[actor].settle(found);
             sum.names_lost += verdict.names_lost;
@@ -361,7 +388,8 @@ impl Campaign {
             for path in found.names.keys().map(String::as_str).chain([""]) {
                 let path = root.join(format!("a{actor}")).join(path);
                 if let Err(error) = File::open(&path).and_then(|file| file.sync_all()) {
-                    self.problem(format!("a new mount cannot sync a{actor}/{}: {error}", path.display()));
+                    let words = format!("{}: {error}", path.display());
+                    self.problem(Problem::new(Kind::CannotSync, words));
                 }
             }
         }
@@ -374,9 +402,11 @@ impl Campaign {
         if let Some(lost) = extras.then_lose {
             self.cluster.wait_for_status(IN_TIME, "fully replicated", |status| status["fully_replicated"] == true)?;
             self.cluster.kill_chunkserver(lost);
-            let fresh = self.cluster.mount()?;
-            if look(fresh.path()) != found {
-                self.problem(format!("what was found is not what is found without chunkserver {lost}"));
+            let fresh = self.cluster.mount_with(&LOOK_OPTIONS)?;
+            let again = look(fresh.path());
+            if again != found {
+                let words = format!("without chunkserver {lost}, something else is found: {}", difference(found, &again));
+                self.problem(Problem::new(Kind::OneCopyDiffers, words));
             }
             fresh.unmount()?;
             self.cluster.start_chunkserver(lost)?;
@@ -408,10 +438,40 @@ impl Campaign {
         let output = command.output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-            self.problem(format!("{command:?} ended with {}: {said}", output.status));
+            let words = format!("{command:?} ended with {}: {said}", output.status);
+            self.problem(Problem::new(Kind::Offline, words));
         }
         Ok(())
     }
+}
+
+/// The first things that differ, in words.
+fn difference(one: &[Found], other: &[Found]) -> String {
+    let mut said = Vec::new();
+    for (actor, (one, other)) in one.iter().zip(other).enumerate() {
+        for (path, entry) in &one.names {
+            if other.names.get(path) != Some(entry) {
+                said.push(format!("a{actor}/{path} is {entry:?} and {:?}", other.names.get(path)));
+            }
+        }
+        for path in other.names.keys().filter(|path| !one.names.contains_key(*path)) {
+            said.push(format!("a{actor}/{path} is in the second only"));
+        }
+        for (inode, image) in &one.files {
+            match (image, other.files.get(inode)) {
+                (Ok(one), Some(Ok(other))) if one != other => {
+                    let place = (0..one.length()).step_by(512).find(|at| one.read(*at, 512) != other.read(*at, 512));
+                    let lengths = (one.length(), other.length());
+                    said.push(format!("bytes of file {inode} of a{actor}, lengths {lengths:?}, first at {place:?}"));
+                }
+                (Err(error), Some(Ok(_))) => said.push(format!("file {inode} of a{actor}: first {error}, then readable")),
+                (Ok(_), Some(Err(error))) => said.push(format!("file {inode} of a{actor}: readable, then {error}")),
+                _ => {}
+            }
+        }
+    }
+    said.truncate(6);
+    said.join("; ")
 }
 
 fn look(root: &Path) -> Vec<Found> {
