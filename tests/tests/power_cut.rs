@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use rfs_tests::power::actor::Load;
 use rfs_tests::power::oracle::Fault;
-use rfs_tests::power::rounds::{Broken, Campaign, FAULTS};
+use rfs_tests::power::rounds::{Broken, Campaign, FAULTS, Plan};
 
 const ROUNDS: u64 = 30;
 const CLUSTERS: u64 = 2;
@@ -25,7 +26,15 @@ fn faults() -> Vec<Fault> {
 
 /// The promises broken in so many rounds, and why they ended early.
 fn campaign(name: &str, seed: u64, rounds: u64) -> (Vec<Broken>, Option<String>) {
-    let mut campaign = match Campaign::start(name, seed, faults()) {
+    let plan = Plan {
+        name: name.to_owned(),
+        seed,
+        faults: faults(),
+        in_order: false,
+        load: Load::Mixed,
+        faulty_disk: false,
+    };
+    let mut campaign = match Campaign::start(plan) {
         Ok(campaign) => campaign,
         Err(error) => return (Vec::new(), Some(format!("{name} did not start: {error:#}"))),
     };

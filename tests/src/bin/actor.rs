@@ -1,6 +1,6 @@
 //! Actors of the power-cut test, one thread each: see `rfs_tests::power`.
 //!
-//! `rfs-test-actor ROOT JOURNALS ACTORS SEED GENERATION`: actor N works in ROOT/aN and keeps JOURNALS/N. It reads `cut` and
+//! `rfs-test-actor ROOT JOURNALS ACTORS SEED GENERATION LOAD`: actor N works in ROOT/aN and keeps JOURNALS/N. It reads `cut` and
 //! `finish` from its standard input, and ends when all actors have finished, or when its input does.
 
 use std::io::BufRead as _;
@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
-use rfs_tests::power::actor::{Actor, Control};
+use rfs_tests::power::actor::{Actor, Control, Load};
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [root, journals, actors, seed, generation] = &arguments[..] else { anyhow::bail!("five arguments") };
+    let [root, journals, actors, seed, generation, load] = &arguments[..] else { anyhow::bail!("six arguments") };
+    let load: Load = load.parse()?;
     let (actors, seed, generation): (u64, u64, u32) = (actors.parse()?, seed.parse()?, generation.parse()?);
     let control = Arc::new(Control::default());
     let threads = (0..actors)
@@ -23,7 +24,9 @@ fn main() -> anyhow::Result<()> {
             let control = Arc::clone(&control);
             std::thread::Builder::new()
                 .name(format!("actor {number}"))
-                .spawn(move || Actor::new(&root, &journal, seed ^ number, generation, control).map(|mut it| it.run()))
+                .spawn(move || {
+                    Actor::new(&root, &journal, seed ^ number, generation, load, control).map(|mut actor| actor.run())
+                })
                 .context("a thread")
         })
         .collect::<anyhow::Result<Vec<_>>>()?;

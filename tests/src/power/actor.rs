@@ -11,7 +11,10 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -21,12 +24,39 @@ use super::names::{self, Change, Entry, Fate, Names};
 use super::observe;
 
 const FILES_MAX: usize = 24;
+const IDLE_STEPS: u32 = 60;
+const STREAM_BYTES_MAX: u64 = 16 << 20;
+const PIECE_BYTES: usize = 256 << 10;
 const HANDLES_MAX: usize = 6;
 /// Changes of one file without fsync; more could not be judged.
 const UNSYNCED_MAX: u32 = 10;
 const FILE_BYTES_MAX: u64 = 512 << 10;
 /// A few files begin shortly before the border of the first and second chunk.
 const NEAR_SECOND_CHUNK: u64 = (64 << 20) - 40_000;
+
+/// What kind of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Everything.
+    Mixed,
+    /// A little at first, then nothing.
+    Idle,
+    /// One file, from its begin to its end and again.
+    Streaming,
+    /// Many files made, written, synced, removed.
+    SmallFiles,
+}
+
+impl std::str::FromStr for Load {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        [Self::Mixed, Self::Idle, Self::Streaming, Self::SmallFiles]
+            .into_iter()
+            .find(|load| format!("{load:?}") == text)
+            .with_context(|| format!("no such load: {text}"))
+    }
+}
 
 /// What the process tells its actors.
 #[derive(Debug, Default)]
@@ -56,6 +86,8 @@ pub struct Actor {
     journal: Journal,
     random: StdRng,
     control: Arc<Control>,
+    load: Load,
+    steps: u32,
     names: Names,
     files: BTreeMap<u64, Known>,
     handles: BTreeMap<u64, Handle>,
@@ -72,6 +104,7 @@ impl Actor {
         journal: &Path,
         seed: u64,
         generation: u32,
+        load: Load,
         control: Arc<Control>,
     ) -> anyhow::Result<Self> {
         let mut actor = Self {
@@ -79,6 +112,8 @@ impl Actor {
             journal: Journal::create(journal)?,
             random: StdRng::seed_from_u64(seed),
             control,
+            load,
+            steps: 0,
             names: Names::new(),
             files: BTreeMap::new(),
             handles: BTreeMap::new(),
@@ -97,6 +132,17 @@ impl Actor {
     }
 
     fn step(&mut self) {
+        self.steps += 1;
+        match self.load {
+            Load::Mixed => self.mixed_step(),
+            Load::Idle if self.steps < IDLE_STEPS => self.mixed_step(),
+            Load::Idle => sleep(Duration::from_millis(20)),
+            Load::Streaming => self.stream(),
+            Load::SmallFiles => self.small_file_step(),
+        }
+    }
+
+    fn mixed_step(&mut self) {
         match self.random.random_range(0..100) {
             0..14 => self.create(),
             14..44 => self.write(),
@@ -111,6 +157,32 @@ impl Actor {
             92..96 => self.close_a_handle(),
             _ => self.verify_a_file(),
         }
+    }
+
+    fn small_file_step(&mut self) {
+        match self.random.random_range(0..100) {
+            0..40 => self.create(),
+            40..55 => self.sync_a_file(),
+            55..60 => self.sync_a_folder(),
+            60..68 => self.rename(),
+            68..92 => self.unlink(),
+            _ => self.verify_a_file(),
+        }
+    }
+
+    /// The next piece of the file that is streamed to; a sync now and then, and from the begin again when it is long enough.
+    fn stream(&mut self) {
+        let Some(inode) = self.handles.keys().next().copied() else {
+            return match self.any_inode() {
+                Some(inode) => drop(self.open(inode, false)),
+                None => self.create(),
+            };
+        };
+        let Some(length) = self.files.get(&inode).map(|known| known.length) else { return self.close(inode) };
+        if length > STREAM_BYTES_MAX {
+            return self.truncate_to(inode, 0);
+        }
+        self.write_at(inode, length, PIECE_BYTES);
     }
 
     /// Syncs some of what is open, closes all; then syncs some of what is closed.
@@ -282,6 +354,15 @@ impl Actor {
         if (offset > FILE_BYTES_MAX && offset < NEAR_SECOND_CHUNK) || offset > NEAR_SECOND_CHUNK + FILE_BYTES_MAX {
             return self.truncate_to(inode, FILE_BYTES_MAX / 4);
         }
+        self.write_at(inode, offset, length);
+    }
+
+    fn write_at(&mut self, inode: u64, offset: u64, length: usize) {
+        let (Some(known), Some(handle)) = (self.files.get_mut(&inode), self.handles.get(&inode)) else { return };
+        if known.unsynced >= UNSYNCED_MAX {
+            return self.fsync(inode);
+        }
+        let offset = if handle.append { known.length } else { offset };
         self.generation += 1;
         let bytes = stamped(inode, self.generation, offset, length);
         let number = self.journal.begin(&Act::Write(inode, offset, length as u64, self.generation));
@@ -290,7 +371,6 @@ impl Actor {
         } else {
             handle.file.write_at(&bytes, offset)
         };
-        let known = self.files.get_mut(&inode).expect("it is known");
         known.unsynced += 1;
         match written {
             Ok(count) if count == length => {

@@ -39,3 +39,5 @@ pub mod oracle;
 pub mod actor;
 
 pub mod rounds;
+
+mod faults;

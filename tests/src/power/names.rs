@@ -108,29 +108,37 @@ fn rename(names: &mut Names, from: &str, to: &str) -> bool {
 /// Whether `found` may be left of `changes` made to `before`; how many acknowledged ones are missing then (as few as can be).
 ///
 /// # Errors
-/// In words: the difference between what is found and all changes done.
+/// In words: how what is found differs from what comes nearest to it.
 pub fn judge(before: &Names, changes: &[Change], found: &Names) -> Result<usize, String> {
     let unknown: Vec<usize> = (0..changes.len()).filter(|at| changes[*at].fate == Fate::Unknown).collect();
     if unknown.len() > UNKNOWN_MAX {
         return Err(format!("{} changes failed or did not end: {:?}", unknown.len(), changes[unknown[0]].act));
     }
     let losable = changes.iter().filter(|change| change.fate == Fate::Losable).count();
+    let mut nearest: Option<(usize, String)> = None;
     for lost in 0..=losable {
         for done in (0..1_u32 << unknown.len()).rev() {
             let is_done = |at: usize| unknown.iter().position(|one| *one == at).is_some_and(|bit| done >> bit & 1 == 1);
-            if result(before, changes, losable - lost, is_done).is_some_and(|names| agree(&names, found)) {
-                return Ok(lost);
+            let said = match result(before, changes, losable - lost, is_done) {
+                Ok(names) if agree(&names, found) => return Ok(lost),
+                Ok(names) => differences(&names, found),
+                Err(change) => (usize::MAX, format!("{:?} was acknowledged, but was not possible", change.act)),
+            };
+            if nearest.as_ref().is_none_or(|(count, _)| said.0 < *count) {
+                nearest = Some((said.0, format!("compared with {lost} of {losable} losable changes lost: {}", said.1)));
             }
         }
     }
-    let all = result(before, changes, losable, |_| false);
-    Err(match all {
-        Some(expected) => differences(&expected, found),
-        None => "the journal contradicts itself: a change was acknowledged that was not possible".into(),
-    })
+    Err(format!("no moment fits; {}", nearest.map_or_else(String::new, |(_, words)| words)))
 }
 
-fn result(before: &Names, changes: &[Change], kept: usize, is_done: impl Fn(usize) -> bool) -> Option<Names> {
+/// The names after these changes; the one that was not possible.
+fn result<'a>(
+    before: &Names,
+    changes: &'a [Change],
+    kept: usize,
+    is_done: impl Fn(usize) -> bool,
+) -> Result<Names, &'a Change> {
     let mut names = before.clone();
     let mut losable_seen = 0;
     for (at, change) in changes.iter().enumerate() {
@@ -143,10 +151,10 @@ fn result(before: &Names, changes: &[Change], kept: usize, is_done: impl Fn(usiz
             Fate::Unknown => is_done(at),
         };
         if done && !apply(&mut names, change) {
-            return None;
+            return Err(change);
         }
     }
-    Some(names)
+    Ok(names)
 }
 
 fn agree(expected: &Names, found: &Names) -> bool {
@@ -160,7 +168,7 @@ fn agree(expected: &Names, found: &Names) -> bool {
         })
 }
 
-fn differences(expected: &Names, found: &Names) -> String {
+fn differences(expected: &Names, found: &Names) -> (usize, String) {
     let mut said = Vec::new();
     for (path, entry) in expected {
         match found.get(path) {
@@ -172,12 +180,9 @@ fn differences(expected: &Names, found: &Names) -> String {
     for (path, entry) in found.iter().filter(|(path, _)| !expected.contains_key(*path)) {
         said.push(format!("{path} is there again ({entry:?})"));
     }
-    let more = said.len().saturating_sub(12);
+    let count = said.len();
     said.truncate(12);
-    format!("no moment fits; compared with all changes done: {}{}", said.join("; "), match more {
-        0 => String::new(),
-        more => format!("; and {more} more"),
-    })
+    (count, said.join("; "))
 }
 
 #[cfg(test)]

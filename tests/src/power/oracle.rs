@@ -11,7 +11,7 @@ use super::observe::Found;
 /// Everything a power cut may take of what no fsync promised, in nanoseconds before it: `log_flush_interval`.
 pub const LOG_FLUSH_INTERVAL_NS: u64 = 10_000_000;
 
-/// What was broken in a round.
+/// What is done to a cluster in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
     /// Every machine loses power.
@@ -26,8 +26,30 @@ pub enum Fault {
     Client,
     /// `kill -9` of the master.
     KillMaster,
+    /// `kill -9` of one chunkserver.
+    KillChunkserver,
     /// `kill -9` of all chunkservers.
     KillChunkservers,
+    /// SIGSTOP of the master for longer than sessions last.
+    PauseMaster,
+    /// SIGSTOP of a chunkserver.
+    PauseChunkserver,
+    /// SIGSTOP of mount.rfs.
+    PauseClient,
+    /// The master's volume is full.
+    FullMaster,
+    /// A chunkserver's volume is full.
+    FullChunkserver,
+    /// A chunkserver's volume is unmounted beneath it, and comes back.
+    UnmountedChunkserver,
+    /// A chunkserver is started where another one's volume is mounted.
+    WrongVolume,
+    /// A second chunkserver is started on a volume in use, and one on a copy of it.
+    SameVolumeTwice,
+    /// A chunkserver's disk gives EIO for all reads.
+    ReadErrors,
+    /// For all writes, and so for the syncs of what was written before.
+    WriteErrors,
 }
 
 impl Fault {
@@ -40,9 +62,18 @@ impl Fault {
         !matches!(self, Self::Everything | Self::Client)
     }
 
-    /// Whether no call of a living client may fail.
-    fn is_borne_in_silence(self) -> bool {
-        matches!(self, Self::OneChunkserver | Self::KillMaster | Self::KillChunkservers)
+    /// Whether it excuses that this call failed.
+    fn excuses(self, act: &Act, errno: i32) -> bool {
+        let is_of_bytes = matches!(act, Act::Write(..) | Act::Truncate(..) | Act::Fsync(_) | Act::Close(_));
+        match self {
+            Self::AllChunkservers => is_of_bytes,
+            // What the log lost is not there any more; a session that is over takes its files with it.
+            Self::Master | Self::PauseClient => true,
+            // Their own end.
+            Self::Client | Self::Everything => true,
+            Self::FullMaster | Self::FullChunkserver => errno == libc::ENOSPC,
+            _ => false,
+        }
     }
 }
 
@@ -75,6 +106,8 @@ pub enum Kind {
     OneCopyDiffers,
     /// An offline checker found fault.
     Offline,
+    /// A daemon served, or wrote to, what it must not.
+    Misplaced,
 }
 
 /// A broken promise.
@@ -198,6 +231,9 @@ impl Model {
                 _ => continue,
             };
             let history = self.files.entry(inode).or_insert_with(|| History::certain(inode, Image::default()));
+            if record.end.is_some_and(|(_, errno, _)| never_left(errno)) {
+                continue;
+            }
             let ended_ns = record.end.map_or(u64::MAX, |(time, ..)| time);
             match (&record.act, change) {
                 (_, Some(change)) => {
@@ -225,9 +261,9 @@ fn may_be_missing(event: &Event, fault: Fault, moment: Moment) -> bool {
         bytes::Change::Write(..) => match fault {
             Fault::Everything | Fault::AllChunkservers => true,
             // What is closed is at the master and on the chunkservers.
-            Fault::Client => event.closed_ns.is_none(),
+            Fault::Client | Fault::PauseClient => event.closed_ns.is_none_or(|closed_ns| closed_ns >= moment.begin_ns),
             Fault::Master => taken_with_the_log || event.closed_ns.is_some_and(|closed_ns| moment.may_take(closed_ns)),
-            Fault::OneChunkserver | Fault::KillMaster | Fault::KillChunkservers => false,
+            _ => false,
         },
     }
 }
@@ -270,26 +306,23 @@ fn name_changes(records: &[Record], fault: Fault, moment: Moment) -> Vec<names::
 /// An answer that says that nothing was changed.
 fn was_refused(errno: i32) -> bool {
     matches!(errno, libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::ENOTDIR | libc::EISDIR | libc::ESTALE)
+        || never_left(errno)
+}
+
+/// The mount was dead before the call.
+fn never_left(errno: i32) -> bool {
+    errno == libc::ENOTCONN
 }
 
 /// Calls that failed though nothing had happened that the application must notice.
 fn unexpected_errors(records: &[Record], fault: Fault) -> Vec<Problem> {
-    let of_bytes = |act: &Act| matches!(act, Act::Write(..) | Act::Truncate(..) | Act::Fsync(_) | Act::Close(_));
-    let excused = |record: &Record| match fault {
-        Fault::AllChunkservers => of_bytes(&record.act),
-        // What the log lost is not there any more.
-        Fault::Master => true,
-        // Its own end.
-        Fault::Client | Fault::Everything => true,
-        _ => !fault.is_borne_in_silence(),
-    };
     records
         .iter()
         .filter_map(|record| {
             let (_, errno, _) = record.end.filter(|(_, errno, _)| *errno != 0)?;
             let error = std::io::Error::from_raw_os_error(errno);
             let words = || format!("{:?} failed: {error}", record.act);
-            (!excused(record)).then(|| Problem::new(Kind::CallFailed, words()))
+            (!fault.excuses(&record.act, errno)).then(|| Problem::new(Kind::CallFailed, words()))
         })
         .take(5)
         .collect()

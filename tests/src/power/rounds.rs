@@ -13,16 +13,19 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::journal::{self, now_ns};
+use super::actor::Load;
+use super::journal;
 use super::observe::{self, Found};
 use super::oracle::{Fault, Kind, Model, Moment, Problem, Verdict};
 use crate::cluster::{Cluster, IN_TIME, Mount, Shape, Storage};
 use crate::programs::{program, test_program};
 
 const ACTORS: usize = 3;
-const CHUNKSERVERS: usize = 3;
+pub(super) const CHUNKSERVERS: usize = 3;
 /// How long actors may take to finish: as long as a client waits for chunkservers, and some.
-const FINISH_MAX: Duration = Duration::from_secs(90);
+const FINISH_MAX: Duration = Duration::from_secs(60);
+/// A mount that works waits for copies that come back, but no test is to wait for those that do not.
+const WORK_OPTIONS: [&str; 2] = ["-o", "chunk_timeout=20s"];
 /// What is found must be readable: a mount that looks does not wait longer for copies that will not come.
 const LOOK_OPTIONS: [&str; 2] = ["-o", "chunk_timeout=8s"];
 
@@ -42,15 +45,30 @@ pub const FAULTS: [Fault; 12] = [
     Fault::KillChunkservers,
 ];
 
+/// What a campaign is like.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Of the cluster, for reports.
+    pub name: String,
+    /// Of all choices.
+    pub seed: u64,
+    /// Each comes once before they come again.
+    pub faults: Vec<Fault>,
+    /// Whether they come in the order above.
+    pub in_order: bool,
+    /// What the actors do.
+    pub load: Load,
+    /// Whether the first chunkserver's disk can fail on demand.
+    pub faulty_disk: bool,
+}
+
 /// A cluster, and what was promised on it.
 pub struct Campaign {
-    cluster: Cluster,
-    name: String,
-    seed: u64,
-    mount: Option<Mount>,
+    pub(super) cluster: Cluster,
+    plan: Plan,
+    pub(super) mount: Option<Mount>,
     models: Vec<Model>,
     round: u32,
-    faults: Vec<Fault>,
     problems: Vec<Broken>,
 }
 
@@ -81,9 +99,9 @@ struct Actors {
 
 /// What a round adds to the verification that every round has.
 #[derive(Clone, Copy, Debug, Default)]
-struct Extras {
+pub(super) struct Extras {
     /// After a cut of everything, one chunkserver never comes back before all is verified.
-    one_stays_away: Option<usize>,
+    pub(super) one_stays_away: Option<usize>,
     /// When all has its copies again, one chunkserver goes and all is verified once more.
     then_lose: Option<usize>,
     /// All stop, and the offline checkers look.
@@ -91,15 +109,19 @@ struct Extras {
 }
 
 impl Campaign {
-    /// Makes the cluster. Each of `faults` comes once before they come again, in random order.
+    /// Makes the cluster.
     ///
     /// # Errors
     /// If it does not start.
-    pub fn start(name: &str, seed: u64, faults: Vec<Fault>) -> anyhow::Result<Self> {
+    pub fn start(plan: Plan) -> anyhow::Result<Self> {
         let seconds = |key: &str, seconds: &str| format!("{key}={seconds}");
         let shape = Shape {
             chunkservers: CHUNKSERVERS,
-            storage: Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 1 << 30 },
+            storage: Storage::Xfs {
+                master_bytes: 1 << 30,
+                chunkserver_bytes: 1 << 30,
+                first_may_fail: plan.faulty_disk,
+            },
             // Shorter than usual, so that rounds are.
             master_settings: vec![
                 seconds("session_expiry", "3s"),
@@ -111,19 +133,17 @@ impl Campaign {
             ..Shape::default()
         };
         let cluster = Cluster::start_shaped(shape)?;
-        let mount = cluster.mount()?;
+        let mount = cluster.mount_with(&WORK_OPTIONS)?;
         for actor in 0..ACTORS {
             fs::create_dir(mount.path().join(format!("a{actor}")))?;
         }
         File::open(mount.path())?.sync_all()?;
         Ok(Self {
             cluster,
-            name: name.to_owned(),
-            seed,
+            plan,
             mount: Some(mount),
             models: vec![Model::default(); ACTORS],
             round: 0,
-            faults,
             problems: Vec::new(),
         })
     }
@@ -139,17 +159,17 @@ impl Campaign {
     /// If the cluster does not come back.
     #[allow(clippy::print_stdout, reason = "the report of a test")]
     pub fn round(&mut self) -> anyhow::Result<()> {
-        let mut random = StdRng::seed_from_u64(self.seed ^ u64::from(self.round) << 32);
+        let mut random = StdRng::seed_from_u64(self.plan.seed ^ u64::from(self.round) << 32);
         let fault = self.fault();
         let extras = self.extras(fault, &mut random);
         let before = self.cluster.now();
         let problems_before = self.problems.len();
         let verdict = self
             .break_and_judge(fault, extras, &mut random)
-            .with_context(|| format!("{} round {}: {fault:?} {extras:?}", self.name, self.round))?;
+            .with_context(|| format!("{} round {}: {fault:?} {extras:?}", self.plan.name, self.round))?;
         println!(
             "{} round {}: {fault:?}: {} fsyncs, {} files ({} partly unsynced), {} unsynced names taken, {} problems; {:.1} s",
-            self.name,
+            self.plan.name,
             self.round,
             verdict.fsyncs,
             verdict.files,
@@ -166,9 +186,11 @@ impl Campaign {
     }
 
     fn fault(&self) -> Fault {
-        let block = u64::from(self.round) / self.faults.len() as u64;
-        let mut faults = self.faults.clone();
-        faults.shuffle(&mut StdRng::seed_from_u64(self.seed.rotate_left(17) ^ block));
+        let block = u64::from(self.round) / self.plan.faults.len() as u64;
+        let mut faults = self.plan.faults.clone();
+        if !self.plan.in_order {
+            faults.shuffle(&mut StdRng::seed_from_u64(self.plan.seed.rotate_left(17) ^ block));
+        }
         faults[self.round as usize % faults.len()]
     }
 
@@ -183,7 +205,7 @@ impl Campaign {
 
     fn break_and_judge(&mut self, fault: Fault, extras: Extras, random: &mut StdRng) -> anyhow::Result<Verdict> {
         if self.mount.is_none() {
-            self.mount = Some(self.cluster.mount()?);
+            self.mount = Some(self.cluster.mount_with(&WORK_OPTIONS)?);
         }
         let mut actors = self.start_actors()?;
         sleep(Duration::from_millis(random.random_range(150..1_200)));
@@ -209,8 +231,10 @@ impl Campaign {
         Ok(verdict)
     }
 
-    fn problem(&mut self, problem: Problem) {
-        let (cluster, fault) = (self.name.clone(), self.fault());
+    pub(super) fn problem(&mut self, problem: Problem) {
+        // There is something to look at.
+        self.cluster.guardian().keep();
+        let (cluster, fault) = (self.plan.name.clone(), self.fault());
         self.problems.push(Broken { cluster, round: self.round, fault, problem });
     }
 
@@ -224,8 +248,9 @@ impl Campaign {
             .arg(root)
             .arg(&journals)
             .arg(ACTORS.to_string())
-            .arg((self.seed ^ u64::from(self.round) << 40).to_string())
+            .arg((self.plan.seed ^ u64::from(self.round) << 40).to_string())
             .arg((self.round << 16).to_string())
+            .arg(format!("{:?}", self.plan.load))
             .stdin(Stdio::piped())
             .current_dir("/")
             .spawn()?;
@@ -254,112 +279,6 @@ impl Campaign {
             }
         }
         Ok(())
-    }
-
-    // ------------------------------------------------------------ faults
-
-    fn inflict(&mut self, fault: Fault, extras: Extras, random: &mut StdRng) -> anyhow::Result<Moment> {
-        let begin_ns = now_ns();
-        let victim = random.random_range(0..CHUNKSERVERS);
-        let pause = |random: &mut StdRng, max_ms: u64| sleep(Duration::from_millis(random.random_range(0..max_ms)));
-        match fault {
-            Fault::Everything => return self.cut_everything(extras, random),
-            Fault::AllChunkservers => {
-                let all = [Some(0), Some(1), Some(2)];
-                self.cut(&all)?;
-                (0..CHUNKSERVERS).for_each(|index| self.cluster.kill_chunkserver(index));
-                pause(random, 1_000);
-                self.power_on(&all)?;
-                (0..CHUNKSERVERS).try_for_each(|index| self.cluster.start_chunkserver(index))?;
-            }
-            Fault::OneChunkserver => {
-                self.cut(&[Some(victim)])?;
-                pause(random, 500);
-                self.cluster.kill_chunkserver(victim);
-                pause(random, 2_000);
-                self.power_on(&[Some(victim)])?;
-                self.cluster.start_chunkserver(victim)?;
-            }
-            Fault::Master => {
-                self.cut(&[None])?;
-                self.cluster.kill_master();
-                let end_ns = now_ns();
-                self.power_on(&[None])?;
-                self.cluster.start_master()?;
-                return Ok(Moment { begin_ns, end_ns });
-            }
-            Fault::Client => self.mount.take().context("it is mounted")?.kill(),
-            Fault::KillMaster => {
-                self.cluster.kill_master();
-                self.cluster.start_master()?;
-            }
-            Fault::KillChunkservers => {
-                (0..CHUNKSERVERS).for_each(|index| self.cluster.kill_chunkserver(index));
-                pause(random, 1_000);
-                (0..CHUNKSERVERS).try_for_each(|index| self.cluster.start_chunkserver(index))?;
-            }
-        }
-        Ok(Moment { begin_ns, end_ns: now_ns() })
-    }
-
-    /// All machines lose power. They cannot in the same instant here, so the order differs: clients first, daemons first (then
-    /// it is as if in one instant), or disks first.
-    fn cut_everything(&mut self, extras: Extras, random: &mut StdRng) -> anyhow::Result<Moment> {
-        let all = [None, Some(0), Some(1), Some(2)];
-        let mount = self.mount.take().context("it is mounted")?;
-        let order = random.random_range(0..3);
-        // The process for the next master is made before, and takes a moment.
-        let begin_ns = match order {
-            0 => {
-                mount.kill();
-                let begin_ns = now_ns();
-                self.cut(&all)?;
-                self.kill_daemons();
-                begin_ns
-            }
-            1 => {
-                let begin_ns = now_ns();
-                self.kill_daemons();
-                self.cut(&all)?;
-                mount.kill();
-                begin_ns
-            }
-            _ => {
-                let begin_ns = now_ns();
-                self.cut(&all)?;
-                self.kill_daemons();
-                mount.kill();
-                begin_ns
-            }
-        };
-        let moment = Moment { begin_ns, end_ns: now_ns() };
-        self.power_on(&all)?;
-        self.cluster.start_master()?;
-        for index in (0..CHUNKSERVERS).filter(|index| extras.one_stays_away != Some(*index)) {
-            self.cluster.start_chunkserver(index)?;
-        }
-        Ok(moment)
-    }
-
-    fn kill_daemons(&mut self) {
-        self.cluster.kill_master();
-        (0..CHUNKSERVERS).for_each(|index| self.cluster.kill_chunkserver(index));
-    }
-
-    /// Cuts the power of these volumes, as nearly at once as processes can.
-    fn cut(&self, volumes: &[Option<usize>]) -> anyhow::Result<()> {
-        std::thread::scope(|scope| {
-            let cutting: Vec<_> =
-                volumes.iter().map(|at| scope.spawn(|| self.cluster.volume(*at).cut_power())).collect();
-            cutting.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
-        })
-    }
-
-    fn power_on(&self, volumes: &[Option<usize>]) -> anyhow::Result<()> {
-        volumes.iter().try_for_each(|at| {
-            self.cluster.volume(*at).unmount()?;
-            self.cluster.volume(*at).mount()
-        })
     }
 
     // ------------------------------------------------------------ verifying
