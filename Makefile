@@ -45,6 +45,12 @@ UNSTEADY := a_flipped_bit_in_the_header two_mounts_in_turn_agree_with_the_exerci
 test-unsteady: prerequisites test-tools build
 	$(CARGO) nextest run --release --locked --workspace --ignore-default-filter -- $(UNSTEADY)
 
+## make torture     500 rounds of power cuts and kills, of which make test runs 30 (RFS_POWER_ROUNDS=, RFS_TEST_SEED=)
+.PHONY: torture
+torture: prerequisites test-tools build
+	RFS_POWER_ROUNDS=$(or $(RFS_POWER_ROUNDS),500) \
+	$(CARGO) test --release --locked -p rfs-tests --test power_cut -- --nocapture nothing_that_was_promised_is_lost
+
 .PHONY: linker
 linker:
 	@command -v ld.lld >/dev/null || deploy/prerequisites.sh build

@@ -90,7 +90,11 @@ impl XfsVolume {
     /// If it is not a disk that can.
     pub fn set_error(&self, error: DiskError, fails: bool) -> anyhow::Result<()> {
         let file = self.errors.as_ref().context("its disk cannot fail")?.join(error.name());
-        if fails { File::create(file).map(drop)? } else { fs::remove_file(file)? }
+        if fails {
+            File::create(file).map(drop)?
+        } else {
+            fs::remove_file(file)?
+        }
         Ok(())
     }
 

@@ -34,15 +34,15 @@ const LOADS: [Load; 3] = [Load::Idle, Load::Streaming, Load::SmallFiles];
 /// Where a variable names some of these, only those.
 fn chosen<T: std::fmt::Debug>(variable: &str, all: impl IntoIterator<Item = T>) -> Vec<T> {
     let names = std::env::var(variable).ok();
-    let is_chosen = |item: &T| names.as_ref().is_none_or(|names| names.split(',').any(|name| name == format!("{item:?}")));
+    let is_chosen =
+        |item: &T| names.as_ref().is_none_or(|names| names.split(',').any(|name| name == format!("{item:?}")));
     all.into_iter().filter(is_chosen).collect()
 }
 
 /// What became of each case under one load, in words; empty: well.
 fn run(load: Load, faults: &[Fault], seed: u64) -> BTreeMap<Fault, Vec<String>> {
     let name = format!("{load:?}");
-    let plan =
-        Plan { name: name.clone(), seed, faults: faults.to_vec(), in_order: true, load, faulty_disk: true };
+    let plan = Plan { name: name.clone(), seed, faults: faults.to_vec(), in_order: true, load, faulty_disk: true };
     let mut results = BTreeMap::new();
     let mut campaign = match Campaign::start(plan) {
         Ok(campaign) => campaign,

@@ -210,7 +210,10 @@ impl Actor {
     // ------------------------------------------------------------ names
 
     fn create(&mut self) {
-        if self.files.len() >= FILES_MAX {
+        if self.handles.len() >= HANDLES_MAX {
+            self.close_a_handle();
+        }
+        if self.names.values().filter(|entry| **entry != Entry::Folder).count() >= FILES_MAX {
             return self.unlink();
         }
         let path = self.new_path();
@@ -366,11 +369,7 @@ impl Actor {
         self.generation += 1;
         let bytes = stamped(inode, self.generation, offset, length);
         let number = self.journal.begin(&Act::Write(inode, offset, length as u64, self.generation));
-        let written = if handle.append {
-            (&handle.file).write(&bytes)
-        } else {
-            handle.file.write_at(&bytes, offset)
-        };
+        let written = if handle.append { (&handle.file).write(&bytes) } else { handle.file.write_at(&bytes, offset) };
         known.unsynced += 1;
         match written {
             Ok(count) if count == length => {
@@ -514,9 +513,7 @@ impl Actor {
         match got {
             Ok(got) => {
                 let same = got.length() == image.length()
-                    && (0..got.length())
-                        .step_by(4096)
-                        .all(|place| got.read(place, 4096) == image.read(place, 4096));
+                    && (0..got.length()).step_by(4096).all(|place| got.read(place, 4096) == image.read(place, 4096));
                 if !same {
                     self.journal.violation(&format!(
                         "{path} (inode {inode}, synced: {promised}) reads otherwise than it was written; {} bytes, not {}",

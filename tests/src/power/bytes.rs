@@ -113,7 +113,10 @@ impl History {
             let bytes = found.read(place, visible);
             if visible > 0 && !combinations.iter().any(|done| self.sector(place, *done)[..visible] == bytes) {
                 let described = Described { offset: place, bytes: &bytes };
-                return Err(format!("at {place} it has {described}; {}", self.expected_words(place, visible, &combinations)));
+                return Err(format!(
+                    "at {place} it has {described}; {}",
+                    self.expected_words(place, visible, &combinations)
+                ));
             }
         }
         Ok(())

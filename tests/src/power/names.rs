@@ -66,9 +66,7 @@ pub fn apply(names: &mut Names, change: &Change) -> bool {
         folder.is_empty() || names.get(folder) == Some(&Entry::Folder)
     };
     match &change.act {
-        Act::Create(path) => {
-            has_folder(names, path) && names.insert(path.clone(), Entry::File(change.inode)).is_none()
-        }
+        Act::Create(path) => has_folder(names, path) && names.insert(path.clone(), Entry::File(change.inode)).is_none(),
         Act::Mkdir(path) => has_folder(names, path) && names.insert(path.clone(), Entry::Folder).is_none(),
         Act::Link(from, to) => match names.get(from) {
             Some(&file @ Entry::File(_)) => has_folder(names, to) && names.insert(to.clone(), file).is_none(),

@@ -53,7 +53,8 @@ fn look_at(root: &Path, path: String, found: &mut Found, folders: &mut Vec<Strin
             let inode = about.ino();
             found.names.insert(path.clone(), Entry::File(Some(inode)));
             found.files.entry(inode).or_insert_with(|| {
-                read(&root.join(&path)).map_err(|error| format!("{path}, {} bytes, cannot be read: {error}", about.len()))
+                read(&root.join(&path))
+                    .map_err(|error| format!("{path}, {} bytes, cannot be read: {error}", about.len()))
             });
         }
     }

@@ -44,7 +44,7 @@ pub enum Fault {
     UnmountedChunkserver,
     /// A chunkserver is started where another one's volume is mounted.
     WrongVolume,
-    /// A second chunkserver is started on a volume in use, and one on a copy of it.
+    /// A second chunkserver is started on a volume in use.
     SameVolumeTwice,
     /// A chunkserver's disk gives EIO for all reads.
     ReadErrors,

@@ -14,6 +14,7 @@ use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::actor::Load;
+use super::content::{Described, Image};
 use super::journal;
 use super::observe::{self, Found};
 use super::oracle::{Fault, Kind, Model, Moment, Problem, Verdict};
@@ -324,7 +325,8 @@ impl Campaign {
             let fresh = self.cluster.mount_with(&LOOK_OPTIONS)?;
             let again = look(fresh.path());
             if again != found {
-                let words = format!("without chunkserver {lost}, something else is found: {}", difference(found, &again));
+                let words =
+                    format!("without chunkserver {lost}, something else is found: {}", difference(found, &again));
                 self.problem(Problem::new(Kind::OneCopyDiffers, words));
             }
             fresh.unmount()?;
@@ -381,9 +383,18 @@ fn difference(one: &[Found], other: &[Found]) -> String {
                 (Ok(one), Some(Ok(other))) if one != other => {
                     let place = (0..one.length()).step_by(512).find(|at| one.read(*at, 512) != other.read(*at, 512));
                     let lengths = (one.length(), other.length());
-                    said.push(format!("bytes of file {inode} of a{actor}, lengths {lengths:?}, first at {place:?}"));
+                    let has = |image: &Image| {
+                        let bytes = place.map(|at| image.read(at, 512)).unwrap_or_default();
+                        Described { offset: place.unwrap_or(0), bytes: &bytes }.to_string()
+                    };
+                    let (one, other) = (has(one), has(other));
+                    said.push(format!(
+                        "file {inode} of a{actor}, lengths {lengths:?}, first at {place:?}: {one}, and {other}"
+                    ));
                 }
-                (Err(error), Some(Ok(_))) => said.push(format!("file {inode} of a{actor}: first {error}, then readable")),
+                (Err(error), Some(Ok(_))) => {
+                    said.push(format!("file {inode} of a{actor}: first {error}, then readable"))
+                }
                 (Ok(_), Some(Err(error))) => said.push(format!("file {inode} of a{actor}: readable, then {error}")),
                 _ => {}
             }
