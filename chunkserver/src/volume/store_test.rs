@@ -262,3 +262,21 @@ fn a_full_volume_takes_no_new_chunks_and_a_failed_one_nothing() {
     assert_eq!(volume.state().0, VolumeState::Out);
     assert!(matches!(read(&volume, 1, 1), Err(Fault::VolumeOut { .. })));
 }
+
+#[test]
+fn what_is_mounted_in_place_of_a_volume_is_not_written_to() {
+    let parent = tempfile::tempdir().unwrap();
+    let (place, aside) = (parent.path().join("volume"), parent.path().join("aside"));
+    fs::rename(new_volume().keep(), &place).unwrap();
+    let (volume, _bad) = open(&place);
+    // As with `umount --lazy`: what the daemon has open is elsewhere now, and the path leads to something else.
+    fs::rename(&place, &aside).unwrap();
+    fs::create_dir(&place).unwrap();
+    write(&volume, 1, &new_terms(1), &[1; 100], Sync::Now).unwrap();
+    volume.mark_failed();
+    volume.close();
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "something was written where the volume is not");
+    drop(volume);
+    let (volume, _bad) = open(&aside);
+    assert_eq!(read(&volume, 1, 1).unwrap(), [1; 100]);
+}
