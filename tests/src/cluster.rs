@@ -469,10 +469,22 @@ impl Cluster {
             *made += 1;
             *made
         };
-        let name = format!("mount{number}");
-        let path = self.folder.join(&name);
+        let path = self.folder.join(format!("mount{number}"));
         fs::create_dir(&path)?;
         self.guardian.mount(&path);
+        self.mount_on(path, arguments)
+    }
+
+    /// Mounts it on the folder of a mount whose process is gone.
+    ///
+    /// # Errors
+    /// With the end of the mount's log.
+    pub fn mount_again(&self, dead: DeadMount) -> anyhow::Result<Mount> {
+        self.mount_on(dead.path, &[])
+    }
+
+    fn mount_on(&self, path: PathBuf, arguments: &[&str]) -> anyhow::Result<Mount> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut daemon = Daemon::new(&self.folder, &name, "mount-rfs");
         let mut all: Vec<String> = vec![self.master_address(), path.display().to_string(), "-f".to_owned()];
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
@@ -547,6 +559,33 @@ impl Mount {
         let _ = unmount(&self.path, UnmountFlags::DETACH);
     }
 
+    /// Ends the process with SIGKILL, waits until it is gone, and leaves the dead mount where it is.
+    ///
+    /// # Errors
+    /// If it is not gone within `limit`.
+    pub fn kill_and_leave(mut self, limit: Duration) -> anyhow::Result<DeadMount> {
+        self.daemon.signal(Signal::KILL);
+        self.daemon.wait_for_end(limit)?;
+        Ok(DeadMount { path: self.path.clone() })
+    }
+
+    /// Asks the process to end with SIGTERM, and waits for it.
+    ///
+    /// # Errors
+    /// If it does not end within `limit`.
+    pub fn terminate(mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        self.daemon.signal(Signal::TERM);
+        self.daemon.wait_for_end(limit)
+    }
+
+    /// Waits for the process, which somebody else has asked to end.
+    ///
+    /// # Errors
+    /// If it does not end within `limit`.
+    pub fn ends_by_itself(mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        self.daemon.wait_for_end(limit)
+    }
+
     /// SIGSTOP.
     pub fn pause(&self) {
         self.daemon.signal(Signal::STOP);
@@ -558,8 +597,16 @@ impl Mount {
     }
 }
 
+/// A mount whose process was killed, and that is still in the tree.
+pub struct DeadMount {
+    path: PathBuf,
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
+        if self.daemon.child.is_none() {
+            return;
+        }
         let _ = unmount(&self.path, UnmountFlags::DETACH);
         if self.daemon.wait_for_end(Duration::from_secs(10)).is_err() {
             self.daemon.signal(Signal::KILL);

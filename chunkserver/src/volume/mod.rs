@@ -1,7 +1,8 @@
 //! One volume: a folder (in production the mount point of a filesystem of its own) that holds copies of chunks.
 //!
 //! `identity` says whose it is, `running` whether it was closed cleanly, `health` what it stands on, `layout` where files
-//! are, `table` which copies there are, `gate` how long operations take, and `store` is the volume in use.
+//! are, `table` which copies there are, `gate` how long operations take, and `store` is the volume in use, which `upkeep`
+//! and `scrub` look after.
 
 pub mod identity;
 
@@ -20,3 +21,5 @@ pub mod store;
 pub mod scan;
 
 pub mod upkeep;
+
+pub mod scrub;
