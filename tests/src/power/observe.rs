@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::content::Image;
 use super::names::{Entry, Names};
@@ -21,9 +22,13 @@ pub struct Found {
 
 const READ_BYTES: usize = 256 << 10;
 
+/// Files read at the same time: each that cannot be read keeps its reader waiting for copies.
+const READERS: usize = 24;
+
 /// Reads everything.
 pub fn look(root: &Path) -> Found {
     let mut found = Found::default();
+    let mut files = BTreeMap::new();
     let mut folders = vec![String::new()];
     while let Some(folder) = folders.pop() {
         let entries = match fs::read_dir(root.join(&folder)).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
@@ -36,28 +41,43 @@ pub fn look(root: &Path) -> Found {
         for entry in entries {
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-            look_at(root, path, &mut found, &mut folders);
+            match fs::symlink_metadata(root.join(&path)) {
+                Err(error) => found.broken.push(format!("the name {path} has no node: {error}")),
+                Ok(about) if about.is_dir() => {
+                    found.names.insert(path.clone(), Entry::Folder);
+                    folders.push(path);
+                }
+                Ok(about) => {
+                    found.names.insert(path.clone(), Entry::File(Some(about.ino())));
+                    files.entry(about.ino()).or_insert((path, about.len()));
+                }
+            }
         }
     }
+    let images = in_parallel(files.values().collect(), |(path, length)| {
+        read(&root.join(path)).map_err(|error| format!("{path}, {length} bytes, cannot be read: {error}"))
+    });
+    found.files = files.keys().copied().zip(images).collect();
     found
 }
 
-fn look_at(root: &Path, path: String, found: &mut Found, folders: &mut Vec<String>) {
-    match fs::symlink_metadata(root.join(&path)) {
-        Err(error) => found.broken.push(format!("the name {path} has no node: {error}")),
-        Ok(about) if about.is_dir() => {
-            found.names.insert(path.clone(), Entry::Folder);
-            folders.push(path);
+/// Does something with each item, [`READERS`] at a time; what it gives, in order.
+pub fn in_parallel<T: Sync, R: Send>(items: Vec<T>, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else { return done };
+            done.push((at, work(item)));
         }
-        Ok(about) => {
-            let inode = about.ino();
-            found.names.insert(path.clone(), Entry::File(Some(inode)));
-            found.files.entry(inode).or_insert_with(|| {
-                read(&root.join(&path))
-                    .map_err(|error| format!("{path}, {} bytes, cannot be read: {error}", about.len()))
-            });
-        }
-    }
+    };
+    let mut all: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..READERS.min(items.len())).map(|_| scope.spawn(take)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("no panic")).collect()
+    });
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, result)| result).collect()
 }
 
 /// The bytes of a file.

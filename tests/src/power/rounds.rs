@@ -304,15 +304,15 @@ impl Campaign {
 
     /// Syncs everything, so that what was found is certain.
     fn sync_all(&mut self, root: &Path, found: &[Found]) {
-        for (actor, found) in found.iter().enumerate() {
-            for path in found.names.keys().map(String::as_str).chain([""]) {
-                let path = root.join(format!("a{actor}")).join(path);
-                if let Err(error) = File::open(&path).and_then(|file| file.sync_all()) {
-                    let words = format!("{}: {error}", path.display());
-                    self.problem(Problem::new(Kind::CannotSync, words));
-                }
-            }
-        }
+        let paths = found.iter().enumerate().flat_map(|(actor, found)| {
+            let folder = root.join(format!("a{actor}"));
+            found.names.keys().map(String::as_str).chain([""]).map(move |path| folder.join(path))
+        });
+        let failures = observe::in_parallel(paths.collect(), |path: &PathBuf| {
+            let error = File::open(path).and_then(|file| file.sync_all()).err()?;
+            Some(Problem::new(Kind::CannotSync, format!("{}: {error}", path.display())))
+        });
+        failures.into_iter().flatten().for_each(|problem| self.problem(problem));
     }
 
     fn verify_further(&mut self, extras: Extras, found: &[Found]) -> anyhow::Result<()> {
