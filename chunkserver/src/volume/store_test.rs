@@ -279,7 +279,7 @@ fn what_is_mounted_in_place_of_a_volume_is_not_written_to() {
     // As with `umount --lazy`: what the daemon has open is elsewhere now, and the path leads to something else.
     fs::rename(&place, &aside).unwrap();
     fs::create_dir(&place).unwrap();
-    write(&volume, 1, &new_terms(1), &[1; 100], Sync::Now).unwrap();
+    write(&volume, 1, &new_terms(1), &[1; 100], Sync::BeforeAnswer).unwrap();
     volume.mark_failed();
     volume.close();
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "something was written where the volume is not");

@@ -103,12 +103,14 @@ pub struct NoSpace {
     pub full: usize,
     /// Chunkservers that are known and not connected.
     pub away: usize,
+    /// Since the master started, some have not yet said what they hold.
+    pub waits: bool,
 }
 
 impl NoSpace {
     /// Whether it is worth to wait: servers are away that may come back, as after a restart of the master.
     pub fn may_pass(&self) -> bool {
-        self.full == 0 && self.away > 0
+        self.full == 0 && (self.away > 0 || self.waits)
     }
 }
 

@@ -47,6 +47,9 @@ pub enum Loss {
 /// More in doubt than this are not told apart.
 const DOUBTFUL_MAX: usize = 14;
 
+/// As many as there are bits in a set of them.
+const EVENTS_MAX: usize = 127;
+
 /// A file: what is certain, and what came after.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -105,13 +108,22 @@ impl History {
             lengths.dedup();
             return Err(format!("it has {} bytes; possible: {lengths:?}; {}", found.length(), self.words()));
         }
+        // How many bytes of a chunk are valid is kept apart from them: an unsynced write may be there up to the old end.
+        let mut ends: Vec<u64> = combinations.iter().map(|done| self.length(*done)).collect();
+        ends.retain(|end| *end >= self.base.length());
+        ends.sort_unstable();
+        ends.dedup();
         let mut places: Vec<u64> = self.base.blocks().chain(found.blocks()).chain(self.written_blocks()).collect();
         places.sort_unstable();
         places.dedup();
         for place in places.into_iter().flat_map(|block| (0..8).map(move |sector| block + sector * SECTOR_BYTES)) {
             let visible = found.length().saturating_sub(place).min(SECTOR_BYTES) as usize;
             let bytes = found.read(place, visible);
-            if visible > 0 && !combinations.iter().any(|done| self.sector(place, *done)[..visible] == bytes) {
+            let fits = |done: &u128| {
+                let sector = self.sector(place, *done);
+                sector[..visible] == bytes || ends.iter().any(|end| is_cut(&sector[..visible], &bytes, place, *end))
+            };
+            if visible > 0 && !combinations.iter().any(fits) {
                 let described = Described { offset: place, bytes: &bytes };
                 return Err(format!(
                     "at {place} it has {described}; {}",
@@ -123,13 +135,16 @@ impl History {
     }
 
     /// Sets of events that may have been done, as bits, the whole first.
-    fn combinations(&self, loss: Loss) -> Result<Vec<u64>, String> {
+    fn combinations(&self, loss: Loss) -> Result<Vec<u128>, String> {
+        if self.events.len() > EVENTS_MAX {
+            return Err(format!("{} changes are too many to be judged", self.events.len()));
+        }
         let at = |fate: Fate| (0..self.events.len()).filter(move |at| self.events[*at].fate == fate);
-        let kept = at(Fate::Kept).fold(0_u64, |bits, at| bits | 1 << at);
+        let kept = at(Fate::Kept).fold(0_u128, |bits, at| bits | 1 << at);
         let unsynced: Vec<usize> = at(Fate::Unsynced).collect();
         let unknown: Vec<usize> = at(Fate::Unknown).collect();
         let free = unknown.len() + if loss == Loss::Subset { unsynced.len() } else { 0 };
-        if self.events.len() > 63 || free > DOUBTFUL_MAX {
+        if free > DOUBTFUL_MAX {
             return Err(format!("more is in doubt than can be judged: {}", self.words()));
         }
         let of_unsynced = match loss {
@@ -140,11 +155,11 @@ impl History {
         Ok(of_unsynced.iter().flat_map(|one| of_unknown.iter().map(move |other| kept | one | other)).collect())
     }
 
-    fn done(&self, done: u64) -> impl Iterator<Item = &Event> {
+    fn done(&self, done: u128) -> impl Iterator<Item = &Event> {
         self.events.iter().enumerate().filter(move |(at, _)| done >> at & 1 == 1).map(|(_, event)| event)
     }
 
-    fn length(&self, done: u64) -> u64 {
+    fn length(&self, done: u128) -> u64 {
         self.done(done).fold(self.base.length(), |length, event| match event.change {
             Change::Write(offset, bytes, _) => length.max(offset + bytes),
             Change::Truncate(length) => length,
@@ -152,7 +167,7 @@ impl History {
     }
 
     /// The bytes of a sector, if `done` was done.
-    fn sector(&self, place: u64, done: u64) -> Vec<u8> {
+    fn sector(&self, place: u64, done: u128) -> Vec<u8> {
         let mut bytes = self.base.read(place, SECTOR_BYTES as usize);
         for event in self.done(done) {
             match event.change {
@@ -179,7 +194,7 @@ impl History {
         })
     }
 
-    fn expected_words(&self, place: u64, visible: usize, combinations: &[u64]) -> String {
+    fn expected_words(&self, place: u64, visible: usize, combinations: &[u128]) -> String {
         let mut possible: Vec<String> = combinations
             .iter()
             .map(|done| Described { offset: place, bytes: &self.sector(place, *done)[..visible] }.to_string())
@@ -197,12 +212,18 @@ impl History {
     }
 }
 
-fn bits(places: &[usize]) -> u64 {
+/// Whether `found` is `whole` up to the place `end` in the file and zeros behind it.
+fn is_cut(whole: &[u8], found: &[u8], place: u64, end: u64) -> bool {
+    let kept = end.saturating_sub(place).min(whole.len() as u64) as usize;
+    whole[..kept] == found[..kept] && found[kept..].iter().all(|byte| *byte == 0)
+}
+
+fn bits(places: &[usize]) -> u128 {
     places.iter().fold(0, |bits, at| bits | 1 << at)
 }
 
-fn subsets(places: &[usize]) -> Vec<u64> {
-    (0..1_u64 << places.len())
+fn subsets(places: &[usize]) -> Vec<u128> {
+    (0..1_u128 << places.len())
         .rev()
         .map(|chosen| {
             let taken: Vec<usize> =
