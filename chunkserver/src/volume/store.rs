@@ -5,6 +5,7 @@
 //! volume out of service or makes it read-only.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,6 +96,9 @@ pub struct Volume {
     pub(super) ground: Ground,
     /// The folder, kept open for syncs of the filesystem and for its space.
     pub(super) root: File,
+    /// A path that leads to `root` and to nothing else: what is written after another filesystem was mounted on the
+    /// folder, or this one unmounted, must not land there.
+    pub(super) anchor: PathBuf,
     pub(super) layout: Layout,
     pub(super) table: Mutex<Table>,
     pub(super) gate: Gate,
@@ -145,8 +149,10 @@ pub struct Surroundings {
 
 impl Volume {
     pub(super) fn assemble(parts: Parts, table: Table, around: &Surroundings) -> Volume {
+        let anchor = PathBuf::from(format!("/proc/self/fd/{}", parts.root.as_raw_fd()));
         Volume {
-            layout: Layout::new(&parts.folder),
+            layout: Layout::new(&anchor),
+            anchor,
             identity: parts.identity,
             folder: parts.folder,
             ground: parts.ground,

@@ -296,3 +296,21 @@ fn an_empty_copy_is_made_only_where_there_is_none() {
     let (after_volume, _bad) = open(after.path());
     assert_eq!(held(&after_volume).len(), 2, "it outlives a power cut");
 }
+
+#[test]
+fn what_is_mounted_in_place_of_a_volume_is_not_written_to() {
+    let parent = tempfile::tempdir().unwrap();
+    let (place, aside) = (parent.path().join("volume"), parent.path().join("aside"));
+    fs::rename(new_volume().keep(), &place).unwrap();
+    let (volume, _bad) = open(&place);
+    // As with `umount --lazy`: what the daemon has open is elsewhere now, and the path leads to something else.
+    fs::rename(&place, &aside).unwrap();
+    fs::create_dir(&place).unwrap();
+    write(&volume, 1, &new_terms(1), &[1; 100], Sync::BeforeAnswer).unwrap();
+    volume.mark_failed();
+    volume.close();
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "something was written where the volume is not");
+    drop(volume);
+    let (volume, _bad) = open(&aside);
+    assert_eq!(read(&volume, 1, 1).unwrap(), [1; 100]);
+}

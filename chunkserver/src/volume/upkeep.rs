@@ -67,7 +67,7 @@ impl Volume {
     }
 
     fn write_probe(&self) -> io::Result<()> {
-        let file = File::create(self.folder.join(PROBE_FILE))?;
+        let file = File::create(self.anchor.join(PROBE_FILE))?;
         file.write_all_at(&[0; 512], 0)?;
         file.sync_all()
     }
@@ -137,7 +137,7 @@ impl Volume {
             tracing::warn!(volume = %self.id(), "volume not closed cleanly: its open chunks are checked at the next start");
             return;
         }
-        match running::mark_clean(&self.folder, &self.ground) {
+        match running::mark_clean(&self.anchor, &self.ground) {
             Ok(()) => tracing::info!(volume = %self.id(), folder = %self.folder.display(), "volume closed cleanly"),
             Err(error) => {
                 tracing::warn!(volume = %self.id(), error = %identity::with_sources(&error), "volume not marked as clean");
@@ -148,7 +148,7 @@ impl Volume {
     /// Notes on the volume, if it can still be written, that the page cache is not to be trusted.
     pub fn mark_failed(&self) {
         let unknown = Ground { mount: 0, ..self.ground.clone() };
-        if let Err(error) = running::mark_in_use(&self.folder, &unknown) {
+        if let Err(error) = running::mark_in_use(&self.anchor, &unknown) {
             tracing::debug!(volume = %self.id(), error = %identity::with_sources(&error), "a failed volume cannot be marked");
         }
     }

@@ -106,6 +106,17 @@ pub struct NoSpace {
     pub connected: usize,
     /// Their volumes without room: with 0 it is servers that are missing, not space.
     pub full: usize,
+    /// Chunkservers that are known and not connected.
+    pub away: usize,
+    /// Since the master started, some have not yet said what they hold.
+    pub waits: bool,
+}
+
+impl NoSpace {
+    /// Whether it is worth to wait: servers are away that may come back, as after a restart of the master.
+    pub fn may_pass(&self) -> bool {
+        self.full == 0 && (self.away > 0 || self.waits)
+    }
 }
 
 /// Why a chunk cannot be written now.

@@ -96,9 +96,10 @@ impl Turn<'_> {
         let chunks = &mut self.state().chunks;
         let chunk = grant.chunk;
         if grant.is_new() {
-            return chunks
-                .choose_new(grant.goal, &[])
-                .map_err(|none| PlacesRefusal::Failed(Failure::new(Errno::ENOSPC, none.to_string())));
+            return chunks.choose_new(grant.goal, &[]).map_err(|none| match none.may_pass() {
+                true => PlacesRefusal::Busy,
+                false => PlacesRefusal::Failed(Failure::new(Errno::ENOSPC, none.to_string())),
+            });
         }
         let copies_min = usize::from(grant.goal.get()).min(chunks.config().copies_min);
         match chunks.begin_write(grant.chunk, session) {
