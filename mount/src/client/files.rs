@@ -34,11 +34,12 @@ impl Client {
         self.core.open_existing(caller, &self.core.node(inode), flags)
     }
 
-    /// Fills `into` (cleared first) with up to `size` bytes; fewer at the end of the file.
+    /// Puts up to `size` bytes at the start of `into`, which grows as needed and is to be used again: fresh bytes have to
+    /// be zeroed first. How many there are; fewer at the end of the file.
     ///
     /// # Errors
     /// EBADF; EIO when no copy gives the right bytes in time.
-    pub fn read(&self, handle: Handle, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<(), Errno> {
+    pub fn read(&self, handle: Handle, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<usize, Errno> {
         let open = self.core.handles.file(handle)?;
         if !open.readable {
             return Err(Errno::EBADF);
@@ -150,20 +151,20 @@ impl Core {
         Opened { handle: self.handles.add_file(open), keep_cache, contended }
     }
 
-    pub(super) fn read(&self, open: &OpenFile, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<(), Errno> {
+    pub(super) fn read(&self, open: &OpenFile, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<usize, Errno> {
         let used = self.use_lease(&open.node, Mode::Read)?;
         let length = self.length(&open.node);
         let wanted = length.saturating_sub(offset).min(size as u64) as usize;
-        into.clear();
-        into.resize(wanted, 0);
-        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, into, length) };
+        if into.len() < wanted {
+            into.resize(wanted, 0);
+        }
+        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length) };
         if used.mode() == Mode::None {
             // Somebody is about to change the file and will not tell us again: nothing of this is kept.
             self.content(&open.node).invalidate();
             self.post(Forget::Data(open.node.inode()));
         }
-        into.truncate(got?);
-        Ok(())
+        got
     }
 
     pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {

@@ -447,7 +447,7 @@ impl Filesystem for Adapter {
         let _busy = self.threads.busy();
         READ_BUFFER.with_borrow_mut(|buffer| {
             match self.client.read(handle(file), offset, size.min(2 * REQUEST_BYTES_MAX) as usize, buffer) {
-                Ok(()) => reply.data(buffer),
+                Ok(count) => reply.data(&buffer[..count]),
                 Err(errno) => reply.error(reply::errno(errno)),
             }
         });
