@@ -37,6 +37,8 @@ pub enum Storage {
         master_bytes: u64,
         /// For each chunkserver.
         chunkserver_bytes: u64,
+        /// Whether the first chunkserver's disk can fail on demand.
+        first_may_fail: bool,
     },
 }
 
@@ -156,11 +158,15 @@ impl Cluster {
                     fs::create_dir(&daemon.data)?;
                 }
             }
-            Storage::Xfs { master_bytes, chunkserver_bytes } => {
+            Storage::Xfs { master_bytes, chunkserver_bytes, first_may_fail } => {
                 for (at, daemon) in std::iter::once(&self.master).chain(&self.chunkservers).enumerate() {
                     let bytes = if at == 0 { master_bytes } else { chunkserver_bytes };
                     let image = self.folder.join(format!("{}.xfs", daemon.name));
-                    self.volumes.push(XfsVolume::create(&self.guardian, image, daemon.data.clone(), bytes)?);
+                    let create = match at == 1 && first_may_fail {
+                        true => XfsVolume::create_on_faulty_disk,
+                        false => XfsVolume::create,
+                    };
+                    self.volumes.push(create(&self.guardian, image, daemon.data.clone(), bytes)?);
                 }
             }
         }
