@@ -13,7 +13,7 @@ set -euo pipefail
 build=(ld.lld:lld cc:gcc)
 run=(fusermount3:fuse3 mkfs.xfs:xfsprogs findmnt:util-linux)
 test=(git:git rsync:rsync sqlite3:sqlite3 setfattr:attr setfacl:acl chromium:chromium python3:python3 openssl:openssl losetup:mount
-      xfs_io:xfsprogs mkfs.xfs:xfsprogs)
+      xfs_io:xfsprogs mkfs.xfs:xfsprogs nbdkit:nbdkit nbdfuse:libnbd-bin)
 
 missing() {
   local pair

@@ -6,6 +6,7 @@ use rfs_common::endpoint::{CHUNKSERVER_DATA_PORT, Endpoint};
 use rfs_common::size::{ByteSize, Period};
 use serde::{Deserialize, Serialize};
 
+use crate::volume::scrub::ScrubSettings;
 use crate::volume::store::Settings;
 
 /// Everything that can be set.
@@ -45,6 +46,10 @@ pub struct Config {
     pub close_after: Period,
     /// How often a volume that is out of service is tried again.
     pub retry_interval: Period,
+    /// Within this time every chunk is read from its disk and compared with its hashes.
+    pub scrub_period: Period,
+    /// At most this much a second of each volume is read for that.
+    pub scrub_rate_max: ByteSize,
     /// Chunk files kept open per volume.
     pub open_copies_max: usize,
     /// Data connections at the same time.
@@ -68,6 +73,8 @@ impl Default for Config {
             chain_answer_deadline: Period::seconds(8),
             close_after: Period::seconds(5),
             retry_interval: Period::seconds(2),
+            scrub_period: Period::seconds(14 * 24 * 3600),
+            scrub_rate_max: ByteSize::mib(32),
             open_copies_max: 1024,
             connections_max: 2048,
         }
@@ -84,6 +91,7 @@ impl Config {
             open_copies_max: self.open_copies_max.max(16),
             reserve_thousandths: self.reserve_thousandths,
             reserve_bytes_max: self.reserve_max.get(),
+            scrub: ScrubSettings { period: self.scrub_period.get(), bytes_per_second_max: self.scrub_rate_max.get() },
         }
     }
 }

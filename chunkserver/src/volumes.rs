@@ -1,8 +1,8 @@
 //! The volumes of this process: which are in service, why the others are not, and the threads that look after them.
 //!
-//! Each volume has a *keeper* thread (opens it, looks at it each second, lets it go when it is out, tries it again) and a
-//! *closer* thread (syncs and closes idle chunks), so that a volume that hangs holds up no other. One *watchdog* thread for
-//! all looks only at their gates and never touches a file.
+//! Each volume has a *keeper* thread (opens it, looks at it each second, lets it go when it is out, tries it again), a
+//! *closer* thread (syncs and closes idle chunks) and a *scrubber* thread (reads every chunk now and then), so that a
+//! volume that hangs holds up no other. One *watchdog* thread for all looks only at their gates and never touches a file.
 //!
 //! What always holds: a volume that is out is not held open by this process (its filesystem can be unmounted), apart from
 //! operations that hang in it.
@@ -22,6 +22,7 @@ use rfs_common::shutdown::Shutdown;
 use crate::chunk::fault::Fault;
 use crate::volume::identity::{Identity, Refusal, with_sources};
 use crate::volume::scan::Expected;
+use crate::volume::scrub::Scrubber;
 use crate::volume::store::{Surroundings, Volume};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -96,9 +97,10 @@ impl Volumes {
         });
         let mut threads = Vec::new();
         for index in 0..folders.len() {
-            let (keeper, closer) = (Arc::clone(&shared), Arc::clone(&shared));
+            let (keeper, closer, scrubber) = (Arc::clone(&shared), Arc::clone(&shared), Arc::clone(&shared));
             threads.push(background::spawn(&format!("keeper-{index}"), move || keeper.keep(index))?);
             threads.push(background::spawn(&format!("closer-{index}"), move || closer.close_idle(index))?);
+            threads.push(background::spawn(&format!("scrubber-{index}"), move || scrubber.scrub(index))?);
         }
         let watchdog = Arc::clone(&shared);
         threads.push(background::spawn("watchdog", move || watchdog.watch())?);
@@ -298,6 +300,29 @@ impl Shared {
             if let Some(volume) = self.slots[index].volume() {
                 volume.close_idle(idle);
             }
+        }
+    }
+
+    /// The volume is held for the length of a step only: one that is out has to be let go of.
+    fn scrub(&self, index: usize) {
+        let slot = &self.slots[index];
+        let mut scrubber = None;
+        let mut pause = LOOK_INTERVAL;
+        while !self.stop.wait_timeout(pause) {
+            pause = LOOK_INTERVAL;
+            let Some(volume) = slot.volume() else { continue };
+            let opening = slot.openings();
+            if scrubber.as_ref().is_none_or(|(of, _)| *of != opening) {
+                scrubber = Some((opening, Scrubber::of(&volume)));
+            }
+            if let Some((_, scrubber)) = &mut scrubber {
+                pause = scrubber.step(&volume);
+            }
+        }
+        if let (Some(volume), Some((opening, scrubber))) = (slot.volume(), &scrubber)
+            && slot.openings() == *opening
+        {
+            scrubber.save(&volume);
         }
     }
 

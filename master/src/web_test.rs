@@ -30,6 +30,7 @@ fn gatherer() -> Arc<Gatherer> {
         free: 40,
         chunks: 0,
         storage_machine: String::new(),
+        scrub: Default::default(),
     };
     let (server, host, address) = (ServerId::new(1), "<b>host</b>".to_owned(), "h:1".to_owned());
     let registration = Registration { server, host, address, version: "1".to_owned(), volumes: vec![volume] };

@@ -7,6 +7,7 @@
 //!
 //! What always holds: the end takes at most [`END_PATIENCE`] and a little, also when the master is dead, and says what may be lost.
 
+mod closer;
 mod handshake;
 mod log_target;
 
@@ -26,7 +27,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use crate::client::{Client, KernelCaches};
 use crate::data::DataSettings;
-use crate::fuse::{self, Adapter};
+use crate::fuse::{self, Adapter, Connection};
 use crate::kernel::{self, KernelNotifier};
 use crate::mountpoint::{self, Content, DeviceNumber};
 use crate::options::{MountOptions, MountRequest, UsageError};
@@ -110,6 +111,9 @@ fn say(text: &str) {
 
 /// The whole program: what `main` does with these arguments, the program's name included. Returns the exit status.
 pub fn run(arguments: &[OsString]) -> ExitStatus {
+    if let Some(process) = closer::watched_process() {
+        return closer::watch(process);
+    }
     let request = match MountRequest::parse(arguments) {
         Ok(request) => request,
         Err(error) => return refuse(&error),
@@ -254,6 +258,7 @@ struct Mount {
     device: Option<DeviceNumber>,
     unmounter: fuser::SessionUnmounter,
     serving: JoinHandle<()>,
+    connection: Connection,
 }
 
 impl Mount {
@@ -266,7 +271,9 @@ impl Mount {
         shutdown: &Shutdown,
         clock: &SharedClock,
     ) -> Result<Mount, Failure> {
-        let adapter = Adapter::new(Arc::clone(client), Arc::clone(kernel), &request.options, Arc::clone(clock));
+        let connection = Connection::new(shutdown.clone());
+        let (of_adapter, of_clock) = (connection.clone(), Arc::clone(clock));
+        let adapter = Adapter::new(Arc::clone(client), Arc::clone(kernel), &request.options, of_adapter, of_clock);
         let as_root = rustix::process::geteuid().is_root();
         let config = fuse::session_config(&request.options, &request.source_name(), as_root);
         let mut session =
@@ -274,7 +281,10 @@ impl Mount {
         kernel.connect(session.notifier(), client.root());
         let device = device_of(folder);
         match device {
-            Some(device) => kernel::tune(device, request.options.kernel_read_ahead),
+            Some(device) => {
+                kernel::tune(device, request.options.kernel_read_ahead);
+                start_closer(device);
+            }
             None => tracing::warn!("the mount is not in the mount table, so it is not tuned"),
         }
         let unmounter = session.unmount_callable();
@@ -287,13 +297,13 @@ impl Mount {
         };
         let serving = background::spawn("fuse", serve)
             .map_err(|error| Failure::with_source(ExitStatus::System, "cannot start the FUSE threads", &error))?;
-        Ok(Mount { folder: folder.to_owned(), device, unmounter, serving })
+        Ok(Mount { folder: folder.to_owned(), device, unmounter, serving, connection })
     }
 
     /// Takes the mount out of the tree, writes what is left, ends the session.
     fn end(self, client: &Arc<Client>, reason: Option<Reason>, clock: &SharedClock) -> ExitStatus {
         let deadline = clock.monotonic() + END_PATIENCE;
-        let signalled = !self.serving.is_finished();
+        let signalled = !self.connection.is_closed();
         let words = if signalled { "unmounting" } else { "unmounted by someone else" };
         tracing::info!(folder = %self.folder.display(), reason = reason.map(tracing::field::display), "{words}");
         if signalled && !self.leave_the_tree(clock) {
@@ -317,7 +327,7 @@ impl Mount {
     /// Unmounts, lazily if the mount is in use. Returns whether nobody can use it any more.
     fn leave_the_tree(self, clock: &SharedClock) -> bool {
         let deadline = clock.monotonic() + UNMOUNT_PATIENCE;
-        let Mount { folder, device, mut unmounter, serving } = self;
+        let Mount { folder, device, mut unmounter, serving, connection: _ } = self;
         let unmounted = within(UNMOUNT_PATIENCE, move || {
             let unmounted = unmounter.unmount();
             unmounted.or_else(|error| {
@@ -346,6 +356,17 @@ fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send
     });
     started.ok()?;
     result.recv_timeout(patience).ok()
+}
+
+/// Without a closer the mount works; only its death may not be clean.
+fn start_closer(device: DeviceNumber) {
+    if let Err(error) = closer::start(device) {
+        tracing::warn!(
+            %error,
+            "nothing closes the kernel's connection if this process is killed while the kernel waits for it; programs \
+             could then hang until `echo 1 > /sys/fs/fuse/connections/{}/abort`", device.minor
+        );
+    }
 }
 
 /// Takes our own mount, and no other that may lie on it by now, out of the tree.

@@ -19,7 +19,7 @@ use fuser::{INodeNo, Notifier};
 use rfs_common::ids::InodeId;
 use rfs_common::size::ByteSize;
 
-use crate::client::KernelCaches;
+use crate::client::{Forgotten, KernelCaches};
 use crate::mountpoint::DeviceNumber;
 
 /// The kernel's caches of one mount. Before [`KernelNotifier::connect`] there is no mount and so nothing to forget.
@@ -41,25 +41,27 @@ impl KernelNotifier {
         let _already = self.mounted.set(Mounted { notifier, root });
     }
 
-    fn notify(&self, what: &str, inode: InodeId, send: impl FnOnce(&Notifier, INodeNo) -> io::Result<()>) {
-        let Some(mounted) = self.mounted.get() else { return };
+    fn notify(&self, what: &str, inode: InodeId, send: impl FnOnce(&Notifier, INodeNo) -> io::Result<()>) -> Forgotten {
+        let Some(mounted) = self.mounted.get() else { return Forgotten::Yes };
         let node = if inode == mounted.root { INodeNo::ROOT } else { INodeNo(inode.get()) };
         match send(&mounted.notifier, node) {
             Ok(()) => tracing::trace!(%inode, "the kernel forgot {what}"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Forgotten::NotKnown,
             // The mount is gone, and with it everything that the kernel kept of it.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN)) => {}
             Err(error) => tracing::warn!(%inode, %error, "the kernel did not forget {what}"),
         }
+        Forgotten::Yes
     }
 }
 
 impl KernelCaches for KernelNotifier {
-    fn invalidate_attributes(&self, inode: InodeId) {
-        self.notify("attributes", inode, |notifier, node| notifier.inval_inode(node, -1, 0));
+    fn invalidate_attributes(&self, inode: InodeId) -> Forgotten {
+        self.notify("attributes", inode, |notifier, node| notifier.inval_known_inode(node, -1, 0))
     }
 
-    fn invalidate_data(&self, inode: InodeId) {
-        self.notify("attributes and data", inode, |notifier, node| notifier.inval_inode(node, 0, 0));
+    fn invalidate_data(&self, inode: InodeId) -> Forgotten {
+        self.notify("attributes and data", inode, |notifier, node| notifier.inval_known_inode(node, 0, 0))
     }
 
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]) {
@@ -100,8 +102,8 @@ mod tests {
     #[test]
     fn before_there_is_a_mount_nothing_has_to_be_forgotten() {
         let kernel = KernelNotifier::default();
-        kernel.invalidate_attributes(InodeId::ROOT);
-        kernel.invalidate_data(InodeId::ROOT);
+        assert_eq!(kernel.invalidate_attributes(InodeId::ROOT), Forgotten::Yes);
+        assert_eq!(kernel.invalidate_data(InodeId::ROOT), Forgotten::Yes);
         kernel.invalidate_entry(InodeId::ROOT, b"name");
     }
 

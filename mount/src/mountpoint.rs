@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{major, minor};
+use rustix::fs::{AtFlags, CWD, StatxFlags, major, minor, statx};
 use rustix::mount::{UnmountFlags, unmount};
 
 /// Where the kernel shows this process's mounts.
@@ -112,7 +112,10 @@ pub fn mount_at<'a>(mounts: &'a [MountEntry], folder: &Path) -> Option<&'a Mount
 pub fn mount_of(path: &Path) -> io::Result<Option<MountEntry>> {
     let stat = rustix::fs::stat(path)?;
     let device = DeviceNumber { major: major(stat.st_dev), minor: minor(stat.st_dev) };
-    Ok(mounts()?.into_iter().rev().find(|mount| mount.device == device))
+    let resolved = path.canonicalize()?;
+    // A file system can be mounted on several folders; the one that the path leads through is meant.
+    let fits = |mount: &MountEntry| resolved.starts_with(&mount.mount_point);
+    Ok(mounts()?.into_iter().filter(|mount| mount.device == device).max_by_key(fits))
 }
 
 /// Why nothing can be mounted there.
@@ -196,13 +199,18 @@ fn unusable_or_missing(path: &Path, source: io::Error) -> MountPointError {
 /// The folder without symbolic links, and without dead mounts of ours on it.
 fn resolve(path: &Path, report: &mut impl FnMut(&str)) -> Result<PathBuf, MountPointError> {
     for _ in 0..DEAD_MOUNTS_MAX {
-        match path.canonicalize().and_then(|folder| fs::metadata(&folder).map(|_| folder)) {
+        match path.canonicalize().and_then(|folder| ask(&folder).map(|()| folder)) {
             Err(error) if is_dead(&error) => detach_dead(path, error, report)?,
             resolved => return resolved.map_err(|source| unusable_or_missing(path, source)),
         }
     }
     let source = io::Error::other("there are too many dead mounts on it");
     Err(MountPointError::Dead { path: path.to_owned(), source })
+}
+
+/// Has whoever serves the folder answer: what the kernel keeps of a folder outlives the process that told it.
+fn ask(folder: &Path) -> io::Result<()> {
+    statx(CWD, folder, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS).map(drop).map_err(io::Error::from)
 }
 
 /// Whether the error says that the process behind a FUSE mount is gone.

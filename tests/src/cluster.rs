@@ -37,6 +37,8 @@ pub enum Storage {
         master_bytes: u64,
         /// For each chunkserver.
         chunkserver_bytes: u64,
+        /// Whether the first chunkserver's disk can fail on demand.
+        first_may_fail: bool,
     },
 }
 
@@ -156,11 +158,15 @@ impl Cluster {
                     fs::create_dir(&daemon.data)?;
                 }
             }
-            Storage::Xfs { master_bytes, chunkserver_bytes } => {
+            Storage::Xfs { master_bytes, chunkserver_bytes, first_may_fail } => {
                 for (at, daemon) in std::iter::once(&self.master).chain(&self.chunkservers).enumerate() {
                     let bytes = if at == 0 { master_bytes } else { chunkserver_bytes };
                     let image = self.folder.join(format!("{}.xfs", daemon.name));
-                    self.volumes.push(XfsVolume::create(&self.guardian, image, daemon.data.clone(), bytes)?);
+                    let create = match at == 1 && first_may_fail {
+                        true => XfsVolume::create_on_faulty_disk,
+                        false => XfsVolume::create,
+                    };
+                    self.volumes.push(create(&self.guardian, image, daemon.data.clone(), bytes)?);
                 }
             }
         }
@@ -463,10 +469,22 @@ impl Cluster {
             *made += 1;
             *made
         };
-        let name = format!("mount{number}");
-        let path = self.folder.join(&name);
+        let path = self.folder.join(format!("mount{number}"));
         fs::create_dir(&path)?;
         self.guardian.mount(&path);
+        self.mount_on(path, arguments)
+    }
+
+    /// Mounts it on the folder of a mount whose process is gone.
+    ///
+    /// # Errors
+    /// With the end of the mount's log.
+    pub fn mount_again(&self, dead: DeadMount) -> anyhow::Result<Mount> {
+        self.mount_on(dead.path, &[])
+    }
+
+    fn mount_on(&self, path: PathBuf, arguments: &[&str]) -> anyhow::Result<Mount> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut daemon = Daemon::new(&self.folder, &name, "mount-rfs");
         let mut all: Vec<String> = vec![self.master_address(), path.display().to_string(), "-f".to_owned()];
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
@@ -541,6 +559,33 @@ impl Mount {
         let _ = unmount(&self.path, UnmountFlags::DETACH);
     }
 
+    /// Ends the process with SIGKILL, waits until it is gone, and leaves the dead mount where it is.
+    ///
+    /// # Errors
+    /// If it is not gone within `limit`.
+    pub fn kill_and_leave(mut self, limit: Duration) -> anyhow::Result<DeadMount> {
+        self.daemon.signal(Signal::KILL);
+        self.daemon.wait_for_end(limit)?;
+        Ok(DeadMount { path: self.path.clone() })
+    }
+
+    /// Asks the process to end with SIGTERM, and waits for it.
+    ///
+    /// # Errors
+    /// If it does not end within `limit`.
+    pub fn terminate(mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        self.daemon.signal(Signal::TERM);
+        self.daemon.wait_for_end(limit)
+    }
+
+    /// Waits for the process, which somebody else has asked to end.
+    ///
+    /// # Errors
+    /// If it does not end within `limit`.
+    pub fn ends_by_itself(mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        self.daemon.wait_for_end(limit)
+    }
+
     /// SIGSTOP.
     pub fn pause(&self) {
         self.daemon.signal(Signal::STOP);
@@ -552,8 +597,16 @@ impl Mount {
     }
 }
 
+/// A mount whose process was killed, and that is still in the tree.
+pub struct DeadMount {
+    path: PathBuf,
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
+        if self.daemon.child.is_none() {
+            return;
+        }
         let _ = unmount(&self.path, UnmountFlags::DETACH);
         if self.daemon.wait_for_end(Duration::from_secs(10)).is_err() {
             self.daemon.signal(Signal::KILL);

@@ -58,6 +58,11 @@ impl Guardian {
         self.tell(&format!("folder {}", path.display()));
     }
 
+    /// Folders stay: there is something to look at.
+    pub fn keep(&self) {
+        self.tell("keep");
+    }
+
     fn tell(&self, line: &str) {
         let mut input = self.0.input.lock().expect("not poisoned");
         writeln!(input.as_mut().expect("the guardian listens until the end"), "{line}").expect("the guardian lives");

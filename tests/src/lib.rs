@@ -22,3 +22,5 @@ pub mod model;
 pub mod conformance;
 
 pub mod semantics;
+
+pub mod power;

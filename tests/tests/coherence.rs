@@ -4,10 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use rfs_tests::cluster::Cluster;
+use rfs_tests::cluster::{Cluster, Mount};
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A read-modify-write of the number in a file, under its flock, through a descriptor opened for it.
 fn count_up(path: &Path) {
@@ -179,4 +182,61 @@ fn a_reader_on_another_mount_never_goes_back() {
         }
     });
     assert_eq!(fs::read(second.path().join("versions")).expect("read"), [200; 4096]);
+}
+
+/// A reader that can get its bytes from nowhere now.
+fn start_reader(path: &Path) -> Child {
+    let mut reader = Command::new("cat").arg(path).stdout(Stdio::piped()).spawn().expect("cat");
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(reader.try_wait().expect("waited").is_none(), "there is no copy, and yet the read is over");
+    reader
+}
+
+fn prepare_without_copies(cluster: &mut Cluster) -> (Mount, Mount) {
+    let (first, second) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
+    fs::write(second.path().join("file"), vec![5; 300_000]).expect("written");
+    (0..cluster.chunkserver_count()).for_each(|index| cluster.kill_chunkserver(index));
+    (first, second)
+}
+
+#[test]
+fn a_read_that_waits_for_a_copy_makes_way_for_another_mount() {
+    let mut cluster = Cluster::start().expect("a cluster");
+    let (first, second) = prepare_without_copies(&mut cluster);
+    let reader = start_reader(&first.path().join("file"));
+    let began = cluster.now();
+    OpenOptions::new().write(true).open(second.path().join("file")).expect("open").set_len(0).expect("cut");
+    let took = cluster.now().since(began);
+    assert!(took < Duration::from_secs(5), "cutting the file waited {took:?} for the reader");
+    let output = reader.wait_with_output().expect("ended");
+    assert!(output.status.success() && output.stdout.iter().all(|byte| *byte == 0), "{:?}", output.status);
+}
+
+#[test]
+fn a_killed_reader_ends_at_once_though_no_copy_can_be_had() {
+    let mut cluster = Cluster::start().expect("a cluster");
+    let (first, _second) = prepare_without_copies(&mut cluster);
+    for signal in [Signal::INT, Signal::KILL] {
+        let mut reader = start_reader(&first.path().join("file"));
+        kill_process(Pid::from_child(&reader), signal).expect("killed");
+        let ended = cluster.wait(Duration::from_secs(2), || reader.try_wait().expect("waited").is_some());
+        assert!(ended, "{signal:?} does not end the reader");
+    }
+}
+
+#[test]
+fn a_killed_program_ends_at_once_though_the_master_is_away() {
+    let mut cluster = Cluster::start().expect("a cluster");
+    let mount = cluster.mount().expect("a mount");
+    fs::write(mount.path().join("file"), "bytes").expect("written");
+    cluster.kill_master();
+    std::thread::sleep(Duration::from_millis(500));
+    let mut program = Command::new("stat").args(["-f"]).arg(mount.path()).stdout(Stdio::null()).spawn().expect("stat");
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(program.try_wait().expect("waited").is_none(), "the space is known to the master only");
+    program.kill().expect("killed");
+    let ended = cluster.wait(Duration::from_secs(2), || program.try_wait().expect("waited").is_some());
+    assert!(ended, "SIGKILL does not end a program that waits for the master");
+    cluster.start_master().expect("the master again");
+    assert_eq!(fs::read_to_string(mount.path().join("file")).expect("read"), "bytes");
 }

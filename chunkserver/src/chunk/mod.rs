@@ -9,3 +9,5 @@ pub mod copy;
 pub mod change;
 
 mod check;
+
+pub mod on_disk;

@@ -2,7 +2,9 @@
 
 use rfs_common::ids::ChunkId;
 use rfs_proto::cluster::from_chunkserver::Message;
-use rfs_proto::cluster::{FromChunkserver, Heartbeat, Held as WireHeld, Inventory, Volume as WireVolume, VolumeState};
+use rfs_proto::cluster::{
+    FromChunkserver, Heartbeat, Held as WireHeld, Inventory, Scrub as WireScrub, Volume as WireVolume, VolumeState,
+};
 
 use crate::chunk::copy::Held;
 use crate::volume::store::Counters;
@@ -42,6 +44,13 @@ fn volume(slot: &Slot) -> Option<WireVolume> {
             told.free = volume.free_above_reserve();
             told.chunks = volume.chunk_count();
             told.unclean = volume.was_unclean();
+            let scrub = volume.scrubbed();
+            told.scrub = Some(WireScrub {
+                done: scrub.done,
+                chunks: scrub.chunks,
+                completed: scrub.completed,
+                found: scrub.found,
+            });
         }
     }
     Some(told)

@@ -2,7 +2,7 @@
 //!
 //! `identity` says whose it is, `running` whether it was closed cleanly, `health` what it stands on, `layout` where files
 //! are, `table` which copies there are, `gate` how long operations take, `early_sync` syncs large copies unasked, and
-//! `store` is the volume in use.
+//! `store` is the volume in use, which `upkeep` and `scrub` look after.
 
 pub mod identity;
 
@@ -23,3 +23,5 @@ mod early_sync;
 pub mod scan;
 
 pub mod upkeep;
+
+pub mod scrub;

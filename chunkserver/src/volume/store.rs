@@ -27,6 +27,7 @@ use super::health::{Ground, Space};
 use super::identity::Identity;
 use super::layout::Layout;
 use super::running::LastEnd;
+use super::scrub::{Progress, ScrubSettings};
 use super::table::{Known, Table};
 
 /// What a volume is run with.
@@ -44,6 +45,8 @@ pub struct Settings {
     pub reserve_thousandths: u64,
     /// At most this much of it, in bytes.
     pub reserve_bytes_max: u64,
+    /// How the volume is scrubbed.
+    pub scrub: ScrubSettings,
 }
 
 /// A copy found bad, for the master.
@@ -95,6 +98,7 @@ pub struct Volume {
     pub(super) last_end: LastEnd,
     /// Held for creations and removals of files of the same remainder, so that two do not meet at one path.
     pub(super) files: [Mutex<()>; 16],
+    pub(super) scrubbed: Mutex<Progress>,
     condition: Mutex<Condition>,
     out: AtomicBool,
     bad_copies: BadCopies,
@@ -149,6 +153,7 @@ impl Volume {
             space: Mutex::new(parts.space),
             last_end: parts.last_end,
             files: Default::default(),
+            scrubbed: Mutex::default(),
             condition: Mutex::default(),
             out: AtomicBool::new(false),
             bad_copies: around.bad_copies.clone(),
@@ -404,6 +409,16 @@ impl Volume {
         Ok(self.copy(chunk)?.held())
     }
 
+    /// What is known of a copy without opening its file.
+    pub(super) fn known_held(&self, chunk: ChunkId) -> Option<Held> {
+        let known = self.table().find(chunk);
+        match known {
+            Known::Open(copy) => Some(copy.held()),
+            Known::Closed(held) => Some(held),
+            Known::Damaged(_) | Known::Nothing => None,
+        }
+    }
+
     /// Every copy, as the master is told.
     pub fn inventory(&self) -> Vec<(ChunkId, Held)> {
         let entries = self.table().entries();
@@ -440,6 +455,11 @@ impl Volume {
             return (VolumeState::Full, "it is filled up to its reserve".to_owned());
         }
         (VolumeState::InService, String::new())
+    }
+
+    /// How far its scrub is.
+    pub fn scrubbed(&self) -> Progress {
+        *self.scrubbed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Space of the filesystem, as last looked at.
@@ -647,7 +667,7 @@ impl Volume {
         }
     }
 
-    fn report_bad(&self, chunk: ChunkId, version: u32, reason: String) {
+    pub(super) fn report_bad(&self, chunk: ChunkId, version: u32, reason: String) {
         let report = BadCopy { volume: self.id(), chunk, version, reason };
         if self.bad_copies.try_send(report).is_err() {
             tracing::debug!(volume = %self.id(), %chunk, "too many bad copies at once; this one is reported at its next use");
@@ -682,4 +702,4 @@ pub enum Sync {
 
 #[cfg(test)]
 #[path = "store_test.rs"]
-mod tests;
+pub(in crate::volume) mod tests;

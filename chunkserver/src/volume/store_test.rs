@@ -13,7 +13,7 @@ use super::super::scan::Expected;
 use super::*;
 use crate::chunk::change::Piece;
 
-fn around() -> (Surroundings, mpsc::Receiver<BadCopy>) {
+pub(in crate::volume) fn around() -> (Surroundings, mpsc::Receiver<BadCopy>) {
     let (sender, receiver) = mpsc::channel(64);
     let settings = Settings {
         io_deadline: Duration::from_secs(5),
@@ -22,12 +22,13 @@ fn around() -> (Surroundings, mpsc::Receiver<BadCopy>) {
         open_copies_max: 16,
         reserve_thousandths: 0,
         reserve_bytes_max: 0,
+        scrub: ScrubSettings { period: Duration::from_secs(100), bytes_per_second_max: 1 << 30 },
     };
     let clock = SystemClock::shared();
     (Surroundings { settings, clock, bad_copies: sender, counters: Arc::default() }, receiver)
 }
 
-fn new_volume() -> TempDir {
+pub(in crate::volume) fn new_volume() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let ground = Ground::of(folder.path()).unwrap();
     let (cluster, volume, server) = (ClusterId::new(1), VolumeId::new(2), ServerId::new(3));
@@ -35,7 +36,7 @@ fn new_volume() -> TempDir {
     folder
 }
 
-fn open(folder: &Path) -> (Volume, mpsc::Receiver<BadCopy>) {
+pub(in crate::volume) fn open(folder: &Path) -> (Volume, mpsc::Receiver<BadCopy>) {
     let (around, bad) = around();
     (Volume::open(folder, Expected::default(), &around).unwrap(), bad)
 }
@@ -52,15 +53,21 @@ fn crashed(folder: &Path, mount_change: u64) -> TempDir {
     copy
 }
 
-fn chunk(number: u64) -> ChunkId {
+pub(in crate::volume) fn chunk(number: u64) -> ChunkId {
     ChunkId::new(number)
 }
 
-fn new_terms(number: u32) -> Terms {
+pub(in crate::volume) fn new_terms(number: u32) -> Terms {
     Terms { version_from: None, version: ChunkVersion::new(number), cut_to: None }
 }
 
-fn write(volume: &Volume, id: u64, terms: &Terms, bytes: &[u8], sync: Sync) -> Result<u32, Fault> {
+pub(in crate::volume) fn write(
+    volume: &Volume,
+    id: u64,
+    terms: &Terms,
+    bytes: &[u8],
+    sync: Sync,
+) -> Result<u32, Fault> {
     let hashes: Vec<u8> = hash_leaves(0, bytes).flat_map(|leaf| *leaf.as_bytes()).collect();
     volume.change(chunk(id), terms, Action::Write(&[Piece { offset: 0, bytes, hashes: &hashes }]), sync)
 }

@@ -29,6 +29,7 @@ fn report(volume: u64, machine: &str) -> VolumeReport {
         free: 1 << 39,
         chunks: 0,
         storage_machine: machine.to_owned(),
+        scrub: Default::default(),
     }
 }
 

@@ -39,7 +39,8 @@ pub use self::servers::{Signal, Traffic};
 pub use self::settle::{SettleCandidate, SettleView};
 pub use self::types::{
     ChunkInfo, ChunksConfig, Command, CommandId, CommandResult, CopyFault, Held, NoSpace, Notice, Order, OrderId,
-    Outcome, Place, Registration, RegistrationRefusal, Severity, StreamId, VolumeReport, VolumeState, WriteRefusal,
+    Outcome, Place, Registration, RegistrationRefusal, ScrubReport, Severity, StreamId, VolumeReport, VolumeState,
+    WriteRefusal,
 };
 pub use self::view::{CopyState, CopyView, ServerView, VolumeView};
 

@@ -405,6 +405,7 @@ fn report(volume: VolumeId) -> VolumeReport {
         free: 1 << 39,
         chunks: 0,
         storage_machine: String::new(),
+        scrub: Default::default(),
     }
 }
 

@@ -152,6 +152,21 @@ pub struct VolumeReport {
     pub chunks: u64,
     /// The storage machine behind it; empty if unknown.
     pub storage_machine: String,
+    /// How far its scrub is.
+    pub scrub: ScrubReport,
+}
+
+/// How far the reading of every chunk of a volume from its disk is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScrubReport {
+    /// Chunks of this round that were looked at.
+    pub done: u64,
+    /// Chunks of this round.
+    pub chunks: u64,
+    /// When the last complete round ended, in seconds since 1970; 0: never.
+    pub completed: i64,
+    /// Bad copies found since the volume was made.
+    pub found: u64,
 }
 
 /// Whether a volume can be used.

@@ -8,7 +8,7 @@ use std::ops::{Bound, ControlFlow};
 use prost::Message;
 use rfs_common::ids::{ServerId, VolumeId};
 
-use crate::chunks::{Registration, VolumeReport, VolumeState};
+use crate::chunks::{Registration, ScrubReport, VolumeReport, VolumeState};
 use crate::namespace::records::{SystemKind, system_key};
 use crate::namespace::source::{Change, Source, StoreError, Table};
 
@@ -96,6 +96,7 @@ fn registration_of(server: ServerId, record: ServerRecord) -> Registration {
         free: 0,
         chunks: 0,
         storage_machine: volume.storage_machine,
+        scrub: ScrubReport::default(),
     };
     let volumes = record.volumes.into_iter().map(report).collect();
     Registration { server, host: record.host, address: record.address, version: record.version, volumes }

@@ -251,13 +251,18 @@ impl Connection {
     }
 
     /// Sends commands whenever there are any, until the stream is void.
+    ///
+    /// A chunkserver carries out a command for good. So it is sent only when a power cut of the master can no longer take
+    /// back what it follows from: the removal of a file whose chunks are deleted, the version that copies are raised to.
     async fn send_commands(&self, signal: &Signal, outbound: &Outbound) {
         loop {
             let (state, server, stream) = (Arc::clone(&self.state), self.server, self.stream);
             let taken = blocking(move || {
-                state.with_chunks(|chunks, _| {
+                let commands = state.with_chunks(|chunks, _| {
                     chunks.is_stream_of(server, stream).then(|| chunks.take_commands(server, stream))
-                })
+                })?;
+                // A log that takes nothing more is reported where it failed.
+                (commands.is_empty() || state.wait_until_durable().is_ok()).then_some(commands)
             });
             let Some(commands) = taken.await else { return };
             if commands.is_empty() {

@@ -6,7 +6,8 @@ use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 use rfs_proto::cluster as wire;
 
 use crate::chunks::{
-    Command, CommandId, CommandResult, Held, Order, Place, Registration, Traffic, VolumeReport, VolumeState,
+    Command, CommandId, CommandResult, Held, Order, Place, Registration, ScrubReport, Traffic, VolumeReport,
+    VolumeState,
 };
 
 /// A registration; an address that means "wherever I am" becomes the one that the connection comes from.
@@ -40,7 +41,12 @@ pub(super) fn volume(volume: wire::Volume) -> VolumeReport {
         free: volume.free,
         chunks: volume.chunks,
         storage_machine: volume.storage_machine,
+        scrub: scrub(volume.scrub.unwrap_or_default()),
     }
+}
+
+fn scrub(scrub: wire::Scrub) -> ScrubReport {
+    ScrubReport { done: scrub.done, chunks: scrub.chunks, completed: scrub.completed, found: scrub.found }
 }
 
 fn state(state: wire::VolumeState) -> VolumeState {

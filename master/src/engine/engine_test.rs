@@ -152,6 +152,7 @@ impl World {
                 free: 1 << 39,
                 chunks: 0,
                 storage_machine: String::new(),
+                scrub: Default::default(),
             };
             let registration = Registration {
                 server: ServerId::new(id),

@@ -61,6 +61,9 @@ pub(super) enum Ending {
     Lost,
 }
 
+/// More chunks than can be granted while one write of the log is on its way to the disk.
+const CHUNKS_PASSED_OVER: u64 = 1 << 16;
+
 /// What the store has for the engine.
 pub(super) struct Loaded {
     pub(super) sessions: Sessions,
@@ -104,6 +107,11 @@ fn load_records(
     system.master_start += 1;
     loaded.master_start = system.master_start;
     loaded.chunks.set_next_chunk(ChunkId::new(system.chunk_next));
+    if system.master_start > 1 {
+        // A power cut may have taken the records of chunks that clients were told of and still write: none of those ids
+        // is given to another file.
+        system.chunk_next += CHUNKS_PASSED_OVER;
+    }
     load_sessions(storage, loaded, now)?;
     transaction.scan::<OrphanRecord>(Bound::Unbounded, Bound::Unbounded, &mut |key, record| {
         if let Some((inode, _)) = records::split_key(key) {

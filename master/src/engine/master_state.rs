@@ -29,6 +29,10 @@ impl MasterState for Engine {
         self.lock().commit(self, None, &changes).map(drop).map_err(|failure| failure.message)
     }
 
+    fn wait_until_durable(&self) -> Result<(), String> {
+        self.storage.wait_durable(self.storage.position()).map_err(|refused| refused.message)
+    }
+
     fn cluster(&self) -> ClusterId {
         self.cluster
     }

@@ -77,7 +77,8 @@ fn serve<C: Serve>(engine: &Engine, request: Request, message: &[u8]) -> Result<
         }),
         Ok(Entered::Repeated(reply)) => {
             // The first run may have been about to wait for the disk.
-            served.durable = (C::FRAME_TYPE == FrameType::Commit).then(|| engine.storage().position());
+            let may_have_to_wait = [FrameType::Commit, FrameType::GrantWrite, FrameType::CopyFailed];
+            served.durable = may_have_to_wait.contains(&C::FRAME_TYPE).then(|| engine.storage().position());
             Ok(reply)
         }
         Err(refusal) => Err(refusal),

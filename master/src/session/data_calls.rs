@@ -38,22 +38,34 @@ fn grant_reply(turn_session: rfs_common::ids::SessionId, placed: &PlacedGrant) -
     session::GrantWriteReply { grant: Some(write_grant(&placed.grant, &mut surroundings)) }
 }
 
+/// The first write raises the copies of a chunk that exists to the version of the grant, on their disks: a power cut of the
+/// master must not take back the record of that version, or no copy would be current. Of a new chunk it may.
+fn keep_grant(reply: &session::GrantWriteReply, turn: &Turn<'_>, served: &mut Served) {
+    if reply.grant.as_ref().is_some_and(|grant| grant.version_from > 0) {
+        served.durable = Some(turn.position());
+    }
+}
+
 impl Serve for session::GrantWrite {
-    fn serve(self, turn: &mut Turn<'_>, _served: &mut Served) -> Result<Self::Reply, Refusal> {
+    fn serve(self, turn: &mut Turn<'_>, served: &mut Served) -> Result<Self::Reply, Refusal> {
         let session = turn.session();
-        turn.grant_write(&self.operation()?, |placed| grant_reply(session, placed))
+        let reply = turn.grant_write(&self.operation()?, |placed| grant_reply(session, placed))?;
+        keep_grant(&reply, turn, served);
+        Ok(reply)
     }
 }
 
 impl Serve for session::CopyFailed {
-    fn serve(self, turn: &mut Turn<'_>, _served: &mut Served) -> Result<Self::Reply, Refusal> {
+    fn serve(self, turn: &mut Turn<'_>, served: &mut Served) -> Result<Self::Reply, Refusal> {
         let session = turn.session();
         let failures = parts::list(&self.failures, FAILURES_MAX)?;
         let failed: Vec<FailedCopy> = failures
             .iter()
             .map(|failure| FailedCopy { volume: VolumeId::new(failure.volume), reason: reason(failure).into() })
             .collect();
-        turn.copy_failed(&self.operation()?, &failed, |placed| grant_reply(session, placed))
+        let reply = turn.copy_failed(&self.operation()?, &failed, |placed| grant_reply(session, placed))?;
+        keep_grant(&reply, turn, served);
+        Ok(reply)
     }
 }
 

@@ -23,6 +23,12 @@ pub trait MasterState: Send + Sync + 'static {
     /// Why the store refused, in words.
     fn commit(&self, changes: Vec<Change>) -> Result<(), String>;
 
+    /// Waits until a power cut takes nothing of what was decided before this call.
+    ///
+    /// # Errors
+    /// In words: that can no longer be promised.
+    fn wait_until_durable(&self) -> Result<(), String>;
+
     /// The cluster.
     fn cluster(&self) -> ClusterId;
 

@@ -3,7 +3,7 @@
 use rfs_proto::admin as wire;
 use serde::Serialize;
 
-use crate::chunks::{ServerView, Severity};
+use crate::chunks::{ScrubReport, ServerView, Severity};
 use crate::events::Event;
 
 use super::master_state::SessionReport;
@@ -133,6 +133,23 @@ pub struct VolumeRow {
     pub free: u64,
     pub chunks: u64,
     pub storage_machine: String,
+    pub scrub: ScrubRow,
+}
+
+/// How far a volume's scrub is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are documented in admin.proto")]
+pub struct ScrubRow {
+    pub done: u64,
+    pub chunks: u64,
+    pub completed: i64,
+    pub found: u64,
+}
+
+impl From<ScrubReport> for ScrubRow {
+    fn from(report: ScrubReport) -> ScrubRow {
+        ScrubRow { done: report.done, chunks: report.chunks, completed: report.completed, found: report.found }
+    }
 }
 
 /// A session as a row.
@@ -176,6 +193,7 @@ impl From<ServerView> for ServerRow {
             free: volume.report.free,
             chunks: if volume.counts { volume.report.chunks } else { volume.copies },
             storage_machine: volume.report.storage_machine,
+            scrub: volume.report.scrub.into(),
         });
         ServerRow {
             server: view.server.to_string(),
@@ -302,6 +320,12 @@ impl From<ServerRow> for wire::Server {
             free: volume.free,
             chunks: volume.chunks,
             storage_machine: volume.storage_machine,
+            scrub: Some(wire::Scrub {
+                done: volume.scrub.done,
+                chunks: volume.scrub.chunks,
+                completed: volume.scrub.completed,
+                found: volume.scrub.found,
+            }),
         });
         wire::Server {
             server: row.id,

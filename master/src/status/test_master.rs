@@ -47,6 +47,10 @@ impl MasterState for TestMaster {
         Ok(())
     }
 
+    fn wait_until_durable(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     fn cluster(&self) -> ClusterId {
         ClusterId::new(0x1234)
     }

@@ -117,6 +117,7 @@ function servers(rows) {
       cell(seen, server.connected ? "good" : "bad"),
       element("td", { colspan: "2" }, server.address),
       cell(`version ${server.version}`, "wide-only"),
+      cell("", "wide-only"),
       cell(server.server, "quiet wide-only"));
     const volumes = server.volumes.map((volume) => element("tr", { class: "volume" },
       element("td", {}, volume.path),
@@ -125,11 +126,21 @@ function servers(rows) {
         bar(volume.total - volume.free, volume.total)),
       cell(`${number(volume.chunks)} chunks`, "one-line"),
       cell(volume.storage_machine, "wide-only"),
+      cell(scrubbed(volume.scrub), volume.scrub.found ? "warn wide-only" : "wide-only"),
       cell(volume.volume, "quiet wide-only")));
     return [title, ...volumes];
   });
-  return [head(["server, volume"], ["state"], ["space"], ["holds"], ["storage", "wide-only"], ["id", "wide-only"]),
+  return [head(["server, volume"], ["state"], ["space"], ["holds"], ["storage", "wide-only"], ["scrubbed", "wide-only"], ["id", "wide-only"]),
     element("tbody", {}, body)];
+}
+
+// When every chunk had last been read from the disk, how far the present round is, and what was found.
+function scrubbed(scrub) {
+  const parts = [];
+  if (scrub.completed > 0) parts.push(new Date(scrub.completed * 1000).toISOString().slice(0, 10));
+  if (scrub.done < scrub.chunks) parts.push(`${Math.floor(scrub.done * 100 / scrub.chunks)} %`);
+  if (scrub.found > 0) parts.push(`${number(scrub.found)} bad found`);
+  return parts.join(", ") || "not yet";
 }
 
 function sessions(rows) {

@@ -9,7 +9,7 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 
-use crate::data::WriteGrant;
+use crate::data::{ReadPatience, WriteGrant};
 
 /// All files' bytes.
 pub trait Bytes: Send + Sync {
@@ -43,8 +43,14 @@ pub trait OpenBytes: Send + Sync {
     /// Reads; 0 bytes at the end.
     ///
     /// # Errors
-    /// EIO when no copy gives the right bytes.
-    fn read(&self, offset: u64, out: &mut [u8], length_of_file: u64) -> Result<usize, Errno>;
+    /// EIO when no copy gives the right bytes; EINTR when none does now and `patience` says to wait no longer.
+    fn read(
+        &self,
+        offset: u64,
+        out: &mut [u8],
+        length_of_file: u64,
+        patience: &ReadPatience<'_>,
+    ) -> Result<usize, Errno>;
     /// What went wrong with data written since this was last asked.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The client against a master that does what the test says.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rfs_common::clock::{SystemClock, Time};
@@ -22,21 +23,32 @@ const FILE: InodeId = InodeId::new(5);
 #[derive(Default)]
 struct RecordedKernel {
     told: Mutex<Vec<String>>,
+    /// How often it will still say that it does not know a node.
+    unknown: AtomicU32,
 }
 
 impl RecordedKernel {
     fn was_told(&self, what: &str) -> bool {
         self.told.lock().unwrap().iter().any(|told| told == what)
     }
+
+    fn forget(&self, what: String) -> Forgotten {
+        let unknown = self.unknown.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
+        if unknown.is_ok() {
+            return Forgotten::NotKnown;
+        }
+        self.told.lock().unwrap().push(what);
+        Forgotten::Yes
+    }
 }
 
 impl KernelCaches for RecordedKernel {
-    fn invalidate_attributes(&self, inode: InodeId) {
-        self.told.lock().unwrap().push(format!("attributes {inode}"));
+    fn invalidate_attributes(&self, inode: InodeId) -> Forgotten {
+        self.forget(format!("attributes {inode}"))
     }
 
-    fn invalidate_data(&self, inode: InodeId) {
-        self.told.lock().unwrap().push(format!("data {inode}"));
+    fn invalidate_data(&self, inode: InodeId) -> Forgotten {
+        self.forget(format!("data {inode}"))
     }
 
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]) {
@@ -112,7 +124,7 @@ fn cached_answers_cost_no_round_trip() {
     assert_eq!(mounted.lookup("none"), Err(Errno::ENOENT));
     mounted.client.get_attributes(FILE).unwrap();
     let handle = mounted.open(libc::O_RDONLY);
-    mounted.client.read(handle, 0, 100, &mut Vec::new()).unwrap();
+    mounted.client.read(handle, 0, 100, &mut Vec::new(), &|| true).unwrap();
     mounted.client.flush(handle, 1).unwrap();
     mounted.client.release(handle, None);
     assert_eq!(mounted.round_trips(), before);
@@ -187,6 +199,21 @@ fn a_recall_that_overtakes_its_grant_lets_it_be_used_once() {
     drop(state);
     assert!(mounted.kernel.was_told("data 5"));
     assert_eq!(mounted.bytes.memory(FILE).state.lock().unwrap().invalidated, 1);
+}
+
+#[test]
+fn a_kernel_that_does_not_know_a_node_yet_is_asked_before_the_recall_is_done_and_never_later() {
+    let mounted = Mounted::new();
+    mounted.lookup("five").unwrap();
+    let file = FILE;
+    mounted.kernel.unknown.store(5, Ordering::Release);
+    let recall = mounted.master.recall_lease(FILE.get(), wire::LeaseMode::None, mounted.last_grant());
+    mounted.master.wait_done(recall);
+    assert!(mounted.kernel.was_told(&format!("attributes {file}")), "the answer that brought the node was under way");
+    let told = mounted.kernel.told.lock().unwrap().len();
+    std::thread::sleep(Duration::from_secs(1));
+    let later = mounted.kernel.told.lock().unwrap()[told..].to_vec();
+    assert!(later.is_empty(), "{later:?} would have the kernel drop attributes that it asks for now");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 
 use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
-use crate::data::WriteGrant;
+use crate::data::{ReadPatience, WriteGrant};
 
 #[derive(Default)]
 pub(crate) struct MemoryBytes {
@@ -72,7 +72,13 @@ impl Prepared for MemoryCommit {
 }
 
 impl OpenBytes for Shared {
-    fn read(&self, offset: u64, out: &mut [u8], length_of_file: u64) -> Result<usize, Errno> {
+    fn read(
+        &self,
+        offset: u64,
+        out: &mut [u8],
+        length_of_file: u64,
+        _patience: &ReadPatience<'_>,
+    ) -> Result<usize, Errno> {
         let state = self.0.state.lock().unwrap();
         let end = length_of_file.min(state.data.len() as u64).min(offset + out.len() as u64);
         let count = end.saturating_sub(offset) as usize;

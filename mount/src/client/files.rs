@@ -3,6 +3,7 @@
 //! Data is read under the READ lease and written under the WRITE lease; both are asked for by the first call that needs
 //! them. Closing commits, and gives the WRITE lease back in the same step when nobody else here writes the file.
 
+use std::cell::{Cell, OnceCell};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::handles::OpenFile;
 use super::kernel::Forget;
 use super::types::{Caller, Handle, LockFamily, Opened, WriteOrigin};
 use crate::cache::node::Mode;
+use crate::data::ReadPatience;
 
 const READ: u32 = 4;
 const WRITE: u32 = 2;
@@ -35,16 +37,24 @@ impl Client {
     }
 
     /// Puts up to `size` bytes at the start of `into`, which grows as needed and is to be used again: fresh bytes have to
-    /// be zeroed first. How many there are; fewer at the end of the file.
+    /// be zeroed first. How many there are; fewer at the end of the file. `wanted` is asked now and then while no copy can
+    /// be had: whether somebody still waits for the bytes.
     ///
     /// # Errors
-    /// EBADF; EIO when no copy gives the right bytes in time.
-    pub fn read(&self, handle: Handle, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<usize, Errno> {
+    /// EBADF; EIO when no copy gives the right bytes in time; EINTR when nobody waits any more.
+    pub fn read(
+        &self,
+        handle: Handle,
+        offset: u64,
+        size: usize,
+        into: &mut Vec<u8>,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<usize, Errno> {
         let open = self.core.handles.file(handle)?;
         if !open.readable {
             return Err(Errno::EBADF);
         }
-        self.core.read(&open, offset, size, into)
+        self.core.read(&open, offset, size, into, wanted)
     }
 
     /// Takes all of `data` or fails. A file opened with O_APPEND is written at its end, wherever that is then; other
@@ -104,6 +114,9 @@ impl Client {
 /// How long after another client's change a file counts as contended.
 const CONTENDED_FOR: Duration = Duration::from_secs(10);
 
+/// How long a read that found no copy, and made way for others, waits before it begins again.
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
 impl Core {
     /// Whether the caller may open a file with these flags: asked where the kernel could not know.
     pub(super) fn check_access(&self, caller: &Caller, inode: InodeId, flags: i32) -> Result<(), Errno> {
@@ -151,14 +164,47 @@ impl Core {
         Opened { handle: self.handles.add_file(open), keep_cache, contended }
     }
 
-    pub(super) fn read(&self, open: &OpenFile, offset: u64, size: usize, into: &mut Vec<u8>) -> Result<usize, Errno> {
+    pub(super) fn read(
+        &self,
+        open: &OpenFile,
+        offset: u64,
+        size: usize,
+        into: &mut Vec<u8>,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<usize, Errno> {
+        // A read that waits for a copy makes way for whoever wants the lease back: the wait may be long, and a recall that
+        // is not answered ends the session. It counts as one that is with the master, so that nobody waits long for the
+        // kernel to forget the page that it has locked. And what may be used only once is not waited with.
+        let (once, stalled) = (Cell::new(false), OnceCell::new());
+        let go_on = || {
+            stalled.get_or_init(|| open.node.ask());
+            wanted() && !once.get() && !open.node.state().closing
+        };
+        let patience = ReadPatience::new(&go_on);
+        loop {
+            match self.read_in_use(open, offset, size, into, (&patience, &once)) {
+                Err(Errno::EINTR) if wanted() => self.clock.sleep(READ_AGAIN_AFTER),
+                read => return read,
+            }
+        }
+    }
+
+    fn read_in_use(
+        &self,
+        open: &OpenFile,
+        offset: u64,
+        size: usize,
+        into: &mut Vec<u8>,
+        (patience, once): (&ReadPatience<'_>, &Cell<bool>),
+    ) -> Result<usize, Errno> {
         let used = self.use_lease(&open.node, Mode::Read)?;
+        once.set(used.mode() == Mode::None);
         let length = self.length(&open.node);
         let wanted = length.saturating_sub(offset).min(size as u64) as usize;
         if into.len() < wanted {
             into.resize(wanted, 0);
         }
-        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length) };
+        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length, patience) };
         if used.mode() == Mode::None {
             // Somebody is about to change the file and will not tell us again: nothing of this is kept.
             self.content(&open.node).invalidate();

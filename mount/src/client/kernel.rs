@@ -13,7 +13,7 @@ use rfs_common::background;
 use rfs_common::clock::SharedClock;
 use rfs_common::ids::InodeId;
 
-use super::types::KernelCaches;
+use super::types::{Forgotten, KernelCaches};
 
 const THREADS: usize = 6;
 const QUEUE_LENGTH: usize = 16_384;
@@ -23,7 +23,6 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// One thing for the kernel to forget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Forget {
-    Attributes(InodeId),
     Data(InodeId),
     Entry(InodeId, Box<[u8]>),
 }
@@ -42,6 +41,8 @@ struct Batch {
 struct Left {
     to_begin: usize,
     to_end: usize,
+    /// Nodes that the kernel did not know.
+    not_known: Vec<InodeId>,
 }
 
 /// The threads.
@@ -69,13 +70,13 @@ impl KernelNotifier {
     }
 
     /// Has the kernel forget these, and waits until it has, or until it has been waited for long enough while
-    /// `may_wait_for_us` holds.
-    pub(super) fn forget(&self, what: Vec<Forget>, may_wait_for_us: impl Fn() -> bool) {
+    /// `may_wait_for_us` holds. The result is the nodes that the kernel did not know.
+    pub(super) fn forget(&self, what: Vec<Forget>, may_wait_for_us: impl Fn() -> bool) -> Vec<InodeId> {
         if what.is_empty() {
-            return;
+            return Vec::new();
         }
         let batch = Arc::new(Batch {
-            left: Mutex::new(Left { to_begin: what.len(), to_end: what.len() }),
+            left: Mutex::new(Left { to_begin: what.len(), to_end: what.len(), not_known: Vec::new() }),
             done: Condvar::new(),
         });
         let began = self.clock.monotonic();
@@ -86,11 +87,12 @@ impl KernelNotifier {
         while left.to_end > 0 {
             let stuck = left.to_begin > 0;
             if self.clock.monotonic().since(began) >= PATIENCE && (stuck || may_wait_for_us()) {
-                return;
+                break;
             }
             let waited = batch.done.wait_timeout(left, Duration::from_millis(50));
             left = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        std::mem::take(&mut left.not_known)
     }
 }
 
@@ -101,17 +103,24 @@ fn notify(kernel: &dyn KernelCaches, receiver: &Mutex<Receiver<Task>>) {
         if let Some(batch) = &task.batch {
             batch.left.lock().unwrap_or_else(PoisonError::into_inner).to_begin -= 1;
         }
-        match task.what {
-            Forget::Attributes(inode) => kernel.invalidate_attributes(inode),
-            Forget::Data(inode) => kernel.invalidate_data(inode),
-            Forget::Entry(parent, name) => kernel.invalidate_entry(parent, &name),
-        }
+        let not_known = match task.what {
+            Forget::Data(inode) => Some(inode).filter(|_| is_unknown(kernel.invalidate_data(inode))),
+            Forget::Entry(parent, name) => {
+                kernel.invalidate_entry(parent, &name);
+                None
+            }
+        };
         if let Some(batch) = task.batch {
             let mut left = batch.left.lock().unwrap_or_else(PoisonError::into_inner);
             left.to_end -= 1;
+            left.not_known.extend(not_known);
             if left.to_end == 0 {
                 batch.done.notify_all();
             }
         }
     }
+}
+
+fn is_unknown(forgotten: Forgotten) -> bool {
+    forgotten == Forgotten::NotKnown
 }

@@ -14,7 +14,8 @@ use tracing::debug;
 use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
 use super::chunk_sync::{ChunkSync, Unsynced};
 use crate::data::{
-    self, ChunkPlaces, Committable, CopyFailure, DataHandle, DataPath, FailedWrite, FileData, FileMaster, WriteGrant,
+    self, ChunkPlaces, Committable, CopyFailure, DataHandle, DataPath, FailedWrite, FileData, FileMaster, ReadPatience,
+    WriteGrant,
 };
 use crate::session::{Lane, Session};
 
@@ -101,8 +102,14 @@ struct OpenData {
 }
 
 impl OpenBytes for OpenData {
-    fn read(&self, offset: u64, out: &mut [u8], length_of_file: u64) -> Result<usize, Errno> {
-        self.file.read(&self.handle, offset, out, length_of_file)
+    fn read(
+        &self,
+        offset: u64,
+        out: &mut [u8],
+        length_of_file: u64,
+        patience: &ReadPatience<'_>,
+    ) -> Result<usize, Errno> {
+        self.file.read(&self.handle, offset, out, length_of_file, patience)
     }
 
     fn take_error(&self) -> Result<(), Errno> {

@@ -14,16 +14,18 @@ use tracing::{debug, warn};
 
 use super::core::{Core, Lowered, Node, lock};
 use super::kernel::Forget;
-use super::types::LockTicket;
+use super::types::{Forgotten, LockTicket};
 use crate::cache::node::Mode;
 use crate::cache::order::Stamp;
 use crate::session::{Holdings, SessionEvents};
 
-/// The time in which a thread of the kernel that was answered gets to keep what it was told. A kernel that does not know a
-/// node yet has nothing to forget, so it is asked no sooner than this after it was told.
+/// The time in which a thread of the kernel that was answered gets to keep what it was told: entries have nothing by which
+/// it could tell an old answer from a new one.
 const KERNEL_TAKES_IN: Duration = Duration::from_millis(5);
-/// It is asked once more after this, in case that was not enough.
-const FORGET_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// How long an answer that brings the kernel a node may be under way to it. The kernel drops attributes that were
+/// under way when it was told to forget, but only of nodes that it knows; so it is asked until it knows the node.
+const KERNEL_LEARNS_WITHIN: Duration = Duration::from_millis(500);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// The core as the session knows it.
 pub(super) struct Events(pub(super) Arc<Core>);
@@ -171,7 +173,9 @@ impl Core {
             drop(state);
             self.let_kernel_take_in(&node);
         }
-        self.kernel.invalidate_attributes(inode);
+        if self.kernel.invalidate_attributes(inode) == Forgotten::NotKnown {
+            self.forget_once_known(inode);
+        }
     }
 
     /// What the kernel has to forget when a lease is gone altogether.
@@ -190,10 +194,28 @@ impl Core {
         for node in &kernel.nodes {
             self.let_kernel_take_in(node);
         }
-        self.notifier.forget(kernel.forget, || kernel.nodes.iter().any(|node| node.is_asking()));
+        let not_known = self.notifier.forget(kernel.forget, || kernel.nodes.iter().any(|node| node.is_asking()));
+        for inode in not_known {
+            self.forget_once_known(inode);
+        }
     }
 
-    /// Waits until the kernel has taken in what it was last told of the node, and has it forget that once more later.
+    /// The kernel did not know the node. If it was told of it and has not given that up, the answer is under way, and
+    /// brings attributes that the kernel has to forget. This is done before the other client goes on, and never later:
+    /// a kernel that is told to forget while it asks for attributes drops the answer, and goes by an old length
+    /// (`i_size`) in copies and mappings, whatever it tells the program that asked.
+    fn forget_once_known(&self, inode: InodeId) {
+        let told = || self.table.get(inode).is_some_and(|node| node.state().lookups > 0);
+        let began = self.now();
+        while told() && self.now().since(began) < KERNEL_LEARNS_WITHIN {
+            self.clock.sleep(ASK_AGAIN_AFTER);
+            if self.kernel.invalidate_attributes(inode) == Forgotten::Yes {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the kernel has taken in what it was last told of the node.
     fn let_kernel_take_in(&self, node: &Node) {
         let told_at = node.state().kernel_told_at;
         let Some(told_at) = told_at else { return };
@@ -203,7 +225,6 @@ impl Core {
             return;
         }
         self.clock.sleep(KERNEL_TAKES_IN - since);
-        lock(&self.later.forget_again).push((now + FORGET_AGAIN_AFTER, Forget::Attributes(node.inode())));
     }
 
     /// Has the kernel forget, by a thread of its own, since the caller is one that others wait for.

@@ -86,7 +86,7 @@ impl Client {
         let origin = WriteOrigin::Call { kill_set_id: caller.user != 0 };
         while copied < length {
             let size = (length - copied).min(COPY_BYTES as u64) as usize;
-            let read = core.read(&source, from_offset + copied, size, &mut piece);
+            let read = core.read(&source, from_offset + copied, size, &mut piece, &|| true);
             let step = read.and_then(|count| match count {
                 0 => Ok(0),
                 _ => core.write(&target, to_offset + copied, &piece[..count], origin).map(|()| count),

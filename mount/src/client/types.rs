@@ -201,11 +201,20 @@ pub type LockWaiter = Box<dyn FnOnce(Result<(), Errno>) + Send>;
 /// client calls them from threads of its own that hold no lock, so an implementation just writes the notification.
 pub trait KernelCaches: Send + Sync {
     /// Forget the attributes of a node (FUSE_NOTIFY_INVAL_INODE with a negative offset).
-    fn invalidate_attributes(&self, inode: InodeId);
+    fn invalidate_attributes(&self, inode: InodeId) -> Forgotten;
     /// Forget attributes and all pages of a node.
-    fn invalidate_data(&self, inode: InodeId);
+    fn invalidate_data(&self, inode: InodeId) -> Forgotten;
     /// Forget an entry.
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]);
+}
+
+/// Whether the kernel has forgotten something of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgotten {
+    /// It has, and it drops what answers say that were on their way then.
+    Yes,
+    /// It has no such node. If an answer that brings it is on its way, the kernel will take that answer's word.
+    NotKnown,
 }
 
 /// A kernel without caches: for tools and tests.
@@ -213,8 +222,12 @@ pub trait KernelCaches: Send + Sync {
 pub struct NoKernel;
 
 impl KernelCaches for NoKernel {
-    fn invalidate_attributes(&self, _inode: InodeId) {}
-    fn invalidate_data(&self, _inode: InodeId) {}
+    fn invalidate_attributes(&self, _inode: InodeId) -> Forgotten {
+        Forgotten::Yes
+    }
+    fn invalidate_data(&self, _inode: InodeId) -> Forgotten {
+        Forgotten::Yes
+    }
     fn invalidate_entry(&self, _parent: InodeId, _name: &[u8]) {}
 }
 

@@ -12,7 +12,7 @@ use rfs_proto::frame::FrameType;
 
 use super::fake_chunkserver::Fault;
 use super::fake_master::FakeMaster;
-use super::{DataPath, DataSettings, Durability, FileData};
+use super::{DataPath, DataSettings, Durability, FileData, ReadPatience};
 
 const INODE: InodeId = InodeId::new(7);
 
@@ -45,7 +45,7 @@ fn pattern(length: usize, seed: u8) -> Vec<u8> {
 fn read(file: &Arc<FileData>, offset: u64, length: usize, file_length: u64) -> Result<Vec<u8>, Errno> {
     let handle = file.open_handle();
     let mut out = vec![0xEE; length];
-    let count = file.read(&handle, offset, &mut out, file_length)?;
+    let count = file.read(&handle, offset, &mut out, file_length, &ReadPatience::new(&|| true))?;
     out.truncate(count);
     Ok(out)
 }
@@ -95,7 +95,8 @@ fn a_large_file_goes_in_whole_pieces_over_two_chunks_within_the_bound() {
     let (fresh_file, mut got) = (fresh.file(INODE), vec![0; 10 << 20]);
     let handle = fresh_file.open_handle();
     for (number, part) in got.chunks_mut(1 << 20).enumerate() {
-        fresh_file.read(&handle, start_at + ((number as u64) << 20), part, end).unwrap();
+        let patience = ReadPatience::new(&|| true);
+        fresh_file.read(&handle, start_at + ((number as u64) << 20), part, end, &patience).unwrap();
     }
     assert!(got == bytes);
     assert_eq!(read(&fresh_file, start_at - 5000, 5000, end).unwrap(), [0; 5000]);
@@ -294,7 +295,7 @@ fn a_sequential_reader_is_read_ahead_of_and_finds_its_bytes_in_the_cache() {
     let file = path.file(INODE);
     let (handle, mut got) = (file.open_handle(), vec![0; 6 << 20]);
     for (number, part) in got.chunks_mut(128 << 10).enumerate() {
-        file.read(&handle, (number as u64) * (128 << 10), part, 6 << 20).unwrap();
+        file.read(&handle, (number as u64) * (128 << 10), part, 6 << 20, &ReadPatience::new(&|| true)).unwrap();
     }
     assert!(got == bytes);
     // One for each part if nothing were read ahead; how far ahead it gets depends on the machine.

@@ -5,12 +5,13 @@
 //! copies. What it overlays is copied out before it asks anyone, so that a piece acknowledged meanwhile is not missed:
 //! acknowledging invalidates the cache before it drops the piece.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rfs_common::clock::Time;
+use rfs_common::clock::{Monotonic, Time};
 use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 use rfs_common::leaf::{CHUNK_BYTES, LEAF_BYTES, leaves_of, touched_leaves};
@@ -70,6 +71,26 @@ pub struct DataHandle {
     read_ahead: ReadAhead,
 }
 
+/// How long a read waits for a good copy. It outlives attempts, so that a read which makes way for others and begins
+/// again does not wait longer in all.
+pub struct ReadPatience<'a> {
+    go_on: &'a dyn Fn() -> bool,
+    deadline: Cell<Option<Monotonic>>,
+}
+
+impl<'a> ReadPatience<'a> {
+    /// While no copy can be had, `go_on` is asked before each attempt; false ends the read with EINTR.
+    pub fn new(go_on: &'a dyn Fn() -> bool) -> ReadPatience<'a> {
+        ReadPatience { go_on, deadline: Cell::new(None) }
+    }
+
+    fn deadline(&self, now: Monotonic, give_up: Duration) -> Monotonic {
+        let deadline = self.deadline.get().unwrap_or(now + give_up);
+        self.deadline.set(Some(deadline));
+        deadline
+    }
+}
+
 /// What the range of a chunk is to be read from.
 enum Source {
     Hole,
@@ -110,13 +131,15 @@ impl FileData {
     /// Reads into `out` up to the end of the file, whose length is `length_of_file` unless it has been written here since.
     ///
     /// # Errors
-    /// EIO: no copy could be had for `read_give_up`, or the bytes are among those whose loss was told. Else the master's.
+    /// EIO: no copy could be had for `read_give_up`, or the bytes are among those whose loss was told. EINTR: no copy could
+    /// be had, and `patience` says to wait no longer. Else the master's.
     pub fn read(
         self: &Arc<Self>,
         handle: &DataHandle,
         offset: u64,
         out: &mut [u8],
         length_of_file: u64,
+        patience: &ReadPatience<'_>,
     ) -> Result<usize, Errno> {
         let length = self.local_length().unwrap_or(length_of_file);
         let count = length.saturating_sub(offset).min(out.len() as u64) as usize;
@@ -129,7 +152,7 @@ impl FileData {
             let at = offset + done as u64;
             let (index, start) = ((at / CHUNK_BYTES) as u32, (at % CHUNK_BYTES) as u32);
             let part = (count - done).min((CHUNK_BYTES - u64::from(start)) as usize);
-            self.read_in_chunk(index, start, &mut out[done..done + part], pattern)?;
+            self.read_in_chunk(index, start, &mut out[done..done + part], (pattern, patience))?;
             done += part;
         }
         Ok(count)
@@ -150,7 +173,13 @@ impl FileData {
         self.path.cache.invalidate(self.inode);
     }
 
-    fn read_in_chunk(&self, index: u32, start: u32, out: &mut [u8], pattern: Pattern) -> Result<(), Errno> {
+    fn read_in_chunk(
+        &self,
+        index: u32,
+        start: u32,
+        out: &mut [u8],
+        how: (Pattern, &ReadPatience<'_>),
+    ) -> Result<(), Errno> {
         let gaps = {
             let state = self.state();
             match state.chunks.get(&index) {
@@ -160,14 +189,19 @@ impl FileData {
         };
         for gap in gaps {
             let part = &mut out[(gap.start - start) as usize..(gap.end - start) as usize];
-            self.read_clean(index, gap.start, part, pattern)?;
+            self.read_clean(index, gap.start, part, how)?;
         }
         Ok(())
     }
 
     /// Reads what is acknowledged, from the cache or the copies, for as long as it takes and is allowed to.
-    fn read_clean(&self, index: u32, start: u32, out: &mut [u8], pattern: Pattern) -> Result<(), Errno> {
-        let mut deadline = None;
+    fn read_clean(
+        &self,
+        index: u32,
+        start: u32,
+        out: &mut [u8],
+        (pattern, patience): (Pattern, &ReadPatience<'_>),
+    ) -> Result<(), Errno> {
         loop {
             let error = match self.source(index) {
                 Ok(Source::Hole) => {
@@ -190,12 +224,14 @@ impl FileData {
                 Err(errno) => return Err(errno),
             };
             let now = self.path.clock.monotonic();
-            let until = *deadline.get_or_insert(now + self.path.settings.read_give_up);
-            if now >= until {
+            if now >= patience.deadline(now, self.path.settings.read_give_up) {
                 tracing::warn!(inode = %self.inode, index, "no copy of a chunk can be read: giving up");
                 return Err(error);
             }
             self.forget_place(index);
+            if !(patience.go_on)() {
+                return Err(Errno::EINTR);
+            }
             self.path.clock.sleep(READ_RETRY);
         }
     }

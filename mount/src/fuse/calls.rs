@@ -1,15 +1,13 @@
 //! One method for each request of the kernel: arguments to the client's words, the answer back.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, ForgetOne, Generation, INodeNo,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, ForgetOne, INodeNo,
     InterruptOutcome, KernelConfig, LockKind, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, RequestId, TimeOrNow, WriteFlags,
@@ -18,256 +16,32 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 use rfs_common::name::NAME_BYTES_MAX;
 
-use super::locks::Interrupted;
-use super::reply::{self, Nodes, XattrAnswer};
-use super::{Adapter, Mapping, REQUEST_BYTES_MAX};
-use crate::client::{
-    AttributeChanges, AttributesAnswer, Caller, Entry, Handle, KERNEL_VALID, KernelCaches, NewNode, NodeAnswer, Opened,
-    Seek, Taken, WriteOrigin,
+use super::answers::{
+    add_entry, add_entry_with_node, answer_attributes, answer_empty, answer_opened, answer_written, answer_xattr,
 };
-
-/// The master never uses an inode number twice, so every node has the same generation.
-const GENERATION: Generation = Generation(0);
+use super::changes::new_node;
+use super::files::{FileWrite, READ_BUFFER, handle};
+use super::locking::{LockRequest, Wait};
+use super::locks::Interrupted;
+use super::reply::{self, Nodes};
+use super::{Adapter, REQUEST_BYTES_MAX};
+use crate::client::{AttributeChanges, Entry, KernelCaches, Seek};
 
 /// `f_bsize`: what the numbers of statfs(2) count.
 const SPACE_UNIT_BYTES: u64 = 4096;
-
-/// Set-user-id and set-group-id.
-const SET_ID_BITS: u32 = libc::S_ISUID | libc::S_ISGID;
 
 /// The largest part of copy_file_range(2) that is done at once, so that a signal is noticed between two. Callers go on with
 /// the rest.
 const COPY_BYTES_MAX: u64 = 64 << 20;
 
-thread_local! {
-    /// Where this thread reads data into before it is given to the kernel.
-    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 impl Adapter {
-    fn nodes(&self) -> Nodes {
+    pub(super) fn nodes(&self) -> Nodes {
         Nodes { root: self.client.root() }
     }
 
-    fn inode(&self, node: INodeNo) -> InodeId {
+    pub(super) fn inode(&self, node: INodeNo) -> InodeId {
         self.nodes().inode(node)
     }
-
-    fn answer_entry(&self, answer: Result<NodeAnswer, Errno>, reply: ReplyEntry) {
-        match answer {
-            Ok(node) => {
-                let attributes = reply::attributes(&node.attributes, self.nodes().node(node.attributes.inode));
-                reply.entry_with_ttls(&node.attribute_valid, &node.entry_valid, &attributes, GENERATION);
-            }
-            Err(errno) => reply.error(reply::errno(errno)),
-        }
-    }
-
-    fn answer_created(&self, answer: Result<(NodeAnswer, Opened), Errno>, flags: i32, reply: ReplyCreate) {
-        match answer {
-            Ok((node, opened)) => {
-                let attributes = reply::attributes(&node.attributes, self.nodes().node(node.attributes.inode));
-                let valid = reply::shorter(node.attribute_valid, node.entry_valid);
-                reply.created(
-                    &valid,
-                    &attributes,
-                    GENERATION,
-                    FileHandle(opened.handle.0),
-                    opened_as(opened, flags, self.mapping),
-                );
-            }
-            Err(errno) => reply.error(reply::errno(errno)),
-        }
-    }
-
-    /// Ends a change of names; with `dirsync` once it is durable.
-    fn names_changed<T>(&self, caller: &Caller, parent: InodeId, result: Result<T, Errno>) -> Result<T, Errno> {
-        let value = result?;
-        if self.synchronous.names {
-            let opened = self.client.open_directory(caller, parent)?;
-            let synced = self.client.fsync_directory(opened.handle);
-            self.client.release_directory(opened.handle);
-            synced?;
-        }
-        Ok(value)
-    }
-
-    /// Opens a file, and truncates it separately where the set-id bits have to go with the data.
-    fn open_file(&self, caller: &Caller, inode: InodeId, flags: i32, kill_set_id: bool) -> Result<Opened, Errno> {
-        let truncates = kill_set_id && flags & libc::O_TRUNC != 0;
-        if !truncates || !self.has_set_id(inode)? {
-            return self.client.open(caller, inode, flags);
-        }
-        let opened = self.client.open(caller, inode, flags & !libc::O_TRUNC)?;
-        let handle = Some(opened.handle);
-        let changes = AttributeChanges { length: Some(0), kill_set_id, handle, ..AttributeChanges::default() };
-        match self.client.set_attributes(caller, inode, &changes) {
-            Ok(_) => {
-                self.kernel.invalidate_attributes(inode);
-                Ok(opened)
-            }
-            Err(errno) => {
-                self.client.release(opened.handle, None);
-                Err(errno)
-            }
-        }
-    }
-
-    /// Writes, and waits for the disks where the file or the mount is synchronous: the kernel does not do it for files
-    /// that bypass its page cache. The answer to a write has no attributes, so a mode that changed with it is made known by
-    /// having the kernel ask again.
-    fn write_file(&self, write: &FileWrite<'_>, write_flags: WriteFlags, flags: i32) -> Result<(), Errno> {
-        let kill_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let changes_mode = kill_set_id && self.has_set_id(write.inode)?;
-        let from_pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let origin = if from_pages { WriteOrigin::PageCache } else { WriteOrigin::Call { kill_set_id } };
-        self.client.write(write.handle, write.offset, write.data, origin)?;
-        if changes_mode {
-            self.kernel.invalidate_attributes(write.inode);
-        }
-        match flags & libc::O_SYNC {
-            libc::O_SYNC => self.client.fsync(write.handle, false),
-            libc::O_DSYNC => self.client.fsync(write.handle, true),
-            _ if self.synchronous.writes => self.client.fsync(write.handle, false),
-            _ => Ok(()),
-        }
-    }
-
-    fn has_set_id(&self, inode: InodeId) -> Result<bool, Errno> {
-        Ok(self.client.get_attributes(inode)?.attributes.mode & SET_ID_BITS != 0)
-    }
-
-    /// Sets an attribute, and clears set-group-id if the kernel asks for it with an ACL.
-    fn set_xattr(
-        &self,
-        caller: &Caller,
-        inode: InodeId,
-        name: &[u8],
-        value: &[u8],
-        flags: i32,
-        kill_set_group_id: bool,
-    ) -> Result<(), Errno> {
-        self.client.set_xattr(caller, inode, name, value, flags as u32)?;
-        if kill_set_group_id {
-            let mode = self.client.get_attributes(inode)?.attributes.mode;
-            if mode & libc::S_ISGID != 0 {
-                let changes = AttributeChanges { mode: Some(mode & !libc::S_ISGID), ..AttributeChanges::default() };
-                self.client.set_attributes(caller, inode, &changes)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn wait_for_lock(&self, request: RequestId, inode: InodeId, lock: &crate::client::Lock, reply: ReplyEmpty) {
-        self.locks.register(request, reply);
-        let locks = Arc::clone(&self.locks);
-        let ticket = self.client.set_lock_wait(inode, lock, Box::new(move |outcome| locks.answer(request, outcome)));
-        if self.locks.set_ticket(request, ticket) {
-            self.client.cancel_lock(ticket);
-        }
-    }
-}
-
-/// Bytes for a file.
-struct FileWrite<'a> {
-    inode: InodeId,
-    handle: Handle,
-    offset: u64,
-    data: &'a [u8],
-}
-
-/// Who holds a lock. A flock belongs to the open file, and is known by its handle: the kernel's own number for it is the
-/// address of a structure that is used again as soon as the file is closed, while the release that drops the lock is still
-/// on its way. A new open file of the same number would be taken for the old one, and lose its lock to that release.
-fn lock_owner(kind: LockKind, owner: LockOwner, file: FileHandle) -> u64 {
-    match kind {
-        LockKind::Posix => owner.0,
-        LockKind::Flock => file.0,
-    }
-}
-
-/// What an open file is to the kernel. What may be written goes past the page cache: that is several times faster, several
-/// writers of one file need not wait for each other, and reads are not cut by a length that the kernel took from an
-/// answer overtaken by another (docs/decisions/kernel-caches.md). What is only read is kept, unless other clients change it
-/// now. Where the kernel cannot map files that bypass its cache, those that may be mapped for writing go through it.
-fn opened_as(opened: Opened, flags: i32, mapping: Mapping) -> FopenFlags {
-    let only_written = flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_DIRECT != 0;
-    let shared = flags & libc::O_ACCMODE == libc::O_RDWR || opened.contended;
-    let bypasses_cache = only_written || (shared && mapping == Mapping::AlsoDirect);
-    let mut how = FopenFlags::empty();
-    how.set(FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES, bypasses_cache);
-    how.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
-    how
-}
-
-fn answer_empty(result: Result<(), Errno>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(reply::errno(errno)),
-    }
-}
-
-fn answer_attributes(answer: Result<AttributesAnswer, Errno>, reply: ReplyAttr) {
-    match answer {
-        Ok(answer) => {
-            // This is what st_ino shows, of the root, too.
-            let number = INodeNo(answer.attributes.inode.get());
-            reply.attr(&answer.attribute_valid, &reply::attributes(&answer.attributes, number));
-        }
-        Err(errno) => reply.error(reply::errno(errno)),
-    }
-}
-
-fn answer_opened(answer: Result<Opened, Errno>, flags: i32, mapping: Mapping, reply: ReplyOpen) {
-    match answer {
-        Ok(opened) => reply.opened(FileHandle(opened.handle.0), opened_as(opened, flags, mapping)),
-        Err(errno) => reply.error(reply::errno(errno)),
-    }
-}
-
-fn answer_xattr(value: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
-    match value.and_then(|value| XattrAnswer::for_buffer(size, value.len()).map(|answer| (answer, value))) {
-        Ok((XattrAnswer::Size(needed), _)) => reply.size(needed),
-        Ok((XattrAnswer::Value, value)) => reply.data(&value),
-        Err(errno) => reply.error(reply::errno(errno)),
-    }
-}
-
-fn answer_written(written: Result<usize, Errno>, reply: ReplyWrite) {
-    match written.and_then(|bytes| u32::try_from(bytes).map_err(|_| Errno::EOVERFLOW)) {
-        Ok(bytes) => reply.written(bytes),
-        Err(errno) => reply.error(reply::errno(errno)),
-    }
-}
-
-fn new_node(mode: u32, umask: u32) -> NewNode {
-    NewNode { mode: mode & 0o7777, umask: umask & 0o777 }
-}
-
-fn handle(handle: FileHandle) -> Handle {
-    Handle(handle.0)
-}
-
-/// Room in the answer of a directory request.
-fn taken(is_full: bool) -> Taken {
-    if is_full { Taken::No } else { Taken::Yes }
-}
-
-fn add_entry(reply: &mut ReplyDirectory, entry: &Entry<'_>) -> Taken {
-    let name = OsStr::from_bytes(entry.name);
-    taken(reply.add(INodeNo(entry.inode.get()), entry.next_offset, reply::file_type(entry.kind), name))
-}
-
-fn add_entry_with_node(reply: &mut ReplyDirectoryPlus, entry: &Entry<'_>, nodes: Nodes) -> Taken {
-    let (attributes, valid) = match &entry.node {
-        Some(node) => {
-            let attributes = reply::attributes(&node.attributes, nodes.node(entry.inode));
-            (attributes, reply::shorter(node.attribute_valid, node.entry_valid))
-        }
-        None => (reply::no_attributes(entry.kind), KERNEL_VALID),
-    };
-    let name = OsStr::from_bytes(entry.name);
-    taken(reply.add(INodeNo(entry.inode.get()), entry.next_offset, name, &valid, &attributes, GENERATION))
 }
 
 impl Filesystem for Adapter {
@@ -277,6 +51,7 @@ impl Filesystem for Adapter {
 
     fn thread_ends(&self) {
         self.threads.close();
+        self.connection.close();
     }
 
     fn interrupt(&self, _request: &Request, unique: RequestId) -> InterruptOutcome {
@@ -286,6 +61,7 @@ impl Filesystem for Adapter {
                 InterruptOutcome::Delivered
             }
             Interrupted::Later => InterruptOutcome::Delivered,
+            Interrupted::Unknown if self.killable.interrupt(unique) => InterruptOutcome::Delivered,
             Interrupted::Unknown => InterruptOutcome::Unknown,
         }
     }
@@ -308,9 +84,13 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn getattr(&self, _request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let _busy = self.threads.busy();
-        answer_attributes(self.client.get_attributes(self.inode(node)), reply);
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
+        let answer = self.client.get_attributes(self.inode(node));
+        if let Some(reply) = waiting.take() {
+            answer_attributes(answer, reply);
+        }
     }
 
     fn setattr(
@@ -435,7 +215,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         file: FileHandle,
         offset: u64,
@@ -445,17 +225,21 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let _busy = self.threads.busy();
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
         READ_BUFFER.with_borrow_mut(|buffer| {
-            match self.client.read(handle(file), offset, size.min(2 * REQUEST_BYTES_MAX) as usize, buffer) {
-                Ok(count) => reply.data(&buffer[..count]),
-                Err(errno) => reply.error(reply::errno(errno)),
+            let size = size.min(2 * REQUEST_BYTES_MAX) as usize;
+            let read = self.client.read(handle(file), offset, size, buffer, &|| waiting.is_wanted());
+            match (waiting.take(), read) {
+                (Some(reply), Ok(count)) => reply.data(&buffer[..count]),
+                (Some(reply), Err(errno)) => reply.error(reply::errno(errno)),
+                (None, _) => {}
             }
         });
     }
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         file: FileHandle,
         offset: u64,
@@ -466,14 +250,21 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let _busy = self.threads.busy();
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
         let write = FileWrite { inode: self.inode(node), handle: handle(file), offset, data };
         let written = self.write_file(&write, write_flags, flags.0);
-        answer_written(written.map(|()| data.len()), reply);
+        if let Some(reply) = waiting.take() {
+            answer_written(written.map(|()| data.len()), reply);
+        }
     }
 
-    fn flush(&self, _request: &Request, _node: INodeNo, file: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, request: &Request, _node: INodeNo, file: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
         let _busy = self.threads.busy();
-        answer_empty(self.client.flush(handle(file), lock_owner.0), reply);
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
+        let flushed = self.client.flush(handle(file), lock_owner.0);
+        if let Some(reply) = waiting.take() {
+            answer_empty(flushed, reply);
+        }
     }
 
     fn release(
@@ -491,9 +282,13 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn fsync(&self, _request: &Request, _node: INodeNo, file: FileHandle, data_only: bool, reply: ReplyEmpty) {
+    fn fsync(&self, request: &Request, _node: INodeNo, file: FileHandle, data_only: bool, reply: ReplyEmpty) {
         let _busy = self.threads.busy();
-        answer_empty(self.client.fsync(handle(file), data_only), reply);
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
+        let synced = self.client.fsync(handle(file), data_only);
+        if let Some(reply) = waiting.take() {
+            answer_empty(synced, reply);
+        }
     }
 
     // Directories are not cached by the kernel (FOPEN_CACHE_DIR): it would not ask for attributes with the entries, and
@@ -543,9 +338,12 @@ impl Filesystem for Adapter {
         answer_empty(self.client.fsync_directory(handle(file)), reply);
     }
 
-    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, _node: INodeNo, reply: ReplyStatfs) {
         let _busy = self.threads.busy();
-        match self.client.filesystem_space() {
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
+        let space = self.client.filesystem_space();
+        let Some(reply) = waiting.take() else { return };
+        match space {
             Ok(space) => reply.statfs(
                 space.total / SPACE_UNIT_BYTES,
                 space.free / SPACE_UNIT_BYTES,
@@ -578,7 +376,11 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let _busy = self.threads.busy();
-        answer_xattr(self.client.get_xattr(&self.caller(request), self.inode(node), name.as_bytes()), size, reply);
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
+        let value = self.client.get_xattr(&self.caller(request), self.inode(node), name.as_bytes());
+        if let Some(reply) = waiting.take() {
+            answer_xattr(value, size, reply);
+        }
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
@@ -644,10 +446,8 @@ impl Filesystem for Adapter {
         reply: ReplyLock,
     ) {
         let _busy = self.threads.busy();
-        let Some(lock) = reply::lock(kind, lock_owner(kind, owner, file), (start, end), lock_type, process) else {
-            return reply.error(fuser::Errno::EINVAL);
-        };
-        match self.client.get_lock(self.inode(node), &lock) {
+        let request = LockRequest { node, file, owner, range: (start, end), lock_type, process, kind };
+        match self.other_lock(&request) {
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
             Ok(Some(other)) => reply.locked(other.start, other.end, reply::lock_type(other.lock_type), other.process),
             Err(errno) => reply.error(reply::errno(errno)),
@@ -669,15 +469,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.threads.busy_without_parking();
-        let Some(lock) = reply::lock(kind, lock_owner(kind, owner, file), (start, end), lock_type, process) else {
-            return reply.error(fuser::Errno::EINVAL);
-        };
-        self.client.note_locker(handle(file), self.inode(node), &lock);
-        if sleep && lock_type != libc::F_UNLCK {
-            self.wait_for_lock(request.unique(), self.inode(node), &lock, reply);
-        } else {
-            answer_empty(self.client.set_lock(self.inode(node), &lock), reply);
-        }
+        let lock = LockRequest { node, file, owner, range: (start, end), lock_type, process, kind };
+        let wait = if sleep { Wait::ForOthers } else { Wait::Not };
+        self.set_lock(request.unique(), &lock, wait, reply);
     }
 
     fn fallocate(
@@ -736,41 +530,5 @@ impl Filesystem for Adapter {
             self.kernel.invalidate_attributes(inode);
         }
         answer_written(copied.map(|bytes| bytes as usize), reply);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn opened(flags: i32, contended: bool, mapping: Mapping) -> FopenFlags {
-        opened_as(Opened { handle: Handle(1), keep_cache: false, contended }, flags, mapping)
-    }
-
-    #[test]
-    fn only_what_is_read_alone_goes_through_the_page_cache() {
-        let direct = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-        for mapping in [Mapping::AlsoDirect, Mapping::OnlyCached] {
-            assert_eq!(opened(libc::O_WRONLY | libc::O_APPEND, false, mapping), direct);
-            assert_eq!(opened(libc::O_RDWR | libc::O_DIRECT, false, mapping), direct);
-            assert_eq!(opened(libc::O_RDONLY, false, mapping), FopenFlags::empty());
-        }
-        assert_eq!(opened(libc::O_RDWR, false, Mapping::AlsoDirect), direct);
-        assert_eq!(opened(libc::O_RDONLY, true, Mapping::AlsoDirect), direct);
-        assert_eq!(opened(libc::O_RDWR, true, Mapping::OnlyCached), FopenFlags::empty());
-        let kept = Opened { handle: Handle(1), keep_cache: true, contended: false };
-        assert_eq!(opened_as(kept, libc::O_RDONLY, Mapping::AlsoDirect), FopenFlags::FOPEN_KEEP_CACHE);
-    }
-
-    #[test]
-    fn a_flock_belongs_to_the_open_file() {
-        let (kernel, file) = (LockOwner(7), FileHandle(3));
-        assert_eq!(lock_owner(LockKind::Flock, kernel, file), 3);
-        assert_eq!(lock_owner(LockKind::Posix, kernel, file), 7);
-    }
-
-    #[test]
-    fn new_nodes_get_permission_bits_only() {
-        assert_eq!(new_node(libc::S_IFREG | 0o6755, 0o7022), NewNode { mode: 0o6755, umask: 0o022 });
     }
 }

@@ -10,21 +10,38 @@
 //! What always holds: fuser's types stop here; every request is answered exactly once.
 
 mod calls;
-mod groups;
+
+mod answers;
+
+mod files;
+
+mod changes;
+
+mod locking;
+
 mod locks;
+
+mod killed;
+
+mod groups;
+
 mod reply;
+
 mod threads;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuser::{InitFlags, KernelConfig, MountOption, Request, SessionACL};
 use rfs_common::clock::SharedClock;
+use rfs_common::shutdown::Shutdown;
 
 use crate::client::{Caller, Client};
 use crate::kernel::KernelNotifier;
 use crate::options::MountOptions;
 use groups::Groups;
+use killed::Killable;
 use locks::WaitingLocks;
 use threads::Threads;
 
@@ -65,9 +82,36 @@ pub struct Adapter {
     kernel: Arc<KernelNotifier>,
     groups: Groups,
     locks: Arc<WaitingLocks>,
+    killable: Killable,
     threads: Threads,
     synchronous: Synchronous,
     mapping: Mapping,
+    connection: Connection,
+}
+
+/// What the mount's owner learns of the connection to the kernel. Its end is told as soon as one thread has seen it: others
+/// may be waiting for the master, for a program that the kernel has long let go.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    shutdown: Shutdown,
+    closed: Arc<AtomicBool>,
+}
+
+impl Connection {
+    /// One that is open. When the kernel closes it, this shutdown is requested.
+    pub fn new(shutdown: Shutdown) -> Connection {
+        Connection { shutdown, closed: Arc::default() }
+    }
+
+    /// Whether the kernel has closed it: the file system was unmounted, or the connection aborted.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.shutdown.request();
+    }
 }
 
 /// Whether files that go past the page cache can be mapped, too (Linux 6.6 and later).
@@ -94,6 +138,7 @@ impl Adapter {
         client: Arc<Client>,
         kernel: Arc<KernelNotifier>,
         options: &MountOptions,
+        connection: Connection,
         clock: SharedClock,
     ) -> Adapter {
         Adapter {
@@ -101,9 +146,11 @@ impl Adapter {
             kernel,
             groups: Groups::new(clock),
             locks: Arc::default(),
+            killable: Killable::default(),
             threads: Threads::new(options.threads, threads_of(options)),
             synchronous: Synchronous { writes: options.sync, names: options.dirsync },
             mapping: Mapping::OnlyCached,
+            connection,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use rfs_common::clock::Time;
 use rfs_common::ids::{ServerId, VolumeId};
-use rfs_proto::admin::{Event, EventsRequest, ListRequest, Server, Session, VolumeStatus};
+use rfs_proto::admin::{Event, EventsRequest, ListRequest, Scrub, Server, Session, VolumeStatus};
 use serde_json::{Value, json};
 
 use super::cli::EventsArguments;
@@ -65,11 +65,12 @@ pub(super) fn volumes(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
                 bytes(volume.total),
                 volume.chunks.to_string(),
                 volume.storage_machine.clone(),
+                scrubbed(volume.scrub.unwrap_or_default()),
             ]
         })
         .collect();
     print_table(
-        &["volume", "host", "path", "state", "free", "size", "chunks", "storage"],
+        &["volume", "host", "path", "state", "free", "size", "chunks", "storage", "scrubbed"],
         rows,
         "No chunkserver has registered a volume yet.",
     )
@@ -151,7 +152,28 @@ fn volume_document(server: &Server, volume: &VolumeStatus) -> Value {
         "free": volume.free,
         "chunks": volume.chunks,
         "storage_machine": volume.storage_machine,
+        "scrub": scrub_document(volume.scrub.unwrap_or_default()),
     })
+}
+
+fn scrub_document(scrub: Scrub) -> Value {
+    json!({ "done": scrub.done, "chunks": scrub.chunks, "completed": scrub.completed, "found": scrub.found })
+}
+
+/// When every chunk had last been read from the disk, how far the present round is, and what was found.
+fn scrubbed(scrub: Scrub) -> String {
+    let mut parts = Vec::new();
+    if scrub.completed > 0 {
+        let day = moment(scrub.completed.saturating_mul(1000));
+        parts.push(day.split('T').next().unwrap_or(&day).to_owned());
+    }
+    if scrub.done < scrub.chunks {
+        parts.push(format!("{} %", scrub.done * 100 / scrub.chunks));
+    }
+    if scrub.found > 0 {
+        parts.push(format!("{} bad found", scrub.found));
+    }
+    if parts.is_empty() { "not yet".to_owned() } else { parts.join(", ") }
 }
 
 fn session_document(session: &Session) -> Value {

@@ -91,8 +91,20 @@ impl Notifier {
     /// # Errors
     /// Returns an error if the kernel rejects the notification.
     pub fn inval_inode(&self, ino: INodeNo, offset: i64, len: i64) -> io::Result<()> {
+        match self.inval_known_inode(ino, offset, len) {
+            // ENOENT is harmless here: there is nothing to invalidate.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            x => x,
+        }
+    }
+
+    /// The same, telling the inodes that the kernel does not know (yet) from those that it has invalidated.
+    /// # Errors
+    /// Returns an error if the kernel rejects the notification; ENOENT if it has no such inode now. An answer
+    /// that names it may be on its way to the kernel nevertheless.
+    pub fn inval_known_inode(&self, ino: INodeNo, offset: i64, len: i64) -> io::Result<()> {
         let notif = Notification::new_inval_inode(ino, offset, len);
-        self.send_inval(notify_code::FUSE_NOTIFY_INVAL_INODE, &notif)
+        self.send(notify_code::FUSE_NOTIFY_INVAL_INODE, &notif)
     }
 
     /// Update the kernel's cached copy of a given inode's data

@@ -1,0 +1,150 @@
+//! Comparing a copy with what its disk has, past the page cache.
+//!
+//! A scrub must not be fooled by the page cache, which may hold good bytes over rotten ones, and must not fill it with
+//! chunks that nobody reads. So it reads with `O_DIRECT`, where the filesystem can do that. It holds the copy's lock for
+//! one piece at a time: no change can come between the hashes and the bytes, and no change waits for long.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rfs_common::errno::Errno;
+use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaf};
+
+use super::copy::{ChunkCopy, State};
+use super::fault::{Fault, IoOperation};
+use super::format::{DATA_AT, HEADER_BYTES, Header, LEAVES_AT, data_at};
+
+/// Leaves compared under one hold of the copy's lock: 1 MiB of data.
+pub const PIECE_LEAVES: u32 = 64;
+
+/// What a direct read's memory, position and length are multiples of.
+const ALIGNMENT: usize = 4096;
+const BUFFER_BYTES: usize = PIECE_LEAVES as usize * LEAF_BYTES;
+
+const _: () = assert!(DATA_AT.is_multiple_of(ALIGNMENT as u64) && DATA_AT as usize <= BUFFER_BYTES);
+
+/// What a comparison found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// The disk has what it should.
+    Same,
+    /// The copy takes writes, was open in a power cut, is bad or gone: not a case for a scrub.
+    NotNow,
+    /// The disk has something else.
+    Differs(String),
+}
+
+/// Reads files past the page cache into one aligned buffer.
+#[derive(Debug)]
+pub struct DiskReader {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Default for DiskReader {
+    fn default() -> DiskReader {
+        let buffer = vec![0; BUFFER_BYTES + ALIGNMENT];
+        let start = buffer.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        DiskReader { buffer, start }
+    }
+}
+
+impl DiskReader {
+    /// The bytes at `at`, as many as there are up to `length`. Both are multiples of a page.
+    fn read(&mut self, path: &Path, at: u64, length: usize) -> io::Result<&[u8]> {
+        let file = open_past_the_page_cache(path)?;
+        let wanted = length.next_multiple_of(ALIGNMENT);
+        let mut filled = 0;
+        while filled < wanted {
+            let into = &mut self.buffer[self.start + filled..self.start + wanted];
+            match file.read_at(into, at + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if !filled.is_multiple_of(ALIGNMENT) {
+                break;
+            }
+        }
+        Ok(&self.buffer[self.start..self.start + filled.min(length)])
+    }
+}
+
+fn open_past_the_page_cache(path: &Path) -> io::Result<File> {
+    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+    match OpenOptions::new().read(true).custom_flags(direct).open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::EINVAL.raw()) => File::open(path),
+        other => other,
+    }
+}
+
+impl ChunkCopy {
+    /// Compares header and leaf hashes.
+    ///
+    /// # Errors
+    /// [`Fault`] of the reading.
+    pub fn compare_header_on_disk(&self, reader: &mut DiskReader) -> Result<Comparison, Fault> {
+        let state = self.read_state();
+        if !state.is_at_rest() {
+            return Ok(Comparison::NotNow);
+        }
+        let table_bytes = state.leaves.len() * LEAF_HASH_BYTES;
+        let found = match reader.read(&self.path, 0, LEAVES_AT as usize + table_bytes) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(differs("its file has vanished")),
+            other => other.map_err(Fault::io(IoOperation::Read))?,
+        };
+        let header = Header::decode(&found[..found.len().min(HEADER_BYTES)]);
+        Ok(match header {
+            Err(error) => differs(&error.to_string()),
+            Ok(header) if header != state.header => differs("its header is not the one that was written last"),
+            Ok(_) if !state.has_table(&found[HEADER_BYTES..]) => differs("its leaf hashes are not those written last"),
+            Ok(_) => Comparison::Same,
+        })
+    }
+
+    /// Compares the data of a piece of [`PIECE_LEAVES`] leaves with their hashes. Gives the bytes compared, 0 beyond the end.
+    ///
+    /// # Errors
+    /// [`Fault`] of the reading.
+    pub fn compare_piece_on_disk(&self, first: u32, reader: &mut DiskReader) -> Result<(Comparison, usize), Fault> {
+        let state = self.read_state();
+        if !state.is_at_rest() {
+            return Ok((Comparison::NotNow, 0));
+        }
+        let offset = first * LEAF_BYTES as u32;
+        let length = BUFFER_BYTES.min(state.header.data_length.saturating_sub(offset) as usize);
+        if length == 0 {
+            return Ok((Comparison::Same, 0));
+        }
+        let found = reader.read(&self.path, data_at(offset), length).map_err(Fault::io(IoOperation::Read))?;
+        if found.len() < length {
+            return Ok((differs(&format!("its file ends before the data at {offset} does")), length));
+        }
+        let leaves = state.leaves[first as usize..].iter();
+        let wrong = (first..)
+            .zip(leaves.zip(found.chunks(LEAF_BYTES)))
+            .find(|(at, (hash, bytes))| hash_leaf(*at, bytes) != **hash);
+        let verdict = wrong
+            .map_or(Comparison::Same, |(at, _)| differs(&format!("leaf {at} on the disk does not match its hash")));
+        Ok((verdict, length))
+    }
+}
+
+impl State {
+    /// Closed and trusted: memory and disk have to agree.
+    fn is_at_rest(&self) -> bool {
+        !self.header.is_open() && !self.header_dirty && !self.suspect && !self.gone && self.bad.is_none()
+    }
+
+    fn has_table(&self, found: &[u8]) -> bool {
+        let mut stored = found.chunks_exact(LEAF_HASH_BYTES);
+        self.leaves.iter().all(|leaf| stored.next() == Some(leaf.as_bytes().as_slice()))
+    }
+}
+
+fn differs(reason: &str) -> Comparison {
+    Comparison::Differs(reason.to_owned())
+}

@@ -1,0 +1,89 @@
+//! What is found in an actor's folder through a mount.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+
+use super::content::Image;
+use super::names::{Entry, Names};
+
+/// All names, and the bytes of each file or why they could not be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// By path.
+    pub names: Names,
+    /// By inode number.
+    pub files: BTreeMap<u64, Result<Image, String>>,
+    /// Names without a node, folders that could not be listed.
+    pub broken: Vec<String>,
+}
+
+const READ_BYTES: usize = 256 << 10;
+
+/// Reads everything.
+pub fn look(root: &Path) -> Found {
+    let mut found = Found::default();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(root.join(&folder)).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+            Ok(entries) => entries,
+            Err(error) => {
+                found.broken.push(format!("folder {folder:?} cannot be listed: {error}"));
+                continue;
+            }
+        };
+        for entry in entries {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+            look_at(root, path, &mut found, &mut folders);
+        }
+    }
+    found
+}
+
+fn look_at(root: &Path, path: String, found: &mut Found, folders: &mut Vec<String>) {
+    match fs::symlink_metadata(root.join(&path)) {
+        Err(error) => found.broken.push(format!("the name {path} has no node: {error}")),
+        Ok(about) if about.is_dir() => {
+            found.names.insert(path.clone(), Entry::Folder);
+            folders.push(path);
+        }
+        Ok(about) => {
+            let inode = about.ino();
+            found.names.insert(path.clone(), Entry::File(Some(inode)));
+            found.files.entry(inode).or_insert_with(|| {
+                read(&root.join(&path)).map_err(|error| format!("{path}, {} bytes, cannot be read: {error}", about.len()))
+            });
+        }
+    }
+}
+
+/// The bytes of a file.
+///
+/// # Errors
+/// Of the first read that failed.
+pub fn read(path: &Path) -> std::io::Result<Image> {
+    let file = File::open(path)?;
+    let mut image = Image::default();
+    let mut buffer = vec![0; READ_BYTES];
+    let mut at = 0;
+    loop {
+        let got = file.read_at(&mut buffer, at)?;
+        if got == 0 {
+            break;
+        }
+        for (block, bytes) in buffer[..got].chunks(4096).enumerate() {
+            if bytes.iter().any(|byte| *byte != 0) {
+                image.write(at + block as u64 * 4096, bytes);
+            }
+        }
+        at += got as u64;
+    }
+    image.truncate(at);
+    let length = file.metadata()?.len();
+    if length != at {
+        return Err(std::io::Error::other(format!("its length is {length}, but {at} bytes can be read")));
+    }
+    Ok(image)
+}

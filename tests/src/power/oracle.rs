@@ -1,0 +1,329 @@
+//! Reads the journal of one actor and judges what is found of its folder.
+
+use std::collections::BTreeMap;
+
+use super::bytes::{self, Event, History, Loss};
+use super::content::Image;
+use super::journal::{Act, Record};
+use super::names::{self, Names};
+use super::observe::Found;
+
+/// Everything a power cut may take of what no fsync promised, in nanoseconds before it: `log_flush_interval`.
+pub const LOG_FLUSH_INTERVAL_NS: u64 = 10_000_000;
+
+/// What is done to a cluster in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fault {
+    /// Every machine loses power.
+    Everything,
+    /// All chunkservers lose power.
+    AllChunkservers,
+    /// One does.
+    OneChunkserver,
+    /// The master does.
+    Master,
+    /// `kill -9` of mount.rfs and of those who use it.
+    Client,
+    /// `kill -9` of the master.
+    KillMaster,
+    /// `kill -9` of one chunkserver.
+    KillChunkserver,
+    /// `kill -9` of all chunkservers.
+    KillChunkservers,
+    /// SIGSTOP of the master for longer than sessions last.
+    PauseMaster,
+    /// SIGSTOP of a chunkserver.
+    PauseChunkserver,
+    /// SIGSTOP of mount.rfs.
+    PauseClient,
+    /// The master's volume is full.
+    FullMaster,
+    /// A chunkserver's volume is full.
+    FullChunkserver,
+    /// A chunkserver's volume is unmounted beneath it, and comes back.
+    UnmountedChunkserver,
+    /// A chunkserver is started where another one's volume is mounted.
+    WrongVolume,
+    /// A second chunkserver is started on a volume in use, and one on a copy of it.
+    SameVolumeTwice,
+    /// A chunkserver's disk gives EIO for all reads.
+    ReadErrors,
+    /// For all writes, and so for the syncs of what was written before.
+    WriteErrors,
+}
+
+impl Fault {
+    fn master_loses_power(self) -> bool {
+        matches!(self, Self::Everything | Self::Master)
+    }
+
+    /// Whether the actors go on when it is over.
+    pub fn client_lives(self) -> bool {
+        !matches!(self, Self::Everything | Self::Client)
+    }
+
+    /// Whether it excuses that this call failed.
+    fn excuses(self, act: &Act, errno: i32) -> bool {
+        let is_of_bytes = matches!(act, Act::Write(..) | Act::Truncate(..) | Act::Fsync(_) | Act::Close(_));
+        match self {
+            Self::AllChunkservers => is_of_bytes,
+            // What the log lost is not there any more; a session that is over takes its files with it.
+            Self::Master | Self::PauseClient => true,
+            // Their own end.
+            Self::Client | Self::Everything => true,
+            Self::FullMaster | Self::FullChunkserver => errno == libc::ENOSPC,
+            _ => false,
+        }
+    }
+}
+
+/// How a promise was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Names are not as after any moment that may be the last.
+    Names,
+    /// A name without a node, a folder that cannot be listed.
+    Broken,
+    /// A file cannot be read, and all its bytes were promised.
+    Unreadable,
+    /// A file cannot be read, and some of its bytes were not synced.
+    UnreadableUnsynced,
+    /// Other bytes, or another length, than all that were promised.
+    Bytes,
+    /// Bytes, or a length, that the file never had, where some of it was not synced.
+    BytesUnsynced,
+    /// A call failed with nothing that would excuse it.
+    CallFailed,
+    /// An actor read something else than it had written.
+    ReadDuringWork,
+    /// Two mounts see different names or bytes.
+    MountsDiffer,
+    /// A call did not end.
+    Hangs,
+    /// A fresh mount could not sync what it found.
+    CannotSync,
+    /// Without one copy, something else is found.
+    OneCopyDiffers,
+    /// An offline checker found fault.
+    Offline,
+    /// A daemon served, or wrote to, what it must not.
+    Misplaced,
+}
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// How.
+    pub kind: Kind,
+    /// What, where.
+    pub words: String,
+}
+
+impl Problem {
+    /// One.
+    pub fn new(kind: Kind, words: impl Into<String>) -> Self {
+        Self { kind, words: words.into() }
+    }
+}
+
+/// When the master's power went.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Before this its volume took everything.
+    pub begin_ns: u64,
+    /// After this it acknowledged nothing more.
+    pub end_ns: u64,
+}
+
+impl Moment {
+    fn may_take(&self, acknowledged_ns: u64) -> bool {
+        (self.begin_ns.saturating_sub(LOG_FLUSH_INTERVAL_NS)..=self.end_ns).contains(&acknowledged_ns)
+    }
+}
+
+/// What an actor has done so far, as far as it is certain.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    names: Names,
+    files: BTreeMap<u64, History>,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// Acknowledged changes of names that are missing, as they may.
+    pub names_lost: usize,
+    /// Files judged.
+    pub files: usize,
+    /// Those of them with bytes that no fsync covered.
+    pub files_in_doubt: usize,
+    /// fsyncs that returned 0.
+    pub fsyncs: usize,
+}
+
+impl Model {
+    /// Judges what is found after `records` and `fault`.
+    pub fn judge(&mut self, records: &[Record], fault: Fault, moment: Moment, found: &Found) -> Verdict {
+        let mut verdict = Verdict::default();
+        verdict.problems.extend(found.broken.iter().map(|words| Problem::new(Kind::Broken, words)));
+        verdict.problems.extend(unexpected_errors(records, fault));
+        verdict.fsyncs =
+            records.iter().filter(|it| it.is_ok() && matches!(it.act, Act::Fsync(_) | Act::FsyncFolder(_))).count();
+        let changes = name_changes(records, fault, moment);
+        match names::judge(&self.names, &changes, &found.names) {
+            Ok(lost) => verdict.names_lost = lost,
+            Err(words) => verdict.problems.push(Problem::new(Kind::Names, words)),
+        }
+        self.note_bytes(records);
+        for history in self.files.values_mut() {
+            for event in history.events_mut().iter_mut().filter(|event| event.fate == bytes::Fate::Unsynced) {
+                if !may_be_missing(event, fault, moment) {
+                    event.fate = bytes::Fate::Kept;
+                }
+            }
+        }
+        let loss = if fault == Fault::AllChunkservers { Loss::Subset } else { Loss::Suffix };
+        for (inode, image) in &found.files {
+            verdict.files += 1;
+            self.judge_file(*inode, image, loss, &mut verdict);
+        }
+        verdict
+    }
+
+    fn judge_file(&self, inode: u64, found: &Result<Image, String>, loss: Loss, verdict: &mut Verdict) {
+        // Nobody was told of a file whose creation did not end.
+        let unborn = History::certain(inode, Image::default());
+        let history = self.files.get(&inode).unwrap_or(&unborn);
+        let is_certain = history.is_certain();
+        verdict.files_in_doubt += usize::from(!is_certain);
+        let problem = match (found, is_certain) {
+            (Ok(image), true) => history.judge(image, loss).err().map(|words| (Kind::Bytes, words)),
+            (Ok(image), false) => history.judge(image, loss).err().map(|words| (Kind::BytesUnsynced, words)),
+            (Err(error), true) => Some((Kind::Unreadable, error.clone())),
+            (Err(error), false) => Some((Kind::UnreadableUnsynced, error.clone())),
+        };
+        verdict.problems.extend(problem.map(|(kind, words)| Problem::new(kind, format!("file {inode}: {words}"))));
+    }
+
+    /// Takes what is found as what is certain from now on.
+    pub fn settle(&mut self, found: &Found) {
+        self.names = found.names.clone();
+        self.files = found
+            .files
+            .iter()
+            .filter_map(|(inode, image)| Some((*inode, History::certain(*inode, image.as_ref().ok()?.clone()))))
+            .collect();
+    }
+
+    fn note_bytes(&mut self, records: &[Record]) {
+        for record in records {
+            if let (Act::Create(_), Some((_, 0, inode))) = (&record.act, record.end) {
+                self.files.insert(inode, History::certain(inode, Image::default()));
+            }
+            let (inode, change) = match record.act {
+                Act::Write(inode, offset, length, generation) => {
+                    (inode, Some(bytes::Change::Write(offset, length, generation)))
+                }
+                Act::Truncate(inode, length) => (inode, Some(bytes::Change::Truncate(length))),
+                Act::Fsync(inode) | Act::Close(inode) => (inode, None),
+                _ => continue,
+            };
+            let history = self.files.entry(inode).or_insert_with(|| History::certain(inode, Image::default()));
+            if record.end.is_some_and(|(_, errno, _)| never_left(errno)) {
+                continue;
+            }
+            let ended_ns = record.end.map_or(u64::MAX, |(time, ..)| time);
+            match (&record.act, change) {
+                (_, Some(change)) => {
+                    let fate = if record.is_ok() { bytes::Fate::Unsynced } else { bytes::Fate::Unknown };
+                    history.events_mut().push(Event { change, fate, ended_ns, closed_ns: None });
+                }
+                (Act::Fsync(_), None) if record.is_ok() => history.synced(),
+                (Act::Fsync(_), None) if record.end.is_some() => history.sync_failed(),
+                (Act::Close(_), None) if record.end.is_some() => {
+                    for event in history.events_mut().iter_mut().filter(|event| event.closed_ns.is_none()) {
+                        event.closed_ns = Some(ended_ns);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whether an acknowledged change of bytes that no fsync covers may be missing.
+fn may_be_missing(event: &Event, fault: Fault, moment: Moment) -> bool {
+    let taken_with_the_log = fault.master_loses_power() && moment.may_take(event.ended_ns);
+    match event.change {
+        bytes::Change::Truncate(_) => taken_with_the_log,
+        bytes::Change::Write(..) => match fault {
+            Fault::Everything | Fault::AllChunkservers => true,
+            // What is closed is at the master and on the chunkservers.
+            Fault::Client | Fault::PauseClient => event.closed_ns.is_none_or(|closed_ns| closed_ns >= moment.begin_ns),
+            Fault::Master => taken_with_the_log || event.closed_ns.is_some_and(|closed_ns| moment.may_take(closed_ns)),
+            _ => false,
+        },
+    }
+}
+
+fn name_changes(records: &[Record], fault: Fault, moment: Moment) -> Vec<names::Change> {
+    let mut changes: Vec<names::Change> = Vec::new();
+    let mut told_lost = 0;
+    for record in records {
+        match &record.act {
+            Act::FsyncFolder(folder) => {
+                let touched = changes.iter().rposition(|change| change.touches(folder)).map_or(0, |at| at + 1);
+                match record.end {
+                    Some((_, 0, _)) => {
+                        for change in changes[told_lost.min(touched)..touched].iter_mut() {
+                            if change.fate == names::Fate::Losable {
+                                change.fate = names::Fate::Kept;
+                            }
+                        }
+                    }
+                    Some(_) => told_lost = touched,
+                    None => {}
+                }
+            }
+            Act::Write(..) | Act::Truncate(..) | Act::Fsync(_) | Act::Close(_) => {}
+            act => {
+                let inode = record.end.map(|(.., inode)| inode).filter(|inode| *inode != 0);
+                let fate = match record.end {
+                    Some((time, 0, _)) if fault.master_loses_power() && moment.may_take(time) => names::Fate::Losable,
+                    Some((_, 0, _)) => names::Fate::Kept,
+                    Some((_, errno, _)) if was_refused(errno) => continue,
+                    _ => names::Fate::Unknown,
+                };
+                changes.push(names::Change { act: act.clone(), inode, fate });
+            }
+        }
+    }
+    changes
+}
+
+/// An answer that says that nothing was changed.
+fn was_refused(errno: i32) -> bool {
+    matches!(errno, libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::ENOTDIR | libc::EISDIR | libc::ESTALE)
+        || never_left(errno)
+}
+
+/// The mount was dead before the call.
+fn never_left(errno: i32) -> bool {
+    errno == libc::ENOTCONN
+}
+
+/// Calls that failed though nothing had happened that the application must notice.
+fn unexpected_errors(records: &[Record], fault: Fault) -> Vec<Problem> {
+    records
+        .iter()
+        .filter_map(|record| {
+            let (_, errno, _) = record.end.filter(|(_, errno, _)| *errno != 0)?;
+            let error = std::io::Error::from_raw_os_error(errno);
+            let words = || format!("{:?} failed: {error}", record.act);
+            (!fault.excuses(&record.act, errno)).then(|| Problem::new(Kind::CallFailed, words()))
+        })
+        .take(5)
+        .collect()
+}

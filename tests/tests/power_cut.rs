@@ -1,0 +1,81 @@
+//! Power cuts and `kill -9` at random moments, under actors that keep a journal: nothing that was promised is lost, nothing
+//! that was removed comes back, nothing is mixed. See `rfs_tests::power` for what is promised.
+//!
+//! `RFS_TEST_SEED` replays a run (its choices, not its timing), `RFS_POWER_ROUNDS` is how many rounds, `RFS_POWER_CLUSTERS` how
+//! many clusters they are spread over, side by side, and `RFS_POWER_FAULTS` (`Master,Client`) which faults only.
+
+use std::collections::BTreeMap;
+
+use rfs_tests::power::actor::Load;
+use rfs_tests::power::oracle::Fault;
+use rfs_tests::power::rounds::{Broken, Campaign, FAULTS, Plan};
+
+const ROUNDS: u64 = 30;
+const CLUSTERS: u64 = 2;
+const SEED: u64 = 3;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+fn faults() -> Vec<Fault> {
+    let Ok(chosen) = std::env::var("RFS_POWER_FAULTS") else { return FAULTS.to_vec() };
+    let chosen: Vec<&str> = chosen.split(',').collect();
+    FAULTS.into_iter().filter(|fault| chosen.contains(&format!("{fault:?}").as_str())).collect()
+}
+
+/// The promises broken in so many rounds, and why they ended early.
+fn campaign(name: &str, seed: u64, rounds: u64) -> (Vec<Broken>, Option<String>) {
+    let plan = Plan {
+        name: name.to_owned(),
+        seed,
+        faults: faults(),
+        in_order: false,
+        load: Load::Mixed,
+        faulty_disk: false,
+    };
+    let mut campaign = match Campaign::start(plan) {
+        Ok(campaign) => campaign,
+        Err(error) => return (Vec::new(), Some(format!("{name} did not start: {error:#}"))),
+    };
+    let stopped = (0..rounds).find_map(|_| campaign.round().err());
+    let stopped = stopped.map(|error| format!("{name} did not go on: {error:#}"));
+    stopped.iter().for_each(|words| println!("{words}"));
+    (campaign.problems().to_vec(), stopped)
+}
+
+#[test]
+fn nothing_that_was_promised_is_lost() {
+    let (rounds, clusters) = (setting("RFS_POWER_ROUNDS", ROUNDS), setting("RFS_POWER_CLUSTERS", CLUSTERS));
+    let seed = setting("RFS_TEST_SEED", SEED);
+    println!("RFS_TEST_SEED={seed} RFS_POWER_ROUNDS={rounds} RFS_POWER_CLUSTERS={clusters}");
+    let ended: Vec<_> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..clusters)
+            .map(|number| {
+                let share = rounds / clusters + u64::from(number < rounds % clusters);
+                let name = format!("cluster {number}");
+                std::thread::Builder::new()
+                    .name(format!("power_cut{number}"))
+                    .spawn_scoped(scope, move || campaign(&name, seed + 1_000 * number, share))
+                    .expect("a thread")
+            })
+            .collect();
+        running.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    let problems: Vec<Broken> = ended.iter().flat_map(|(problems, _)| problems.clone()).collect();
+    let mut counts = BTreeMap::new();
+    for broken in &problems {
+        *counts.entry((broken.fault, broken.problem.kind)).or_insert(0) += 1;
+    }
+    for ((fault, kind), count) in counts {
+        println!("{count} x {kind:?} after {fault:?}");
+    }
+    let said: Vec<String> =
+        problems.iter().map(Broken::to_string).chain(ended.into_iter().filter_map(|(_, stopped)| stopped)).collect();
+    assert!(
+        said.is_empty(),
+        "{} problems (RFS_TEST_SEED={seed} makes the same choices again):\n{}",
+        said.len(),
+        said.join("\n")
+    );
+}
