@@ -35,15 +35,7 @@ build: linker
 ## make test        everything: unit tests to whole clusters with real mounts (needs root and /dev/fuse)
 .PHONY: test
 test: prerequisites test-tools build
-	@echo "Left out, because it fails now and then (docs/known-limits.md; make test-unsteady runs it): $(UNSTEADY)"
 	$(CARGO) nextest run --release --locked --workspace
-
-UNSTEADY := a_flipped_bit_in_the_header
-
-## make test-unsteady  the test that fails now and then
-.PHONY: test-unsteady
-test-unsteady: prerequisites test-tools build
-	$(CARGO) nextest run --release --locked --workspace --ignore-default-filter -- $(UNSTEADY)
 
 .PHONY: linker
 linker:

@@ -40,7 +40,8 @@ pub struct Config {
     pub sync_deadline: Period,
     /// How long connecting to the next copy of a chain may take.
     pub chain_connect_deadline: Period,
-    /// How long the next copy of a chain may take to answer.
+    /// How long the next copy of a chain may take to answer, connecting included; 0.2 s longer for each copy behind it, so
+    /// that the one that stalls is named. All of it has to be below the 10 s that a client waits for the whole chain.
     pub chain_answer_deadline: Period,
     /// A chunk without changes for this long is synced and closed.
     pub close_after: Period,

@@ -419,7 +419,7 @@ fn registers_tells_what_it_has_obeys_and_leaves() {
     let wrong = master.order(1, 102, Order::Replicate(Replicate { chunk: 7, ..replicate }));
     assert!(!wrong.done && wrong.message.contains("STATUS_NO_CHUNK"), "{wrong:?}");
 
-    let raise = Raise { volume: to.volume, chunk: 6, from: 1, to: 5 };
+    let raise = Raise { volume: to.volume, chunk: 6, from: 1, to: 5, settles: false };
     let raised = master.order(1, 103, Order::Raise(raise));
     assert!(raised.done && raised.version == 5, "{raised:?}");
     assert_eq!(statuses(&client.write(6, (1, 1), 0, b"late", &[])), [Status::WrongVersion]);

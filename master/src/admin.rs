@@ -120,8 +120,8 @@ impl Admin for AdminService {
         &self,
         request: Request<wire::ForgetServerRequest>,
     ) -> Result<Response<wire::ForgetServerReply>, Status> {
-        let server = ServerId::new(request.into_inner().server);
-        self.blocking(move |gatherer| forget_server(&**gatherer.state(), server)).await
+        let request = request.into_inner();
+        self.blocking(move |gatherer| forget_server(&**gatherer.state(), &request)).await
     }
 }
 
@@ -150,7 +150,11 @@ fn checkpoint(gatherer: &Gatherer) -> Result<wire::CheckpointReply, Status> {
     Ok(wire::CheckpointReply { position, took_ms: clock.monotonic().since(begun).as_millis() as u64 })
 }
 
-fn forget_server(state: &dyn MasterState, server: ServerId) -> Result<wire::ForgetServerReply, Status> {
+fn forget_server(
+    state: &dyn MasterState,
+    request: &wire::ForgetServerRequest,
+) -> Result<wire::ForgetServerReply, Status> {
+    let server = ServerId::new(request.server);
     let view = state.with_chunks(|chunks, _| chunks.server(server));
     let view =
         view.ok_or_else(|| Status::not_found(format!("no chunkserver {server} is known; see `rfs admin servers`")))?;
@@ -160,13 +164,23 @@ fn forget_server(state: &dyn MasterState, server: ServerId) -> Result<wire::Forg
             view.host
         )));
     }
+    let last_copies = state.with_chunks(|chunks, _| chunks.last_copies_of(server));
+    if last_copies > 0 && !request.last_copies {
+        return Err(Status::failed_precondition(format!(
+            "chunkserver {server} on {} has the last copies of {last_copies} chunks, which would be lost: bring it back, or \
+             forget it with --last-copies",
+            view.host
+        )));
+    }
     let change = crate::cluster::known::change_to_forget(server);
     state.commit(vec![change]).map_err(Status::internal)?;
     let forgotten = state.with_chunks(|chunks, _| chunks.forget_server(server));
     if !forgotten {
         return Err(Status::aborted(format!("chunkserver {server} has just come back; it was not forgotten")));
     }
-    state.report(Severity::Warning, format!("chunkserver {server} on {} was forgotten by an administrator", view.host));
+    let lost = if last_copies > 0 { format!(", with the last copies of {last_copies} chunks") } else { String::new() };
+    let what = format!("chunkserver {server} on {} was forgotten by an administrator{lost}", view.host);
+    state.report(Severity::Warning, what);
     Ok(wire::ForgetServerReply {})
 }
 

@@ -83,6 +83,9 @@ async fn a_path_that_is_not_there_is_refused_in_words() {
 #[tokio::test]
 async fn a_server_that_is_not_known_is_not_forgotten() {
     let (_, service) = service();
-    let refused = service.forget_server(Request::new(wire::ForgetServerRequest { server: 5 })).await.unwrap_err();
+    let refused = service
+        .forget_server(Request::new(wire::ForgetServerRequest { server: 5, last_copies: false }))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound);
 }

@@ -49,6 +49,8 @@ pub struct MasterConfig {
     pub repair_delay: Period,
     /// How long repairs wait when most volumes vanished together.
     pub mass_outage_wait: Period,
+    /// Volumes that vanish within this time of each other vanish together.
+    pub mass_outage_window: Period,
     /// How long a copy that no record knows is kept.
     pub orphan_chunk_grace: Period,
     /// Repairs that read from or write to one volume at a time.
@@ -109,6 +111,7 @@ impl Default for MasterConfig {
             copies_min: engine.chunks.copies_min,
             repair_delay: Period::new(engine.chunks.repair_delay),
             mass_outage_wait: Period::new(engine.chunks.mass_wait),
+            mass_outage_window: Period::new(engine.chunks.mass_window),
             orphan_chunk_grace: Period::new(engine.chunks.orphan_grace),
             repairs_per_volume: engine.chunks.repairs_per_volume,
             chunkserver_expiry: Period::new(engine.chunks.server_expiry),
@@ -165,6 +168,7 @@ impl MasterConfig {
                 copies_min: self.copies_min,
                 repair_delay: self.repair_delay.get(),
                 mass_wait: self.mass_outage_wait.get(),
+                mass_window: self.mass_outage_window.get(),
                 orphan_grace: self.orphan_chunk_grace.get(),
                 repairs_per_volume: self.repairs_per_volume,
                 server_expiry: self.chunkserver_expiry.get(),

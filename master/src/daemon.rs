@@ -25,7 +25,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use crate::admin::AdminService;
 use crate::cluster::ClusterService;
 use crate::config::MasterConfig;
-use crate::engine::{CopyDigests, Engine, Storage, Ticker};
+use crate::engine::{CompareCopies, CopyDigests, Engine, Storage, Ticker};
 use crate::exports::{ExportWorker, Exports};
 use crate::session::listener::{Announced, SessionServer};
 use crate::status::{Gatherer, MasterState, StoreHandle};
@@ -139,8 +139,8 @@ fn start_workers(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Vec<WorkerHandle>> {
     let clock = engine.clock();
-    let digests = Arc::new(CopyDigests::new(engine.cluster()));
-    let ticker = Ticker::new(Arc::clone(engine), digests);
+    let digests: Arc<dyn CompareCopies> = Arc::new(CopyDigests::new(engine.cluster()));
+    let ticker = Ticker::new(Arc::clone(engine), &digests).context("cannot start a thread")?;
     let export = ExportWorker::new(exports.clone(), Arc::clone(store), clock.clone());
     let started = [
         background::start(ticker, shutdown.clone(), clock.clone()),

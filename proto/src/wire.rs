@@ -278,7 +278,7 @@ mod tests {
     fn a_refusal_comes_back_as_a_failure() {
         let (left, right) = UnixStream::pair().expect("socket pair");
         let (mut left, mut right) = (Connection::new(left), Connection::new(right));
-        left.send(Envelope::request(FrameType::Sync, 5), &crate::session::Sync {}, &[]).expect("sent");
+        left.send(Envelope::request(FrameType::Sync, 5), &crate::session::Sync::default(), &[]).expect("sent");
         let header = right.receive_head().expect("head");
         let failure = Failure { errno: 28, message: "full".into() };
         right.send(Envelope::failure_of(&header), &failure, &[]).expect("sent");

@@ -47,14 +47,16 @@ fn damaged_copies_are_healed(damage: impl Fn(&Path)) {
     cluster.wait_for_volumes(3).expect("back");
     // Whichever copy a client happens to choose, what it reads is right. They choose differently, so that one of them
     // comes upon the damage if the chunkserver has not.
+    let gone = || damaged.iter().all(|(file, bytes)| fs::read(file).ok().as_ref() != Some(bytes));
     for _ in 0..READERS_MAX {
         let mount = cluster.mount().expect("a mount without caches");
         assert!(fs::read(mount.path().join("file")).expect("read") == content(), "wrong bytes were read");
         mount.unmount().expect("unmounted");
-        if cluster.wait(NOTICED, || damaged.iter().all(|(file, bytes)| fs::read(file).ok().as_ref() != Some(bytes))) {
+        if cluster.wait(NOTICED, gone) {
             break;
         }
     }
+    assert!(cluster.wait(IN_TIME, gone), "the damaged file is neither replaced nor deleted");
     cluster
         .wait_for_status(IN_TIME, "healed", |status| status["fully_replicated"] == true && status["health"] == "ok")
         .expect("healed");

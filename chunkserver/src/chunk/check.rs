@@ -9,6 +9,15 @@ use super::copy::{ChunkCopy, State, read_as_far_as_there};
 use super::fault::{Fault, IoOperation};
 use super::format::{FLAG_OPEN, FLAG_SUSPECT, Header, data_at};
 
+/// Which copies a raise is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RaiseOf {
+    /// Those that have everything that was acknowledged.
+    Sound,
+    /// Also suspect ones.
+    Whatever,
+}
+
 impl ChunkCopy {
     /// The leaves that do not match the data. Data the file lacks counts as zeros.
     ///
@@ -49,13 +58,17 @@ impl ChunkCopy {
 
     /// Raises a copy from one version to another, durably; a copy that has the later one already is fine. A suspect copy's
     /// mismatching leaves are hashed anew: what a power cut left of its data becomes its content. That loses no byte whose
-    /// fsync returned, since those are in the data; it can only decide between bytes that nobody was promised.
+    /// fsync returned, since those are in the data; it can only decide between bytes that nobody was promised. Where a writer
+    /// lives that believes its acknowledged bytes to be here, the suspect copy is to refuse.
     ///
     /// # Errors
     /// [`Fault`]; a bad copy cannot be raised.
-    pub fn raise(&self, from: ChunkVersion, to: ChunkVersion) -> Result<(), Fault> {
+    pub fn raise(&self, from: ChunkVersion, to: ChunkVersion, of: RaiseOf) -> Result<(), Fault> {
         let mut state = self.write_state();
         state.check_usable()?;
+        if of == RaiseOf::Sound {
+            state.check_not_suspect()?;
+        }
         let have = state.header.version;
         if have != from && have != to {
             return Err(Fault::WrongVersion { have });

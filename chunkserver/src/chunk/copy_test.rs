@@ -7,6 +7,7 @@ use rfs_common::leaf::{CHUNK_BYTES, hash_leaf, hash_leaves, split_at_leaves};
 use tempfile::TempDir;
 
 use super::super::change::{Action, Piece, Terms};
+use super::super::check::RaiseOf;
 use super::super::format::{DATA_AT, FLAG_OPEN, leaf_hash_at};
 use super::*;
 
@@ -189,7 +190,7 @@ proptest! {
                     prop_assert!(!copy.held().open);
                 }
                 Step::Raise => {
-                    copy.raise(version(number), version(number + 1)).unwrap();
+                    copy.raise(version(number), version(number + 1), RaiseOf::Whatever).unwrap();
                     number += 1;
                 }
             }
@@ -336,7 +337,7 @@ fn a_suspect_copy_takes_nothing_until_it_is_raised_and_then_keeps_the_data_it_ha
     assert!(copy.read(version(1), 0, 1, &mut Vec::new()).is_ok());
     assert!(copy.read(version(1), LEAF_BYTES as u32, 1, &mut Vec::new()).is_err());
     let digest = copy.digest(version(1)).unwrap();
-    copy.raise(version(1), version(2)).unwrap();
+    copy.raise(version(1), version(2), RaiseOf::Whatever).unwrap();
     assert_eq!(copy.digest(version(2)).unwrap(), digest);
     assert!(matches!(write(&copy, &plain(1), 0, b"x"), Err(Fault::WrongVersion { .. })));
     let mut expected = bytes;
@@ -372,7 +373,7 @@ fn a_bad_copy_stays_bad() {
         assert!(matches!(copy.read(version(1), 0, 1, &mut Vec::new()), Err(Fault::BadCopy { .. })));
         assert!(matches!(write(&copy, &plain(1), 0, b"x"), Err(Fault::BadCopy { .. })));
         assert!(matches!(copy.sync(), Err(Fault::BadCopy { .. })));
-        assert!(matches!(copy.raise(version(1), version(2)), Err(Fault::BadCopy { .. })));
+        assert!(matches!(copy.raise(version(1), version(2), RaiseOf::Whatever), Err(Fault::BadCopy { .. })));
     }
     assert_eq!(FLAG_OPEN & FLAG_BAD, 0);
 }

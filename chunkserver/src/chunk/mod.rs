@@ -8,6 +8,6 @@ pub mod copy;
 
 pub mod change;
 
-mod check;
+pub mod check;
 
 pub mod on_disk;

@@ -220,7 +220,7 @@ impl Served {
         let shared = Arc::clone(&self.shared);
         let pending = next
             .split_first()
-            .map(|(first, rest)| (first, shared.peers.begin(own, first, &onward(first, rest), bytes)));
+            .map(|(first, rest)| (first, shared.peers.begin(own, first, &onward(first, rest), bytes, rest.len())));
         let applied = shared.volumes.find(VolumeId::new(volume)).and_then(|volume| apply(&volume));
         let mut reply = ChangeReply { data_length: *applied.as_ref().unwrap_or(&0), ..ChangeReply::default() };
         reply.results.push(copy_result(own.server, VolumeId::new(volume), applied.as_ref().err()));

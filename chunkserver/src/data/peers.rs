@@ -63,6 +63,10 @@ impl PeerError {
     }
 }
 
+/// How much longer a hop of a chain waits for each copy that the next one waits for: it hears which of them stalls before it
+/// gives up itself.
+const LONGER_PER_COPY_BEHIND: Duration = Duration::from_millis(200);
+
 /// Who this chunkserver is.
 #[derive(Clone, Copy, Debug)]
 pub struct Own {
@@ -96,7 +100,7 @@ impl Peers {
         Peers { idle: Mutex::default(), connect_deadline, answer_deadline }
     }
 
-    /// Sends a request to a copy, over a connection that is there or a new one.
+    /// Sends a request to a copy, over a connection that is there or a new one. The copy waits for those `behind` it.
     ///
     /// # Errors
     /// [`PeerError`].
@@ -106,12 +110,17 @@ impl Peers {
         to: &NextCopy,
         request: &R,
         payload: &[u8],
+        behind: usize,
     ) -> Result<Pending<'_>, PeerError> {
         let key = (to.address.clone(), to.volume);
-        let mut connection = match self.take_idle(&key) {
-            Some(connection) => connection,
-            None => self.connect(own, to)?,
+        let wait = self.answer_deadline + LONGER_PER_COPY_BEHIND * behind as u32;
+        let (mut connection, wait) = match self.take_idle(&key) {
+            Some(connection) => (connection, wait),
+            // The time that connecting may have taken is part of it.
+            None => (self.connect(own, to)?, wait.saturating_sub(self.connect_deadline).max(self.connect_deadline)),
         };
+        let limited = connection.stream().set_read_timeout(Some(wait));
+        limited.map_err(|source| PeerError::Connect { address: key.0.clone(), source })?;
         connection
             .send(Envelope::request(R::FRAME_TYPE, 1), request, &[payload])
             .map_err(|source| PeerError::Wire { address: key.0.clone(), source })?;

@@ -6,8 +6,7 @@ use rfs_proto::cluster::{
     FromChunkserver, Heartbeat, Held as WireHeld, Inventory, Scrub as WireScrub, Volume as WireVolume, VolumeState,
 };
 
-use crate::chunk::copy::Held;
-use crate::volume::store::Counters;
+use crate::volume::store::{Counters, Listed};
 use crate::volumes::{Current, Slot, Volumes};
 
 /// Chunks in one part of an inventory.
@@ -57,21 +56,30 @@ fn volume(slot: &Slot) -> Option<WireVolume> {
 }
 
 /// The inventory of a volume in parts; an empty volume has one empty part.
-pub(super) fn inventory(volume: u64, chunks: &[(ChunkId, Held)]) -> Vec<FromChunkserver> {
-    let parts: Vec<&[(ChunkId, Held)]> =
+pub(super) fn inventory(volume: u64, chunks: &[(ChunkId, Listed)]) -> Vec<FromChunkserver> {
+    let parts: Vec<&[(ChunkId, Listed)]> =
         if chunks.is_empty() { vec![&[]] } else { chunks.chunks(PART_CHUNKS).collect() };
     let last = parts.len() - 1;
-    let part = |(at, part): (usize, &&[(ChunkId, Held)])| {
-        let chunks = part.iter().map(|(chunk, held)| WireHeld {
-            chunk: chunk.get(),
+    let part = |(at, part): (usize, &&[(ChunkId, Listed)])| {
+        let chunks = part.iter().map(|(chunk, listed)| held(*chunk, *listed));
+        message(Message::Inventory(Inventory { volume, chunks: chunks.collect(), first: at == 0, last: at == last }))
+    };
+    parts.iter().enumerate().map(part).collect()
+}
+
+fn held(chunk: ChunkId, listed: Listed) -> WireHeld {
+    let chunk = chunk.get();
+    match listed {
+        Listed::Copy(held) => WireHeld {
+            chunk,
             version: held.version.get(),
             length: held.data_length,
             open: held.open,
             suspect: held.suspect,
-        });
-        message(Message::Inventory(Inventory { volume, chunks: chunks.collect(), first: at == 0, last: at == last }))
-    };
-    parts.iter().enumerate().map(part).collect()
+            unreadable: false,
+        },
+        Listed::Unreadable => WireHeld { chunk, unreadable: true, ..WireHeld::default() },
+    }
 }
 
 /// What was done since the last heartbeat, which is what the master shows as rates.
@@ -96,10 +104,11 @@ mod tests {
     use rfs_common::ids::ChunkVersion;
 
     use super::*;
+    use crate::chunk::copy::Held;
 
     #[test]
     fn inventories_begin_and_end_once_however_many_parts() {
-        let held = Held { version: ChunkVersion::FIRST, data_length: 5, open: false, suspect: true };
+        let held = Listed::Copy(Held { version: ChunkVersion::FIRST, data_length: 5, open: false, suspect: true });
         for count in [0, 1, PART_CHUNKS, PART_CHUNKS + 1, 3 * PART_CHUNKS] {
             let chunks: Vec<_> = (0..count as u64).map(|id| (ChunkId::new(id + 1), held)).collect();
             let parts: Vec<Inventory> = inventory(7, &chunks)

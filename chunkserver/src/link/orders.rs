@@ -17,6 +17,7 @@ use rfs_proto::frame::PAYLOAD_BYTES_MAX;
 use tokio::sync::mpsc;
 
 use crate::chunk::change::{Action, Piece, Terms};
+use crate::chunk::check::RaiseOf;
 use crate::chunk::copy::{ChunkCopy, Held};
 use crate::chunk::fault::Fault;
 use crate::data::connection::Shared;
@@ -163,8 +164,12 @@ fn carry_out_raise(shared: &Shared, raise: &Raise) -> Result<Option<Held>, Faile
     if raise.to == 0 {
         return Err(Failed::new(Errno::EINVAL, "version 0 does not exist"));
     }
-    let (from, to) = (ChunkVersion::new(raise.from), ChunkVersion::new(raise.to));
-    Ok(Some(volume.raise(ChunkId::new(raise.chunk), from, to)?))
+    let (chunk, from, to) = (ChunkId::new(raise.chunk), ChunkVersion::new(raise.from), ChunkVersion::new(raise.to));
+    Ok(Some(match (raise.settles, raise.from) {
+        (true, 0) => volume.make_empty(chunk, to)?,
+        (true, _) => volume.raise(chunk, from, to, RaiseOf::Whatever)?,
+        (false, _) => volume.raise(chunk, from, to, RaiseOf::Sound)?,
+    }))
 }
 
 /// Fetches from each source in turn until one gives the whole chunk.
@@ -212,7 +217,7 @@ fn fetch(shared: &Shared, own: Own, source: &Source, incoming: &ChunkCopy) -> Re
         };
         let reply: ReadReply = shared
             .peers
-            .begin(own, &to, &read, &[])
+            .begin(own, &to, &read, &[], 0)
             .and_then(|pending| pending.finish::<Read>(&mut payload))
             .map_err(|error| Failed { errno: error.errno(), message: with_sources(&error), version: 0 })?;
         let result = reply.result.clone().unwrap_or_default();

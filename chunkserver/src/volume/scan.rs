@@ -88,6 +88,10 @@ fn clear_incoming(folder: &Path) -> Result<(), Box<dyn std::error::Error + Send 
 fn read_table(folder: &Path, last_end: LastEnd) -> Result<Table, Box<dyn std::error::Error + Send + Sync>> {
     let mut table = Table::default();
     for_each_chunk(folder, &mut |chunk, path| {
+        let mut unreadable = |reason: String| {
+            tracing::warn!(path = %path.display(), %chunk, reason, "this file is named as a chunk and cannot be read as one");
+            table.add_damaged(chunk, reason);
+        };
         match header_at(path, chunk) {
             Ok(header) => {
                 let suspect = header.is_suspect() || header.is_open() && became_suspect(path, chunk, last_end);
@@ -99,8 +103,8 @@ fn read_table(folder: &Path, last_end: LastEnd) -> Result<Table, Box<dyn std::er
             }
             // The file was made, and the end came before its first bytes: nobody was told that it is there.
             Err(OpenFault::Header(HeaderError::NeverWritten)) if last_end != LastEnd::Clean => fs::remove_file(path)?,
-            Err(OpenFault::Header(error)) => table.add_damaged(chunk, error.to_string()),
-            Err(OpenFault::Fault(fault)) => table.add_damaged(chunk, fault.to_string()),
+            Err(OpenFault::Header(error)) => unreadable(error.to_string()),
+            Err(OpenFault::Fault(fault)) => unreadable(fault.to_string()),
         }
         Ok(())
     })?;

@@ -150,7 +150,7 @@ impl Scrubber {
         if !interrupted && !due && !clock_went_back {
             return false;
         }
-        let mut chunks = volume.inventory();
+        let mut chunks = volume.copies_held();
         chunks.sort_unstable_by_key(|(chunk, _)| std::cmp::Reverse(*chunk));
         let bytes: u64 = chunks.iter().map(|(_, held)| u64::from(held.data_length) + HEADER_PAGE_BYTES as u64).sum();
         let total = chunks.len() as u64;

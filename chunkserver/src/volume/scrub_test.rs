@@ -34,7 +34,7 @@ fn volume_with(count: u64) -> (TempDir, Volume, mpsc::Receiver<BadCopy>) {
         }
     }
     volume.close_idle(Duration::ZERO);
-    assert!(volume.inventory().iter().all(|(_, held)| !held.open && held.data_length as usize == BYTES));
+    assert!(volume.copies_held().iter().all(|(_, held)| !held.open && held.data_length as usize == BYTES));
     (folder, volume, bad)
 }
 

@@ -18,6 +18,7 @@ use rfs_proto::cluster::VolumeState;
 use tokio::sync::mpsc;
 
 use crate::chunk::change::{Action, Terms};
+use crate::chunk::check::RaiseOf;
 use crate::chunk::copy::{ChunkCopy, Held, OpenFault, Served};
 use crate::chunk::fault::{Fault, IoOperation};
 
@@ -60,6 +61,15 @@ pub struct BadCopy {
     pub version: u32,
     /// What is wrong.
     pub reason: String,
+}
+
+/// A file on the volume, as an inventory lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// A copy.
+    Copy(Held),
+    /// A file that is named as a chunk and whose header cannot be read.
+    Unreadable,
 }
 
 /// Where bad copies are reported. Full: the report is dropped, since the next use of the copy reports it again.
@@ -299,12 +309,12 @@ impl Volume {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn raise(&self, chunk: ChunkId, from: ChunkVersion, to: ChunkVersion) -> Result<Held, Fault> {
+    pub fn raise(&self, chunk: ChunkId, from: ChunkVersion, to: ChunkVersion, of: RaiseOf) -> Result<Held, Fault> {
         let raise = || {
             self.check_writable()?;
             let copy = {
                 let (copy, _pass) = self.enter(chunk, self.settings.sync_deadline)?;
-                copy.raise(from, to)?;
+                copy.raise(from, to, of)?;
                 copy
             };
             self.sync_copy(&copy)?;
@@ -312,6 +322,16 @@ impl Volume {
         };
         let result = raise();
         self.noted(chunk, from, result)
+    }
+
+    /// Makes an empty copy, durably; one of this version that is there already is fine.
+    ///
+    /// # Errors
+    /// [`Fault`]; [`Fault::Exists`] if there is a copy of another version.
+    pub fn make_empty(&self, chunk: ChunkId, version: ChunkVersion) -> Result<Held, Fault> {
+        let terms = Terms { version_from: None, version, cut_to: None };
+        self.change(chunk, &terms, Action::Nothing, Sync::BeforeAnswer)?;
+        self.held(chunk)
     }
 
     /// Deletes a copy of exactly this version; 0 deletes a file that is no copy. That there is none is fine.
@@ -419,13 +439,30 @@ impl Volume {
         }
     }
 
-    /// Every copy, as the master is told.
-    pub fn inventory(&self) -> Vec<(ChunkId, Held)> {
-        let entries = self.table().entries();
-        entries.into_iter().map(|(chunk, held, copy)| (chunk, copy.map_or(held, |copy| copy.held()))).collect()
+    /// Every copy.
+    pub(super) fn copies_held(&self) -> Vec<(ChunkId, Held)> {
+        let copy = |(chunk, listed)| match listed {
+            Listed::Copy(held) => Some((chunk, held)),
+            Listed::Unreadable => None,
+        };
+        self.inventory().into_iter().filter_map(copy).collect()
     }
 
-    /// Reports every file that is no copy.
+    /// Every file, as the master is told.
+    pub fn inventory(&self) -> Vec<(ChunkId, Listed)> {
+        // One look at both: a file that is found damaged meanwhile must not be missing from either.
+        let (entries, unreadable) = {
+            let table = self.table();
+            (table.entries(), table.damaged())
+        };
+        let copies = entries.into_iter().map(|(chunk, held, copy)| {
+            let held = copy.map_or(held, |copy| copy.held());
+            (chunk, Listed::Copy(held))
+        });
+        copies.chain(unreadable.into_iter().map(|(chunk, _)| (chunk, Listed::Unreadable))).collect()
+    }
+
+    /// Tells the master why files are no copies. That they are there stands in the inventory.
     pub fn report_damaged(&self) {
         let damaged = self.table().damaged();
         for (chunk, reason) in damaged {
@@ -645,7 +682,10 @@ impl Volume {
     /// Draws the consequences of a failure.
     pub(super) fn note(&self, chunk: ChunkId, version: ChunkVersion, fault: &Fault) {
         match fault {
-            Fault::BadCopy { reason } => self.report_bad(chunk, version.get(), reason.clone()),
+            Fault::BadCopy { reason } => {
+                let unreadable = matches!(self.table().find(chunk), Known::Damaged(_));
+                self.report_bad(chunk, if unreadable { 0 } else { version.get() }, reason.clone());
+            }
             Fault::Io { operation, errno } => {
                 let reason = format!("could not {operation}: {errno}");
                 tracing::warn!(volume = %self.id(), %chunk, reason, "I/O failed");

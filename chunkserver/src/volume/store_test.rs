@@ -80,7 +80,11 @@ fn read(volume: &Volume, id: u64, number: u32) -> Result<Vec<u8>, Fault> {
 }
 
 fn held(volume: &Volume) -> Vec<(u64, Held)> {
-    let mut all: Vec<_> = volume.inventory().into_iter().map(|(chunk, held)| (chunk.get(), held)).collect();
+    let copy = |(chunk, listed): (ChunkId, Listed)| match listed {
+        Listed::Copy(held) => Some((chunk.get(), held)),
+        Listed::Unreadable => None,
+    };
+    let mut all: Vec<_> = volume.inventory().into_iter().filter_map(copy).collect();
     all.sort_by_key(|(chunk, _)| *chunk);
     all
 }
@@ -127,7 +131,7 @@ fn a_killed_daemon_leaves_only_the_copy_suspect_that_was_being_written() {
     assert_eq!(held(&after).iter().map(|(_, held)| held.open).collect::<Vec<_>>(), [false, true]);
     assert_eq!(read(&after, 1, 1).unwrap(), [1; 100]);
     assert!(matches!(read(&after, 2, 1), Err(Fault::BadCopy { .. })));
-    let raised = after.raise(chunk(2), ChunkVersion::new(1), ChunkVersion::new(4)).unwrap();
+    let raised = after.raise(chunk(2), ChunkVersion::new(1), ChunkVersion::new(4), RaiseOf::Whatever).unwrap();
     assert_eq!((raised.version.get(), raised.suspect), (4, false));
     assert!(read(&after, 2, 4).unwrap().starts_with(b"half\x02"));
 }
@@ -160,7 +164,11 @@ fn after_a_power_cut_every_open_chunk_is_suspect_and_no_closed_one() {
     assert!(matches!(after_volume.sync(chunk(2), ChunkVersion::new(1)), Err(Fault::BadCopy { .. })));
     assert!(!layout.path(chunk(3)).exists());
     assert_eq!(fs::read_dir(after.path().join("incoming")).unwrap().count(), 0);
-    after_volume.raise(chunk(2), ChunkVersion::new(1), ChunkVersion::new(2)).unwrap();
+    // Nor does a raise for a writer that lives.
+    let (from, to) = (ChunkVersion::new(1), ChunkVersion::new(2));
+    assert!(matches!(after_volume.raise(chunk(2), from, to, RaiseOf::Sound), Err(Fault::BadCopy { .. })));
+    assert!(matches!(after_volume.raise(chunk(2), from, from, RaiseOf::Sound), Err(Fault::BadCopy { .. })));
+    after_volume.raise(chunk(2), from, to, RaiseOf::Whatever).unwrap();
     assert_eq!(read(&after_volume, 2, 2).unwrap(), [2; 100]);
 }
 
@@ -230,8 +238,11 @@ fn damaged_files_are_reported_and_can_be_deleted() {
     assert_eq!((report.chunk, report.version), (chunk(1), 0));
     assert!(report.reason.contains("magic"), "{}", report.reason);
     assert!(matches!(read(&volume, 1, 1), Err(Fault::BadCopy { .. })));
+    assert_eq!(bad.try_recv().unwrap().version, 0, "the version asked for says nothing about the file");
     assert_eq!(volume.chunk_count(), 0);
+    assert_eq!(volume.inventory(), [(chunk(1), Listed::Unreadable)]);
     volume.delete(chunk(1), 0).unwrap();
+    assert!(volume.inventory().is_empty());
     assert_eq!(read(&volume, 1, 1), Err(Fault::NoChunk));
 }
 
@@ -270,4 +281,20 @@ fn a_full_volume_takes_no_new_chunks_and_a_failed_one_nothing() {
     volume.note(chunk(1), ChunkVersion::new(1), &fault);
     assert_eq!(volume.state().0, VolumeState::Out);
     assert!(matches!(read(&volume, 1, 1), Err(Fault::VolumeOut { .. })));
+}
+
+#[test]
+fn an_empty_copy_is_made_only_where_there_is_none() {
+    let folder = new_volume();
+    let (volume, _bad) = open(folder.path());
+    write(&volume, 1, &new_terms(3), &[1; 100], Sync::Later).unwrap();
+    assert!(matches!(volume.make_empty(chunk(1), ChunkVersion::new(5)), Err(Fault::Exists { .. })));
+    assert_eq!(read(&volume, 1, 3).unwrap(), [1; 100]);
+    for _ in 0..2 {
+        let made = volume.make_empty(chunk(2), ChunkVersion::new(5)).unwrap();
+        assert_eq!((made.version, made.data_length), (ChunkVersion::new(5), 0));
+    }
+    let after = crashed(folder.path(), 1);
+    let (after_volume, _bad) = open(after.path());
+    assert_eq!(held(&after_volume).len(), 2, "it outlives a power cut");
 }

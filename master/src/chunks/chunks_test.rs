@@ -47,12 +47,18 @@ fn connect(chunks: &mut Chunks, server: u64, copies: &[Held]) {
 }
 
 fn held(chunk: u64, version: u32) -> Held {
-    Held { chunk: ChunkId::new(chunk), version: ChunkVersion::new(version), open: false, suspect: false }
+    Held {
+        chunk: ChunkId::new(chunk),
+        version: ChunkVersion::new(version),
+        open: false,
+        suspect: false,
+        unreadable: version == 0,
+    }
 }
 
 fn info(version: u32, granted: u32, goal: Goal) -> ChunkInfo {
     let (version, granted) = (ChunkVersion::new(version), ChunkVersion::new(granted));
-    ChunkInfo { inode: InodeId::new(9), version, granted, goal }
+    ChunkInfo { inode: InodeId::new(9), version, granted, goal, unsynced: false }
 }
 
 fn commands(chunks: &mut Chunks, server: u64) -> Vec<Order> {
@@ -241,4 +247,174 @@ fn copies_stay_apart_as_far_as_there_are_machines() {
     let refused = chunks.choose_new(Goal::TWO, &[]).unwrap_err();
     assert_eq!((refused.found, refused.needed, refused.full), (1, 2, 0));
     assert_eq!(chunks.choose_new(Goal::ONE, &[]).unwrap().len(), 1);
+}
+
+/// The orders to delete of a server, carried out.
+fn deletions(chunks: &mut Chunks, server: u64) -> Vec<u32> {
+    let commands = chunks.take_commands(ServerId::new(server), StreamId(server));
+    let mut versions = Vec::new();
+    for command in commands {
+        let Order::Delete { version, .. } = command.order else { continue };
+        versions.push(version.get());
+        let result = CommandResult {
+            command: command.id,
+            done: true,
+            errno: 0,
+            message: String::new(),
+            version: ChunkVersion::new(0),
+            length: 0,
+        };
+        chunks.command_result(chunks.now, ServerId::new(server), StreamId(server), &result);
+    }
+    versions
+}
+
+#[test]
+fn an_unreadable_file_is_deleted_once_others_are_good_whenever_it_is_told_of() {
+    let unreadable = CopyFault::Found("no magic".to_owned());
+    let zero = ChunkVersion::new(0);
+    for told in ["in the inventory", "before the inventory", "after the inventory"] {
+        // No repair before the second good copy is there.
+        let delay = Duration::from_secs(100);
+        let mut chunks = table(ChunksConfig { last_copy_delay: delay, repair_delay: delay, ..ChunksConfig::default() });
+        chunks.load(ChunkId::new(1), info(3, 3, Goal::TWO));
+        connect(&mut chunks, 1, &[held(1, 3)]);
+        let stream = StreamId(3);
+        let (server, volume) = (ServerId::new(3), VolumeId::new(30));
+        let now = chunks.now;
+        chunks.register(now, registration(3, vec![report(30, "")]), stream, Signal::default()).unwrap();
+        let listed = if told == "after the inventory" { held(1, 3) } else { held(1, 0) };
+        if told == "before the inventory" {
+            chunks.bad_copy(volume, ChunkId::new(1), zero, &unreadable);
+        }
+        chunks.inventory(now, server, stream, volume, &[listed], WHOLE);
+        if told == "after the inventory" {
+            chunks.bad_copy(volume, ChunkId::new(1), zero, &unreadable);
+        }
+        assert_eq!(chunks.places(ChunkId::new(1)).len(), 1, "{told}");
+        connect(&mut chunks, 2, &[held(1, 3)]);
+        pass(&mut chunks, 1, &[1, 2, 3]);
+        assert_eq!(deletions(&mut chunks, 3), [0], "{told}");
+        assert_eq!(chunks.copies(ChunkId::new(1)).len(), 2, "{told}");
+    }
+}
+
+#[test]
+fn an_unreadable_file_of_a_freed_chunk_is_deleted_before_the_chunk_is_forgotten() {
+    let mut chunks = table(ChunksConfig::default());
+    chunks.load_freed(ChunkId::new(1));
+    connect(&mut chunks, 1, &[held(1, 0)]);
+    assert!(chunks.removed_everywhere().is_empty());
+    pass(&mut chunks, 1, &[1]);
+    assert_eq!(deletions(&mut chunks, 1), [0]);
+    assert_eq!(chunks.removed_everywhere(), [ChunkId::new(1)]);
+}
+
+#[test]
+fn a_copy_that_kept_its_power_is_not_outvoted_by_suspect_ones() {
+    let mut chunks = table(ChunksConfig::default());
+    chunks.load(ChunkId::new(1), info(3, 4, Goal::new(3).unwrap()));
+    let suspect = Held { open: true, suspect: true, ..held(1, 4) };
+    connect(&mut chunks, 1, &[suspect]);
+    connect(&mut chunks, 2, &[held(1, 4)]);
+    connect(&mut chunks, 3, &[suspect]);
+    let candidates = chunks.settle_candidates(ChunkId::new(1)).candidates;
+    assert_eq!(candidates.len(), 1, "{candidates:?}");
+    assert_eq!((candidates[0].place.server, candidates[0].suspect), (ServerId::new(2), false));
+}
+
+#[test]
+fn a_chunk_without_any_copy_is_lost_only_if_never_synced_and_while_every_volume_is_there() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    let unsynced = ChunkInfo { unsynced: true, ..info(2, 2, Goal::TWO) };
+    chunks.load(ChunkId::new(1), unsynced);
+    chunks.load(ChunkId::new(2), info(2, 2, Goal::TWO));
+    assert!(chunks.wants_settling().is_empty(), "nothing is known of any volume");
+    connect(&mut chunks, 1, &[]);
+    connect(&mut chunks, 2, &[]);
+    assert_eq!(chunks.wants_settling(), [ChunkId::new(1)]);
+    assert!(chunks.settle_candidates(ChunkId::new(1)).is_lost && !chunks.settle_candidates(ChunkId::new(2)).is_lost);
+    assert!(chunks.disconnected(chunks.now, ServerId::new(2), StreamId(2)));
+    assert!(chunks.wants_settling().is_empty(), "the volume that is away may have it");
+    assert!(!chunks.settle_candidates(ChunkId::new(1)).is_lost);
+    // Back with an old copy, and with an unreadable one: neither is what was written, nor is anything promised.
+    connect(&mut chunks, 2, &[held(1, 1)]);
+    assert!(chunks.settle_candidates(ChunkId::new(1)).is_lost);
+    connect(&mut chunks, 2, &[held(1, 2)]);
+    assert!(chunks.wants_settling().is_empty());
+    assert!(!chunks.settle_candidates(ChunkId::new(1)).is_lost);
+}
+
+#[test]
+fn open_copies_of_settled_chunks_are_named_after_the_start_and_not_later() {
+    let mut chunks = table(ChunksConfig::default());
+    for chunk in 1..=3 {
+        chunks.load(ChunkId::new(chunk), info(2, if chunk == 3 { 3 } else { 2 }, Goal::ONE));
+    }
+    let open = |chunk| Held { open: true, ..held(chunk, 2) };
+    connect(&mut chunks, 1, &[open(1), held(2, 2), open(3)]);
+    assert_eq!(chunks.take_left_open(), [ChunkId::new(1)], "the others are closed, or unsettled anyway");
+    assert!(chunks.disconnected(chunks.now, ServerId::new(1), StreamId(1)));
+    connect(&mut chunks, 1, &[open(1), open(2)]);
+    assert!(chunks.take_left_open().is_empty(), "this master knows who writes");
+}
+
+#[test]
+fn only_volumes_that_vanish_together_look_like_the_outage_of_something_shared() {
+    for (apart_s, waits) in [(5, true), (100, false)] {
+        let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+        chunks.load(ChunkId::new(1), info(1, 1, Goal::TWO));
+        for server in 1..=5 {
+            let copy = [held(1, 1)];
+            connect(&mut chunks, server, if server == 1 || server == 5 { &copy } else { &[] });
+        }
+        for (gone, alive) in [(3, &[1, 2, 4, 5][..]), (4, &[1, 2, 5]), (5, &[1, 2])] {
+            assert!(chunks.disconnected(chunks.now, ServerId::new(gone), StreamId(gone)));
+            pass(&mut chunks, apart_s, alive);
+        }
+        assert_eq!(chunks.summary().repairs_wait.is_some(), waits, "{apart_s} s apart");
+    }
+}
+
+#[test]
+fn a_chunk_whose_copies_only_serve_reads_gets_one_that_takes_writes() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    let chunk = ChunkId::new(1);
+    chunks.load(chunk, info(1, 1, Goal::TWO));
+    connect(&mut chunks, 1, &[held(1, 1)]);
+    connect(&mut chunks, 2, &[held(1, 1)]);
+    connect(&mut chunks, 3, &[]);
+    let state = |chunks: &mut Chunks, state| {
+        let told = VolumeReport { state, ..report(20, "") };
+        chunks.heartbeat(chunks.now, ServerId::new(2), StreamId(2), vec![told], Traffic::default());
+    };
+    state(&mut chunks, VolumeState::ReadOnly);
+    assert_eq!(chunks.begin_write(chunk, SessionId::new(1)).map(|places| places.len()), Ok(1));
+    chunks.end_write(chunk);
+    assert!(chunks.add_writable_copy(chunk));
+    let command = chunks.take_commands(ServerId::new(3), StreamId(3)).remove(0);
+    assert!(matches!(command.order, Order::Replicate { .. }), "{command:?}");
+    let version = ChunkVersion::new(1);
+    let made = CommandResult { command: command.id, done: true, errno: 0, message: String::new(), version, length: 0 };
+    chunks.command_result(chunks.now, ServerId::new(3), StreamId(3), &made);
+    pass(&mut chunks, 60, &[1, 2, 3]);
+    assert_eq!(chunks.begin_write(chunk, SessionId::new(1)).map(|places| places.len()), Ok(2));
+    chunks.end_write(chunk);
+    assert!((1..=3).all(|server| commands(&mut chunks, server).is_empty()), "none of the three goes meanwhile");
+    state(&mut chunks, VolumeState::InService);
+    pass(&mut chunks, 1, &[1, 2, 3]);
+    let orders: Vec<Order> = (1..=3).flat_map(|server| commands(&mut chunks, server)).collect();
+    assert!(matches!(orders[..], [Order::Delete { .. }]), "{orders:?}");
+}
+
+#[test]
+fn the_last_copies_of_a_server_that_is_away_are_counted() {
+    let mut chunks = table(ChunksConfig::default());
+    for chunk in 1..=3 {
+        chunks.load(ChunkId::new(chunk), info(2, 2, Goal::TWO));
+    }
+    connect(&mut chunks, 1, &[held(1, 2), held(2, 2), held(3, 1)]);
+    connect(&mut chunks, 2, &[held(2, 2), held(3, 2)]);
+    assert!(chunks.disconnected(chunks.now, ServerId::new(1), StreamId(1)));
+    assert_eq!(chunks.last_copies_of(ServerId::new(1)), 1, "of chunk 1; 2 is elsewhere, of 3 it has an old one");
 }

@@ -10,7 +10,7 @@ use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 
 use super::Chunks;
 use super::deletion::Orphan;
-use super::index::{ChunkSet, CopyFlags, HeldCopy};
+use super::index::{ChunkSet, CopyFlags, Entry, HeldCopy};
 use super::servers::{Inventory, Signal, Traffic};
 use super::types::{
     Command, CopyFault, Held, Registration, RegistrationRefusal, Severity, StreamId, VolumeReport, VolumeState,
@@ -122,8 +122,22 @@ impl Chunks {
         for held in held {
             self.hold(slot, held);
         }
+        if !self.servers.volume(slot).was_inventoried {
+            self.note_left_open(held);
+        }
         if part.last {
             self.end_inventory(slot);
+        }
+    }
+
+    /// From before the start of this master, which knows the writers since.
+    fn note_left_open(&mut self, held: &[Held]) {
+        for held in held.iter().filter(|held| held.open) {
+            let unknown_writer = !self.writers.contains_key(&held.chunk);
+            let of_settled = |entry: &&Entry| !entry.is_doomed() && entry.is_settled();
+            if unknown_writer && self.entries.get(&held.chunk).filter(of_settled).is_some() {
+                self.left_open.insert(held.chunk);
+            }
         }
     }
 
@@ -151,9 +165,13 @@ impl Chunks {
             entry.push_copy(HeldCopy { version, slot, flags: CopyFlags::NONE });
         }
         let Some(copy) = entry.copy_on_mut(slot) else { return };
+        let newly_unreadable = held.unreadable && !(copy.version == 0 && copy.flags.has(CopyFlags::BAD));
         if copy.version != version {
             copy.version = version;
             copy.flags.clear(CopyFlags::BAD);
+        }
+        if held.unreadable {
+            copy.flags.set(CopyFlags::BAD);
         }
         if held.suspect {
             copy.flags.set(CopyFlags::SUSPECT);
@@ -168,6 +186,19 @@ impl Chunks {
         }
         self.servers.add_chunk(slot, held.chunk);
         self.refresh(held.chunk);
+        if newly_unreadable {
+            self.notice_unreadable(slot, held.chunk);
+        }
+    }
+
+    fn notice_unreadable(&mut self, slot: u16, chunk: ChunkId) {
+        let volume = self.servers.volume(slot);
+        let what = format!(
+            "the file of chunk {chunk} on {} of chunkserver {} is unreadable",
+            volume.report.path, volume.server
+        );
+        let then = "another copy replaces it where there is one; the chunkserver's log says what is wrong with it";
+        self.notice(Severity::Warning, format!("{what}: {then}"));
     }
 
     /// Everything that was not named is not there; what is there counts.
@@ -332,9 +363,13 @@ impl Chunks {
         }
     }
 
-    /// A copy turned out to be bad. A reader's word takes it out of use only if there is another good copy.
+    /// A copy turned out to be bad. A reader's word takes it out of use only if there is another good copy. Version 0 in its
+    /// chunkserver's words: not even the file's header can be read.
     pub fn bad_copy(&mut self, volume: VolumeId, chunk: ChunkId, version: ChunkVersion, fault: &CopyFault) {
         let Some(slot) = self.servers.slot(volume) else { return };
+        if version.get() == 0 && matches!(fault, CopyFault::Found(_)) {
+            return self.hold(slot, &Held { chunk, version, open: false, suspect: false, unreadable: true });
+        }
         let Some(entry) = self.entries.get(&chunk) else { return };
         let Some(copy) = entry.copy_on(slot).filter(|copy| copy.version == version.get()) else { return };
         let already = copy.flags.has(CopyFlags::BAD);
@@ -401,6 +436,23 @@ impl Chunks {
     /// Whether the stream is still the one of the server.
     pub fn is_stream_of(&self, server: ServerId, stream: StreamId) -> bool {
         self.servers.is_stream_of(server, stream)
+    }
+
+    /// Chunks of which the server, which is away, has the only good copies that are known to be anywhere.
+    pub fn last_copies_of(&self, id: ServerId) -> u64 {
+        let Some(server) = self.servers.servers.get(&id) else { return 0 };
+        let mut chunks: Vec<ChunkId> =
+            server.slots.iter().flat_map(|slot| self.servers.volume(*slot).chunks.iter().copied()).collect();
+        chunks.sort_unstable();
+        chunks.dedup();
+        let is_last = |chunk: &&ChunkId| {
+            let Some(entry) = self.entries.get(*chunk).filter(|entry| !entry.is_doomed()) else { return false };
+            let good = |copy: &&HeldCopy| entry.is_current(copy) && !copy.flags.has(CopyFlags::BAD);
+            let mut holders = entry.copies().iter().filter(good).map(|copy| self.servers.volume(copy.slot).server);
+            let here = holders.clone().any(|holder| holder == id);
+            here && !holders.any(|holder| holder != id)
+        };
+        chunks.iter().filter(is_last).count() as u64
     }
 
     /// Forgets a server that is gone for good, with all that was on it. Returns whether it was known and is not connected.

@@ -48,10 +48,16 @@ impl Chunks {
         };
         let mut slots: Vec<u16> = copies.iter().filter(reachable).filter(is_useless).map(|copy| copy.slot).collect();
         slots.extend(self.second_copies(entry));
-        if slots.is_empty() && live > entry.goal() {
+        if slots.is_empty() && live > entry.goal() && self.writable_copies(entry) > usize::from(entry.goal()) {
             slots.extend(self.fullest(entry));
         }
         slots
+    }
+
+    /// Good copies that can be written: one on a volume that only serves reads is not worth one of them.
+    fn writable_copies(&self, entry: &Entry) -> usize {
+        let live = entry.copies().iter().filter(|copy| self.is_live_and_good(entry, copy));
+        live.filter(|copy| self.servers.volume(copy.slot).takes_writes()).count()
     }
 
     fn is_locked(&self, chunk: ChunkId, entry: &Entry) -> bool {

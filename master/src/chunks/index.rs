@@ -159,6 +159,7 @@ pub(super) struct Entry {
     goal: u8,
     repairing: bool,
     doomed: bool,
+    unsynced: bool,
 }
 
 impl Entry {
@@ -173,6 +174,7 @@ impl Entry {
             goal: info.goal.get(),
             repairing: false,
             doomed: false,
+            unsynced: info.unsynced,
         }
     }
 
@@ -182,6 +184,7 @@ impl Entry {
             version: ChunkVersion::new(self.version),
             granted: ChunkVersion::new(self.granted),
             goal: Goal::new(self.goal).unwrap_or(Goal::ONE),
+            unsynced: self.unsynced,
         }
     }
 
@@ -193,6 +196,7 @@ impl Entry {
         self.version = info.version.get();
         self.granted = info.granted.get();
         self.goal = info.goal.get();
+        self.unsynced = info.unsynced;
         if !info.is_settled() {
             return Vec::new();
         }
@@ -318,6 +322,11 @@ impl Entry {
         copy.version != 0 && copy.version == if any_granted { self.granted } else { self.version }
     }
 
+    /// Whether a power cut may have taken every copy: none with the right version is known, and none was promised to last.
+    pub(super) fn may_have_lost_all(&self) -> bool {
+        self.unsynced && !self.copies().iter().any(|copy| self.is_current(copy))
+    }
+
     /// Whether the copy is newer than anything this metadata knows of.
     pub(super) fn is_anomaly(&self, copy: &HeldCopy) -> bool {
         !self.doomed && copy.version > self.granted
@@ -330,7 +339,7 @@ mod tests {
 
     fn info(version: u32, granted: u32) -> ChunkInfo {
         let (version, granted) = (ChunkVersion::new(version), ChunkVersion::new(granted));
-        ChunkInfo { inode: InodeId::new(1), version, granted, goal: Goal::TWO }
+        ChunkInfo { inode: InodeId::new(1), version, granted, goal: Goal::TWO, unsynced: false }
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub use self::servers::{Signal, Traffic};
 pub use self::settle::{SettleCandidate, SettleView};
 pub use self::types::{
     ChunkInfo, ChunksConfig, Command, CommandId, CommandResult, CopyFault, Held, NoSpace, Notice, Order, OrderId,
-    Outcome, Place, Registration, RegistrationRefusal, ScrubReport, Severity, StreamId, VolumeReport, VolumeState,
-    WriteRefusal,
+    Outcome, Place, RaiseOf, Registration, RegistrationRefusal, ScrubReport, Severity, StreamId, VolumeReport,
+    VolumeState, WriteRefusal,
 };
 pub use self::view::{CopyState, CopyView, ServerView, VolumeView};
 
@@ -70,11 +70,14 @@ pub struct Chunks {
     cleanup: BTreeSet<ChunkId>,
     /// Freed chunks whose copies are not all known to be gone.
     doomed: BTreeSet<ChunkId>,
-    /// Settled chunks all of whose live copies are suspect, or whose repair a bad copy stands in the way of.
+    /// Settled chunks all of whose live copies are suspect, or whose repair a bad copy stands in the way of, or of which a
+    /// power cut may have left no copy.
     to_settle: BTreeSet<ChunkId>,
     /// Where the last look for work stopped, so that what cannot be helped does not keep the rest waiting.
     repair_cursor: Option<(u8, ChunkId)>,
     cleanup_cursor: Option<ChunkId>,
+    /// See [`Chunks::take_left_open`].
+    left_open: BTreeSet<ChunkId>,
     /// When an inode's lease was last asked back, so that a writer is not asked all the time.
     asked_back: BTreeMap<InodeId, Monotonic>,
     wanted_back: BTreeSet<InodeId>,
@@ -104,6 +107,7 @@ impl Chunks {
             to_settle: BTreeSet::new(),
             repair_cursor: None,
             cleanup_cursor: None,
+            left_open: BTreeSet::new(),
             asked_back: BTreeMap::new(),
             wanted_back: BTreeSet::new(),
             notices: Vec::new(),
@@ -304,8 +308,25 @@ impl Chunks {
             return Vec::new();
         }
         let repairing = |chunk: &ChunkId| self.entries.get(chunk).is_some_and(Entry::is_repairing);
-        let free = |chunk: &&ChunkId| !self.writers.contains_key(*chunk) && !repairing(chunk);
+        let everything_is_there = self.is_everything_there();
+        let lost = |chunk: &ChunkId| self.entries.get(chunk).is_some_and(Entry::may_have_lost_all);
+        let free = |chunk: &&ChunkId| {
+            let possible = everything_is_there || !lost(chunk);
+            possible && !self.writers.contains_key(*chunk) && !repairing(chunk)
+        };
         self.to_settle.iter().filter(free).take(AT_ONCE_MAX).copied().collect()
+    }
+
+    /// Whether the chunk is settled, and only what a power cut left of it is live.
+    pub fn lacks_sound_copies(&self, chunk: ChunkId) -> bool {
+        let none_live = |entry: &Entry| entry.counted.is_some_and(|counted| counted.settled && counted.live == 0);
+        self.to_settle.contains(&chunk) && self.entries.get(&chunk).is_some_and(none_live)
+    }
+
+    /// Chunks that a volume named as taking writes in its first inventory since the start, and that were settled then. Their
+    /// writers from before the start may have gone on after the commit.
+    pub fn take_left_open(&mut self) -> Vec<ChunkId> {
+        std::mem::take(&mut self.left_open).into_iter().collect()
     }
 
     /// What happened that a person should know, since the last call.

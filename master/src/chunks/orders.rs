@@ -11,7 +11,7 @@ use rfs_common::ids::{ChunkId, ChunkVersion, ServerId};
 
 use super::Chunks;
 use super::index::{ChunkMap, CopyFlags, HeldCopy};
-use super::types::{Command, CommandId, CommandResult, Order, OrderId, Outcome, Place, Severity, StreamId};
+use super::types::{Command, CommandId, CommandResult, Order, OrderId, Outcome, Place, RaiseOf, Severity, StreamId};
 
 /// After a failure, a chunk is left alone for this long.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
@@ -95,10 +95,17 @@ impl Orders {
 impl Chunks {
     /// Orders these copies to be raised. If any of them fails, the version `to` must not be used: the failed copy may
     /// have taken it after all. Raise those that succeeded once more, to a higher version.
-    pub fn order_raise(&mut self, chunk: ChunkId, from: ChunkVersion, to: ChunkVersion, places: &[Place]) -> OrderId {
+    pub fn order_raise(
+        &mut self,
+        chunk: ChunkId,
+        from: ChunkVersion,
+        to: ChunkVersion,
+        places: &[Place],
+        of: RaiseOf,
+    ) -> OrderId {
         let order = self.orders.begin_order();
         for place in places {
-            let command = Order::Raise { volume: place.volume, chunk, from, to };
+            let command = Order::Raise { volume: place.volume, chunk, from, to, of };
             let deadline = self.config.order_deadline;
             self.issue_for(order, place, chunk, Purpose::Raise { order }, command, deadline);
         }
@@ -173,7 +180,8 @@ impl Chunks {
     /// Asks the volume which version of the chunk it has.
     pub(super) fn probe(&mut self, slot: u16, chunk: ChunkId, version: u32) {
         let version = ChunkVersion::new(version);
-        let order = Order::Raise { volume: self.servers.volume(slot).id, chunk, from: version, to: version };
+        let volume = self.servers.volume(slot).id;
+        let order = Order::Raise { volume, chunk, from: version, to: version, of: RaiseOf::Sound };
         let deadline = self.config.order_deadline;
         self.issue(slot, chunk, Purpose::Probe, order, deadline);
     }
@@ -191,6 +199,13 @@ impl Chunks {
         }
         self.learn(&pending, result);
         if !pending.expired {
+            if let Purpose::Raise { order } = pending.purpose
+                && !result.done
+                && result.errno == ENOENT
+                && let Some(waiting) = self.orders.orders.get_mut(&order)
+            {
+                waiting.outcome.absent += 1;
+            }
             let reason = format!("{} (errno {})", result.message, result.errno);
             let outcome = if result.done { Ok(result.length) } else { Err(reason) };
             self.conclude(&pending, outcome);
@@ -289,8 +304,12 @@ impl Chunks {
             Purpose::Delete => {
                 if let Some(copy) = self.entries.get_mut(&pending.chunk).and_then(|e| e.copy_on_mut(pending.slot)) {
                     copy.flags.clear(CopyFlags::DELETING);
-                    // A damaged file has no version any more: it is deleted as version 0.
-                    if version != 0 || copy.flags.has(CopyFlags::BAD) {
+                    if version != 0 && copy.version == 0 {
+                        // It was unreadable, and is a copy again.
+                        copy.flags.clear(CopyFlags::BAD);
+                    }
+                    // With 0 the result says nothing about the version; a file that is unreadable is reported as such.
+                    if version != 0 {
                         copy.version = version;
                     }
                 }
@@ -298,7 +317,9 @@ impl Chunks {
                     self.drop_copy(pending.slot, pending.chunk);
                 }
             }
-            Purpose::DeleteOrphan if result.done || version == 0 => self.drop_copy(pending.slot, pending.chunk),
+            Purpose::DeleteOrphan if result.done || version == 0 && result.errno == ENOENT => {
+                self.drop_copy(pending.slot, pending.chunk)
+            }
             Purpose::DeleteOrphan => {}
             Purpose::Repair { .. } | Purpose::Replicate { .. } if !result.done => {}
             Purpose::Repair { version: made, .. } | Purpose::Replicate { version: made, .. } => {

@@ -50,6 +50,7 @@ enum Event {
     Refuse(u8),
     Pass(u16),
     Bad(u8),
+    Damage(u8),
     Forget(u8),
 }
 
@@ -67,6 +68,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => any::<u8>().prop_map(Event::Refuse),
         4 => (1_u16..15_000).prop_map(Event::Pass),
         1 => any::<u8>().prop_map(Event::Bad),
+        1 => any::<u8>().prop_map(Event::Damage),
         1 => any::<u8>().prop_map(Event::Forget),
     ];
     proptest::collection::vec(event, 1..120)
@@ -162,6 +164,7 @@ impl World {
             Event::Refuse(which) => self.answer(which, 1, false),
             Event::Pass(ms) => self.pass(Duration::from_millis(u64::from(ms))),
             Event::Bad(which) => self.bad(which),
+            Event::Damage(which) => self.damage(which),
             Event::Forget(which) => {
                 let id = pick(self.machines.keys().copied(), which).unwrap();
                 // Forgotten only when empty, or the model would have to lose data with it.
@@ -181,7 +184,7 @@ impl World {
         let chunk = ChunkId::new(self.next_chunk);
         self.next_chunk += 1;
         let (none, first) = (ChunkVersion::new(0), ChunkVersion::FIRST);
-        let info = ChunkInfo { inode: InodeId::new(1), version: none, granted: first, goal };
+        let info = ChunkInfo { inode: InodeId::new(1), version: none, granted: first, goal, unsynced: false };
         self.records.insert(chunk, info);
         self.chunks.created(chunk, info);
         self.grant(chunk, none, first, places);
@@ -292,6 +295,28 @@ impl World {
         if self.records[&chunk].is_settled() && self.chunks.live_copies(chunk) > 1 {
             self.chunks.bad_copy(place.volume, chunk, version, &CopyFault::Found("rot".to_owned()));
             self.bad.insert((place.volume, chunk));
+        }
+    }
+
+    /// The header of a chunk's file cannot be read any more: version 0 on the model's disk. A chunkserver that is connected
+    /// finds out at once, another one when it connects.
+    fn damage(&mut self, which: u8) {
+        let on_disk = |machine: &Machine| {
+            let copies = |(volume, disk): (&VolumeId, &BTreeMap<ChunkId, u32>)| {
+                disk.keys().map(|chunk| (*volume, *chunk)).collect::<Vec<_>>()
+            };
+            machine.volumes.iter().flat_map(copies).collect::<Vec<_>>()
+        };
+        let all = self.machines.iter().flat_map(|(id, machine)| {
+            on_disk(machine).into_iter().map(|(volume, chunk)| (*id, volume, chunk)).collect::<Vec<_>>()
+        });
+        let all: Vec<_> = all.filter(|(_, _, chunk)| !self.writing.contains_key(chunk)).collect();
+        let Some((server, volume, chunk)) = pick(all.into_iter(), which) else { return };
+        let machine = self.machines.get_mut(&server).unwrap();
+        machine.volumes.get_mut(&volume).unwrap().insert(chunk, 0);
+        if machine.stream.is_some() {
+            let fault = CopyFault::Found("no magic".to_owned());
+            self.chunks.bad_copy(volume, chunk, ChunkVersion::new(0), &fault);
         }
     }
 
@@ -410,7 +435,7 @@ fn report(volume: VolumeId) -> VolumeReport {
 }
 
 fn held(chunk: ChunkId, version: u32) -> Held {
-    Held { chunk, version: ChunkVersion::new(version), open: false, suspect: false }
+    Held { chunk, version: ChunkVersion::new(version), open: false, suspect: false, unreadable: version == 0 }
 }
 
 fn parts(order: &Order) -> (VolumeId, ChunkId) {
@@ -448,7 +473,12 @@ fn carry_out(machine: &mut Machine, command: &Command) -> CommandResult {
         }
     };
     let version = ChunkVersion::new(disk.get(&chunk).copied().unwrap_or(0));
-    let errno = if done { 0 } else { 2 };
+    // An unreadable file is there, but no copy.
+    let errno = match (done, disk.get(&chunk)) {
+        (true, _) => 0,
+        (false, None) => 2,
+        (false, Some(_)) => 5,
+    };
     CommandResult { command: command.id, done, errno, message: String::new(), version, length: 0 }
 }
 

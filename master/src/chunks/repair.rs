@@ -8,6 +8,7 @@
 use std::ops::Bound;
 use std::time::Duration;
 
+use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId};
 
 use super::Chunks;
@@ -118,6 +119,27 @@ impl Chunks {
         replaceable.map(|copy| copy.slot).filter(is_free)
     }
 
+    /// Has a copy made that can be written, beside copies on volumes that only serve reads. True: one is being made.
+    pub fn add_writable_copy(&mut self, chunk: ChunkId) -> bool {
+        let Some(entry) = self.entries.get(&chunk).filter(|entry| !entry.is_doomed() && entry.is_settled()) else {
+            return false;
+        };
+        if entry.is_repairing() {
+            return true;
+        }
+        let read_only = |copy: &super::index::HeldCopy| {
+            self.is_live_and_good(entry, copy) && !self.servers.volume(copy.slot).takes_writes()
+        };
+        let version = ChunkVersion::new(entry.version());
+        if self.writers.contains_key(&chunk) || self.orders.is_paused(chunk) || !entry.copies().iter().any(read_only) {
+            return false;
+        }
+        let (sources, target) = (self.sources(chunk), self.repair_target(chunk));
+        let Some(target) = target.filter(|_| !sources.is_empty()) else { return false };
+        self.order_repair(chunk, version, &sources, target);
+        true
+    }
+
     /// Whether a bad or suspect copy of the right version stands where a new one could be. Chunkservers replace only copies
     /// that are older: settling the chunk gives the good ones a newer version, and so makes the other one old.
     fn is_blocked_by_useless(&self, chunk: ChunkId) -> bool {
@@ -150,6 +172,11 @@ impl Chunks {
         !self.servers.all_inventoried() && self.now.since(self.started) < self.config.startup_wait
     }
 
+    /// Whether every known volume is there and has said what is on it: a copy that nobody has named is nowhere.
+    pub(super) fn is_everything_there(&self) -> bool {
+        self.servers.volumes().all(|(_, volume)| volume.counts) && self.servers.volumes().next().is_some()
+    }
+
     /// Why no repair is begun at the moment, in words for people.
     pub(super) fn repairs_wait(&self) -> Option<String> {
         if self.is_waiting_for_servers() {
@@ -172,8 +199,11 @@ impl Chunks {
 
     fn mass_disappearance(&self) -> Option<String> {
         let known = self.servers.volumes().count();
-        let away: Vec<_> = self.servers.volumes().map(|(_, volume)| volume).filter(|volume| !volume.counts).collect();
-        let last = away.iter().filter_map(|volume| volume.vanished).max()?;
+        let away = || self.servers.volumes().map(|(_, volume)| volume).filter(|volume| !volume.counts);
+        let last = away().filter_map(|volume| volume.vanished).max()?;
+        // Those that went one by one have nothing shared to blame, and are repaired one by one.
+        let together = |vanished: Monotonic| last.since(vanished) < self.config.mass_window;
+        let away: Vec<_> = away().filter(|volume| volume.vanished.is_some_and(together)).collect();
         let passed = self.now.since(last);
         if passed >= self.config.mass_wait {
             return None;

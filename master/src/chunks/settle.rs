@@ -2,11 +2,11 @@
 //!
 //! The engine waits for the places of the grant that are away (up to the session expiry), takes the best candidate, orders
 //! it raised to a version above the granted one, and logs that. Everything that was ever acknowledged to an `fsync` is on
-//! every place of the grant, so any of them is right; the newest that did not go through a crash loses least.
+//! every place of the grant, so any of them is right; the newest that did not go through a power cut has all that was acknowledged, also to nobody's fsync.
 
 use std::cmp::Reverse;
 
-use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
+use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 
 use super::Chunks;
 use super::index::CopyFlags;
@@ -32,9 +32,24 @@ pub struct SettleView {
     pub missing: Vec<VolumeId>,
     /// Known servers have not yet said what they hold since the master started.
     pub waits_for_servers: bool,
+    /// No copy is known, every known volume is there, and nobody was promised that any of it is on a disk. Whether there
+    /// really is none is to be asked of [`Chunks::every_place`].
+    pub is_lost: bool,
 }
 
 impl Chunks {
+    /// All volumes.
+    pub fn every_place(&self) -> Vec<Place> {
+        self.servers.volumes().filter_map(|(slot, _)| self.servers.live_place(slot)).collect()
+    }
+
+    /// Places for empty copies of a chunk of which nothing is left.
+    pub fn choose_anew(&mut self, chunk: ChunkId) -> Vec<Place> {
+        let Some(entry) = self.entries.get(&chunk) else { return Vec::new() };
+        let holders: Vec<ServerId> = entry.copies().iter().map(|copy| self.servers.volume(copy.slot).server).collect();
+        self.choose_new(entry.info().goal, &holders).unwrap_or_default()
+    }
+
     /// What the chunk can be settled from.
     pub fn settle_candidates(&self, chunk: ChunkId) -> SettleView {
         let Some(entry) = self.entries.get(&chunk) else { return SettleView::default() };
@@ -64,6 +79,11 @@ impl Chunks {
             // Bad copies are only better than nothing.
             ranked.retain(|(bad, ..)| !bad);
         }
+        if ranked.first().is_some_and(|(_, _, suspect, _)| !suspect) {
+            // A copy that kept its power has everything; suspect ones could only outvote it.
+            ranked.retain(|(_, _, suspect, _)| !suspect);
+        }
+        view.is_lost = ranked.is_empty() && entry.may_have_lost_all() && self.is_everything_there();
         view.candidates = ranked.into_iter().map(|(_, _, _, candidate)| candidate).collect();
         view
     }

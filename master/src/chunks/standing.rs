@@ -17,6 +17,7 @@ impl Chunks {
         let under = counted.filter(|counted| counted.live > 0 && counted.live < counted.goal);
         let suspect =
             counted.is_some_and(|counted| counted.live == 0 && counted.settled) && self.has_live_suspect(entry);
+        let lost = counted.is_some_and(|counted| counted.settled) && entry.may_have_lost_all();
         let removable = !self.deletable(chunk, entry).is_empty();
 
         if counted != before {
@@ -29,7 +30,7 @@ impl Chunks {
         if let Some(counted) = under {
             self.under_goal.insert((counted.live, chunk));
         }
-        put(&mut self.to_settle, chunk, suspect);
+        put(&mut self.to_settle, chunk, suspect || lost);
         put(&mut self.cleanup, chunk, removable);
         let now_s = self.now.since(self.started).as_secs() as u32;
         if let Some(entry) = self.entries.get_mut(&chunk) {

@@ -15,6 +15,8 @@ pub struct ChunksConfig {
     pub last_copy_delay: Duration,
     /// How long repairs wait, after the last volume vanished, when most of them vanished together.
     pub mass_wait: Duration,
+    /// Volumes that vanish within this time of each other vanish together.
+    pub mass_window: Duration,
     /// How long repairs wait after the start for known servers that have not registered yet.
     pub startup_wait: Duration,
     /// A server is away after this long without a heartbeat.
@@ -39,6 +41,7 @@ impl Default for ChunksConfig {
             repair_delay: Duration::from_secs(10),
             last_copy_delay: Duration::ZERO,
             mass_wait: Duration::from_secs(300),
+            mass_window: Duration::from_secs(60),
             startup_wait: Duration::from_secs(20),
             server_expiry: Duration::from_secs(5),
             order_deadline: Duration::from_secs(10),
@@ -62,12 +65,14 @@ pub struct ChunkInfo {
     pub granted: ChunkVersion,
     /// How many copies it is to have.
     pub goal: Goal,
+    /// Nobody has said that any of it is on a disk: a power cut may have taken every copy.
+    pub unsynced: bool,
 }
 
 impl ChunkInfo {
     pub(super) fn of_freed() -> ChunkInfo {
         let zero = ChunkVersion::new(0);
-        ChunkInfo { inode: InodeId::new(0), version: zero, granted: zero, goal: Goal::ONE }
+        ChunkInfo { inode: InodeId::new(0), version: zero, granted: zero, goal: Goal::ONE, unsynced: false }
     }
 
     /// Whether no writer has a newer version than the record.
@@ -218,6 +223,8 @@ pub struct Held {
     pub open: bool,
     /// It was open in a crash or power cut.
     pub suspect: bool,
+    /// A file that is named as the chunk and whose header cannot be read; its version is 0.
+    pub unreadable: bool,
 }
 
 /// Number of a command to a chunkserver.
@@ -240,7 +247,7 @@ pub struct Command {
 /// What a chunkserver is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// Delete the copy of exactly this version.
+    /// Delete the copy of exactly this version; 0: a file whose header cannot be read.
     Delete {
         /// On this volume.
         volume: VolumeId,
@@ -270,7 +277,18 @@ pub enum Order {
         from: ChunkVersion,
         /// The version it is to have.
         to: ChunkVersion,
+        /// Which copies are raised.
+        of: RaiseOf,
     },
+}
+
+/// Which copies a raise is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RaiseOf {
+    /// Those that have everything that was acknowledged: a suspect one refuses.
+    Sound,
+    /// Also suspect ones: what a power cut left becomes their content. From version 0: an empty copy is made.
+    Whatever,
 }
 
 /// What became of a command.
@@ -297,6 +315,8 @@ pub struct Outcome {
     pub done: Vec<(Place, u32)>,
     /// Where it was not, with the reason.
     pub failed: Vec<(Place, String)>,
+    /// How many of those failed because there is no such copy.
+    pub absent: usize,
 }
 
 /// Who found that a copy is bad.

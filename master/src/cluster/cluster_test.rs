@@ -6,7 +6,7 @@ use rfs_proto::cluster::cluster_client::ClusterClient;
 use tokio_stream::wrappers::TcpListenerStream;
 
 use super::*;
-use crate::chunks::{ChunkInfo, Command, Order};
+use crate::chunks::{ChunkInfo, Command, Order, RaiseOf};
 use crate::status::test_master::TestMaster;
 use rfs_common::ids::{Goal, InodeId};
 
@@ -130,18 +130,20 @@ async fn commands_go_out_and_results_come_back() {
     client.send(From::Heartbeat(wire::Heartbeat { reads: 7, ..wire::Heartbeat::default() })).await;
     assert!(matches!(client.receive().await, Some(To::Heartbeat(_))));
     let (chunk, version) = (ChunkId::new(6), ChunkVersion::new(3));
-    let info = ChunkInfo { inode: InodeId::new(1), version, granted: version, goal: Goal::ONE };
+    let info = ChunkInfo { inode: InodeId::new(1), version, granted: version, goal: Goal::ONE, unsynced: false };
     server.master.with_chunks(|chunks, _| chunks.load(chunk, info));
     client.inventory(10, &[(6, 3)]).await;
     client.send(From::Heartbeat(wire::Heartbeat::default())).await;
     assert!(matches!(client.receive().await, Some(To::Heartbeat(_))));
     let places = server.master.with_chunks(|chunks, _| chunks.places(chunk));
     assert_eq!(places.len(), 1);
-    let order = server.master.with_chunks(|chunks, _| chunks.order_raise(chunk, version, version.next(), &places));
+    let order = server
+        .master
+        .with_chunks(|chunks, _| chunks.order_raise(chunk, version, version.next(), &places, RaiseOf::Sound));
     let Some(To::Command(command)) = client.receive().await else { panic!("no command") };
     assert!(matches!(
         command.order,
-        Some(wire::command::Order::Raise(wire::Raise { chunk: 6, from: 3, to: 4, volume: 10 }))
+        Some(wire::command::Order::Raise(wire::Raise { chunk: 6, from: 3, to: 4, volume: 10, settles: false }))
     ));
     assert!(server.master.with_chunks(|chunks, _| chunks.order_outcome(order)).is_none());
     let result =

@@ -6,7 +6,7 @@ use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 use rfs_proto::cluster as wire;
 
 use crate::chunks::{
-    Command, CommandId, CommandResult, Held, Order, Place, Registration, ScrubReport, Traffic, VolumeReport,
+    Command, CommandId, CommandResult, Held, Order, Place, RaiseOf, Registration, ScrubReport, Traffic, VolumeReport,
     VolumeState,
 };
 
@@ -65,6 +65,7 @@ pub(super) fn held(held: &wire::Held) -> Held {
         version: ChunkVersion::new(held.version),
         open: held.open,
         suspect: held.suspect,
+        unreadable: held.unreadable,
     }
 }
 
@@ -101,11 +102,12 @@ pub(super) fn command(command: Command) -> wire::ToChunkserver {
             version: version.get(),
             sources: sources.iter().map(source).collect(),
         }),
-        Order::Raise { volume, chunk, from, to } => wire::command::Order::Raise(wire::Raise {
+        Order::Raise { volume, chunk, from, to, of } => wire::command::Order::Raise(wire::Raise {
             volume: volume.get(),
             chunk: chunk.get(),
             from: from.get(),
             to: to.get(),
+            settles: of == RaiseOf::Whatever,
         }),
     };
     message(wire::to_chunkserver::Message::Command(wire::Command { command: command.id.0, order: Some(order) }))

@@ -13,8 +13,8 @@ use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
 use super::grants::PlacedGrant;
 use super::turn::{Performed, Turn};
 use super::{Failure, Refusal};
-use crate::chunks::{OrderId, Outcome, Place, Severity};
-use crate::namespace::ops::chunks;
+use crate::chunks::{OrderId, Outcome, Place, RaiseOf, Severity};
+use crate::namespace::ops::chunks::{self, Remains};
 use crate::namespace::ops::write::{CopyFailed, Grant, GrantWrite};
 
 /// A copy that failed, as its writer saw it.
@@ -48,23 +48,32 @@ impl Turn<'_> {
         let from = [Some(operation.version), version_from].into_iter().flatten().collect();
         let was_settled = self.state().chunks.info(operation.chunk).is_some_and(|info| info.is_settled());
         let is_pending = self.state().chunks.info(operation.chunk).is_some_and(|info| info.version.get() == 0);
-        let raised = self.raise_until_agreed(operation.chunk, survivors, from)?;
-        let placed = match raised {
-            Some((version, places)) => {
-                grant.version_from = version;
-                grant.version = version;
-                let places = self.fill_up(&grant, places)?;
-                PlacedGrant { grant, places }
-            }
-            None if is_pending => return self.begin_again(operation, failed, shape),
-            None => return Err(no_copy_left(operation.chunk).into()),
-        };
+        let from: Vec<ChunkVersion> = from;
+        let mut remains = Remains::Everything;
+        let mut raised = self.raise_until_agreed(operation.chunk, survivors, from.clone(), RaiseOf::Sound)?;
+        if raised.is_none() && is_pending {
+            return self.begin_again(operation, failed, shape);
+        }
+        if raised.is_none() {
+            // All of them failed, as after a power cut of all: what is left goes on, and the writer learns of it.
+            remains = Remains::WhatWasSynced;
+            raised = self.raise_until_agreed(operation.chunk, before, from, RaiseOf::Whatever)?;
+        }
+        let Some((version, places)) = raised else { return Err(no_copy_left(operation.chunk).into()) };
+        grant.version_from = version;
+        grant.version = version;
+        let places = self.fill_up(&grant, places)?;
+        if remains == Remains::WhatWasSynced {
+            grant.lost_version = version;
+        }
+        let placed = PlacedGrant { grant, places };
         let engine = self.engine;
         let mut transaction = engine.transaction();
         if was_settled {
-            chunks::settle(&mut transaction, operation.chunk, placed.grant.version)?;
+            chunks::settle(&mut transaction, operation.chunk, placed.grant.version, remains)?;
         } else if let Some(mut record) = transaction.chunk(operation.chunk)? {
             record.granted = placed.grant.version.get();
+            record.lost = placed.grant.lost_version.get();
             transaction.put_chunk(operation.chunk, &record);
         }
         let reply = shape(&placed);
@@ -99,6 +108,7 @@ impl Turn<'_> {
         chunk: ChunkId,
         mut places: Vec<Place>,
         mut from: Vec<ChunkVersion>,
+        of: RaiseOf,
     ) -> Result<Option<(ChunkVersion, Vec<Place>)>, Refusal> {
         from.retain(|version| version.get() > 0);
         from.dedup();
@@ -110,7 +120,7 @@ impl Turn<'_> {
             let mut left = places.clone();
             let mut raised = Vec::new();
             for version in &from {
-                let outcome = self.raise(chunk, *version, to, &left)?;
+                let outcome = self.raise(chunk, *version, to, &left, of)?;
                 raised.extend(outcome.done.into_iter().map(|(place, _)| place));
                 left.retain(|place| raised.iter().all(|done: &Place| done.volume != place.volume));
                 if left.is_empty() {
@@ -141,8 +151,9 @@ impl Turn<'_> {
         from: ChunkVersion,
         to: ChunkVersion,
         places: &[Place],
+        of: RaiseOf,
     ) -> Result<Outcome, Refusal> {
-        let order = self.state().chunks.order_raise(chunk, from, to, places);
+        let order = self.state().chunks.order_raise(chunk, from, to, places, of);
         self.outcome(order)
     }
 

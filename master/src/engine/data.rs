@@ -12,6 +12,7 @@ use crate::chunks::{CopyFault, Place, WriteRefusal};
 use crate::leases::{Lease, LeaseMode};
 use crate::namespace::metadata::Transaction;
 use crate::namespace::ops::Node;
+use crate::namespace::ops::chunks;
 use crate::namespace::ops::locate::{Locate, LocatedChunk};
 use crate::namespace::ops::make::{Made, Make};
 use crate::namespace::ops::write::{Commit, Grant, GrantWrite};
@@ -77,6 +78,7 @@ impl Turn<'_> {
             let reference = engine.transaction().chunk_ref(operation.inode, operation.index)?;
             let Some(chunk) = reference.map(|reference| reference.chunk_id()) else { return Ok(()) };
             let state = self.state();
+            state.settle_left_open();
             let Some(info) = state.chunks.info(chunk) else { return Ok(()) };
             if info.version.get() == 0 || (info.is_settled() && !state.is_settling(chunk)) {
                 return Ok(());
@@ -92,6 +94,7 @@ impl Turn<'_> {
     fn places_for(&mut self, grant: &Grant) -> Result<Vec<Place>, PlacesRefusal> {
         let session = self.session();
         let chunks = &mut self.state().chunks;
+        let chunk = grant.chunk;
         if grant.is_new() {
             return chunks
                 .choose_new(grant.goal, &[])
@@ -100,12 +103,18 @@ impl Turn<'_> {
         let copies_min = usize::from(grant.goal.get()).min(chunks.config().copies_min);
         match chunks.begin_write(grant.chunk, session) {
             Ok(places) if places.len() >= copies_min => Ok(places),
-            // Repair is about to add copies: at once where one is left, after a while otherwise.
+            // Repair is about to add copies: at once where one is left, after a while otherwise. Where the others are there
+            // and cannot be written, it would not.
             Ok(_) => {
-                chunks.end_write(grant.chunk);
+                chunks.end_write(chunk);
+                chunks.add_writable_copy(chunk);
                 Err(PlacesRefusal::Busy)
             }
-            Err(WriteRefusal::Busy | WriteRefusal::NoCopies) => Err(PlacesRefusal::Busy),
+            Err(WriteRefusal::NoCopies) => {
+                chunks.add_writable_copy(chunk);
+                Err(PlacesRefusal::Busy)
+            }
+            Err(WriteRefusal::Busy) => Err(PlacesRefusal::Busy),
         }
     }
 
@@ -160,6 +169,10 @@ impl Turn<'_> {
             let Performed { outcome: (node, located), .. } = self.perform(operation)?;
             let in_time = self.engine.clock.monotonic() < deadline;
             let state = self.state();
+            state.settle_left_open();
+            for located in &located {
+                state.end_grant_without_copies(located.chunk);
+            }
             let unsettled = located.iter().find(|located| {
                 let being_settled = state.is_settling(located.chunk) || !located.record.is_settled();
                 being_settled && state.grants.get(located.chunk).is_none_or(|held| held.session != session)
@@ -190,6 +203,19 @@ impl Turn<'_> {
             let placed = placed.collect();
             return Ok((node, placed));
         }
+    }
+
+    /// A client has synced every copy of these chunks.
+    pub(crate) fn chunks_synced(&mut self, synced: &[ChunkId]) -> Result<(), Refusal> {
+        let engine = self.engine;
+        let mut transaction = engine.transaction();
+        for chunk in synced {
+            chunks::synced(&mut transaction, *chunk)?;
+        }
+        if !transaction.is_unchanged() {
+            self.state().commit(engine, None, &transaction.into_changes())?;
+        }
+        Ok(())
     }
 
     /// A reader was not given right bytes.

@@ -14,7 +14,8 @@ use rfs_proto::session_calls::Call;
 
 use super::*;
 use crate::chunks::{
-    Command, CommandResult, InventoryPart, Order, Place, Registration, Signal, StreamId, VolumeReport, VolumeState,
+    Command, CommandResult, Held, InventoryPart, Order, Place, RaiseOf, Registration, Signal, StreamId, VolumeReport,
+    VolumeState,
 };
 use crate::leases::{Lease, LeaseMode};
 use crate::namespace::bootstrap::new_cluster;
@@ -140,8 +141,13 @@ impl World {
         assert_eq!(report.findings, Vec::<String>::new());
     }
 
-    /// Connects chunkservers 1 to `count`, each with one volume of the same number.
+    /// Connects chunkservers 1 to `count`, each with one empty volume of the same number.
     fn chunkservers(&self, count: u64) {
+        self.chunkservers_holding(count, |_| Vec::new());
+    }
+
+    /// The same, with what each volume holds.
+    fn chunkservers_holding(&self, count: u64, held: impl Fn(u64) -> Vec<Held>) {
         for id in 1..=count {
             let volume = VolumeReport {
                 volume: VolumeId::new(id),
@@ -164,19 +170,24 @@ impl World {
             self.engine.with_chunks(|chunks, now| {
                 chunks.register(now, registration, STREAM, Signal::default()).unwrap();
                 let whole = InventoryPart { first: true, last: true };
-                chunks.inventory(now, ServerId::new(id), STREAM, VolumeId::new(id), &[], whole);
+                chunks.inventory(now, ServerId::new(id), STREAM, VolumeId::new(id), &held(id), whole);
             });
         }
     }
 
     /// Carries out the commands of the chunkservers; those of `failing` fail. Returns what was ordered.
     fn carry_out(&self, count: u64, failing: &[u64]) -> Vec<Command> {
+        self.carry_out_or_fail(count, |server, _| failing.contains(&server).then_some(5))
+    }
+
+    /// The same; `fails` gives the errno of what fails.
+    fn carry_out_or_fail(&self, count: u64, fails: impl Fn(u64, &Order) -> Option<u32>) -> Vec<Command> {
         let mut all = Vec::new();
         for id in 1..=count {
             let server = ServerId::new(id);
             let commands = self.engine.with_chunks(|chunks, _| chunks.take_commands(server, STREAM));
             for command in commands {
-                let fails = failing.contains(&id);
+                let errno = fails(id, &command.order);
                 let version = match command.order {
                     Order::Raise { to, .. } => to,
                     Order::Replicate { version, .. } => version,
@@ -184,10 +195,10 @@ impl World {
                 };
                 let result = CommandResult {
                     command: command.id,
-                    done: !fails,
-                    errno: if fails { 5 } else { 0 },
+                    done: errno.is_none(),
+                    errno: errno.unwrap_or(0),
                     message: String::new(),
-                    version: if fails { ChunkVersion::new(0) } else { version },
+                    version: if errno.is_some() { ChunkVersion::new(0) } else { version },
                     length: 0,
                 };
                 self.engine.with_chunks(|chunks, now| chunks.command_result(now, server, STREAM, &result));
@@ -531,12 +542,16 @@ fn grant(client: &Client, file: u64) -> session::WriteGrant {
 }
 
 fn commit(client: &Client, file: u64, grant: &session::WriteGrant, length: u32) {
+    commit_as(client, file, grant, length, true);
+}
+
+fn commit_as(client: &Client, file: u64, grant: &session::WriteGrant, length: u32, durable: bool) {
     let chunk = session::CommittedChunk { index: 0, chunk: grant.chunk, version: grant.version, length };
     let commit = session::Commit {
         inode: file,
         length: Some(u64::from(length)),
         chunks: vec![chunk],
-        durable: true,
+        durable,
         ..session::Commit::default()
     };
     client.call(&commit).unwrap();
@@ -681,4 +696,134 @@ fn stopping_ends_every_wait_without_an_answer() {
     until("the recall", || !writer.peer.recalls().is_empty());
     world.engine.stop();
     assert!(matches!(waiting.join().unwrap(), Err(Refusal::Close(_))));
+}
+
+/// Every volume of the grant has its chunk in this version, marked as taking writes.
+fn open_copies(places: &[session::Place], chunk: u64, version: u32, volume: u64) -> Vec<Held> {
+    let (chunk, version) = (ChunkId::new(chunk), ChunkVersion::new(version));
+    let held = Held { chunk, version, open: true, suspect: false, unreadable: false };
+    if places.iter().any(|place| place.volume == volume) { vec![held] } else { Vec::new() }
+}
+
+#[test]
+fn what_was_written_after_a_commit_is_compared_when_master_and_writer_are_gone() {
+    for comes_back in [false, true] {
+        let mut world = World::new();
+        world.chunkservers(3);
+        let writer = world.client(Manners::Keeps);
+        let made = writer.make("f", true);
+        let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+        commit(&writer, file, &first, 10);
+        world.restart();
+        world.chunkservers_holding(3, |volume| open_copies(&first.places, first.chunk, 1, volume));
+        if comes_back {
+            let grant = rfs_common::ids::LeaseGrant::new(1);
+            let lease = Lease { inode: InodeId::new(file), mode: LeaseMode::Write, grant };
+            let reclaimed = ReclaimedState { leases: vec![lease], last: true, ..ReclaimedState::default() };
+            assert_eq!(world.engine.reclaim(writer.session, &reclaimed).unwrap(), []);
+            world.tick_after(1);
+            assert_eq!(world.engine.totals().settling, 0, "its writer is back and goes on");
+        }
+        world.tick_after(11);
+        assert_eq!(world.engine.totals().settling, 1, "its writer is gone; back before: {comes_back}");
+        let reader = world.client(Manners::Answers);
+        let waiting = reader.spawn(session::Locate { inode: file, first_index: 0, count: 1 });
+        until("the settling", || {
+            world.carry_out(3, &[]);
+            world.engine.tick(&Digests(false));
+            waiting.is_finished()
+        });
+        let chunk = waiting.join().unwrap().unwrap().chunks.remove(0);
+        assert_eq!((chunk.version, chunk.places.len(), chunk.lost_version), (3, 1, 0));
+        world.check();
+    }
+}
+
+#[test]
+fn a_writer_whose_copies_all_lost_power_goes_on_and_learns_that_bytes_are_gone() {
+    let world = World::new();
+    world.chunkservers(2);
+    let client = world.client(Manners::Answers);
+    let made = client.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    commit(&client, file, &first, 10);
+    let failure = |place: &session::Place| session::CopyFailure {
+        server: place.server,
+        volume: place.volume,
+        errno: 5,
+        reason: "it is suspect".into(),
+    };
+    let (chunk, version) = (first.chunk, first.version);
+    let failures = first.places.iter().map(failure).collect();
+    let waiting = client.spawn(session::CopyFailed { inode: file, index: 0, chunk, version, failures });
+    until("the new grant", || {
+        let suspect = |_, order: &Order| matches!(order, Order::Raise { of: RaiseOf::Sound, .. }).then_some(5);
+        world.carry_out_or_fail(2, suspect);
+        waiting.is_finished()
+    });
+    let next = waiting.join().unwrap().unwrap().grant.unwrap();
+    assert!(next.version > first.version && next.version_from == next.version, "{next:?}");
+    assert_eq!((next.lost_version, next.places.len()), (next.version, 2));
+    world.check();
+}
+
+#[test]
+fn a_chunk_that_a_power_cut_took_from_everywhere_is_made_anew_if_nobody_ever_synced_it() {
+    const ENOENT: u32 = 2;
+    for synced in [false, true] {
+        let mut world = World::new();
+        world.chunkservers(3);
+        let writer = world.client(Manners::Answers);
+        let made = writer.make("f", true);
+        let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+        commit_as(&writer, file, &first, 10, false);
+        if synced {
+            writer.call(&session::Sync { chunks: vec![first.chunk] }).unwrap();
+        }
+        world.engine.goodbye(writer.session);
+        world.restart();
+        world.chunkservers(3);
+        let mut asked = 0;
+        for _ in 0..20 {
+            world.tick_after(1);
+            let missing =
+                |_, order: &Order| matches!(order, Order::Raise { from, .. } if from.get() != 0).then_some(ENOENT);
+            let ordered = world.carry_out_or_fail(3, missing);
+            let search = |command: &&Command| matches!(command.order, Order::Raise { from, to, .. } if from == to);
+            asked += ordered.iter().filter(search).count();
+        }
+        let chunk = world.engine.with_chunks(|chunks, _| chunks.info(ChunkId::new(first.chunk)).unwrap());
+        let places = world.engine.with_chunks(|chunks, _| chunks.places(ChunkId::new(first.chunk)).len());
+        if synced {
+            assert_eq!((asked, places, chunk.version.get()), (0, 0, 1), "what was promised is waited for");
+        } else {
+            assert_eq!((asked, places, chunk.version.get()), (3, 2, 2));
+        }
+        world.check();
+    }
+}
+
+#[test]
+fn a_writer_that_asks_for_committed_bytes_learns_that_all_copies_lost_power() {
+    let world = World::new();
+    world.chunkservers(2);
+    let writer = world.client(Manners::Answers);
+    let made = writer.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    commit_as(&writer, file, &first, 10, false);
+    world.chunkservers_holding(2, |volume| {
+        let copies = open_copies(&first.places, first.chunk, 1, volume);
+        copies.into_iter().map(|held| Held { suspect: true, ..held }).collect()
+    });
+    let locate = session::Locate { inode: file, first_index: 0, count: 1 };
+    let located = || writer.call(&locate).unwrap().chunks.remove(0);
+    assert_eq!(located().lost_version, 0);
+    until("the settling", || {
+        world.carry_out(2, &[]);
+        world.engine.tick(&Digests(true));
+        located().lost_version > 0
+    });
+    let chunk = located();
+    assert_eq!((chunk.version, chunk.lost_version, chunk.places.len()), (2, 2, 2));
+    world.check();
 }

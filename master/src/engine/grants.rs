@@ -86,6 +86,15 @@ impl Grants {
         self.reclaimed.entry(inode).or_default().push(chunk);
     }
 
+    /// A WRITE lease on the file was reclaimed: chunks of it may have been granted before the restart.
+    pub(super) fn note_reclaimed(&mut self, inode: InodeId) {
+        self.reclaimed.entry(inode).or_default();
+    }
+
+    fn is_reclaimed(&self, inode: InodeId) -> bool {
+        self.reclaimed.contains_key(&inode)
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.held.len()
@@ -125,6 +134,33 @@ impl State {
         let mut nodes = self.grants.nodes_of(session);
         nodes.extend(self.grants.reclaimed.keys().filter(|inode| self.leases.may_write(session, **inode)));
         nodes.into_iter().for_each(|inode| self.writing_ended(session, inode));
+    }
+
+    /// Chunks that were being written when the master restarted, and that its records call settled: a writer may go on
+    /// after a commit, and copies may differ in what it wrote since. Those of writers that came back are theirs; the others
+    /// are settled.
+    pub(super) fn settle_left_open(&mut self) {
+        for chunk in self.chunks.take_left_open() {
+            let Some(inode) = self.chunks.info(chunk).map(|info| info.inode) else { continue };
+            if self.grants.get(chunk).is_some() {
+                continue;
+            }
+            if self.grants.is_reclaimed(inode) {
+                self.grants.put_reclaimed(inode, chunk);
+            } else {
+                self.settling.add(chunk);
+            }
+        }
+    }
+
+    /// A grant whose chunk was committed, and of which nothing but suspect copies is left, ends: its writer, which is asking
+    /// where they are, cannot go on with them, and settling does not wait for the lease to come down.
+    pub(super) fn end_grant_without_copies(&mut self, chunk: ChunkId) {
+        if self.grants.get(chunk).is_some() && self.chunks.lacks_sound_copies(chunk) {
+            self.grants.remove(chunk);
+            self.settling.add(chunk);
+            self.end_write(chunk);
+        }
     }
 
     /// Notes a grant that was committed.

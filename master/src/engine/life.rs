@@ -371,6 +371,10 @@ impl Engine {
     /// Every session is back or gone: operations may run. What was granted to writers that did not come back is settled.
     fn end_grace(&self, state: &mut State) {
         state.grace_over = true;
+        for inode in state.leases.written_nodes() {
+            state.grants.note_reclaimed(inode);
+        }
+        state.settle_left_open();
         for chunk in state.settling.chunks() {
             let Some(inode) = state.chunks.info(chunk).map(|info| info.inode) else { continue };
             if state.leases.writer(inode).is_some() {

@@ -51,6 +51,7 @@ pub(super) fn chunk_info(record: &ChunkRecord) -> ChunkInfo {
         version: record.chunk_version(),
         granted: ChunkVersion::new(record.granted),
         goal: record.copies(),
+        unsynced: record.unsynced,
     }
 }
 

@@ -5,6 +5,10 @@
 //! copies raised to it (from then on a writer that still lives is shut out), compare what they hold, and note the version.
 //! Copies that differ are narrowed down to one group that is raised once more. Readers and writers of the chunk wait.
 //!
+//! Where no copy kept its power, what the power cut left becomes the content, and the record notes the version
+//! (`lost`): clients that have not synced what they wrote before learn of it. Where a power cut took every copy of a chunk that
+//! nobody ever synced, every volume is asked for it, and then empty copies take its place: it reads as zeros.
+//!
 //! What always holds: no reader gets a chunk between its writer's end and its settling; a version is reserved in the store
 //! before a copy is raised to it.
 
@@ -12,11 +16,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rfs_common::clock::Monotonic;
-use rfs_common::ids::{ChunkId, ChunkVersion};
+use rfs_common::ids::{ChunkId, ChunkVersion, InodeId};
 
 use super::{Engine, State};
-use crate::chunks::{OrderId, Place, SettleView, Severity};
-use crate::namespace::ops::chunks;
+use crate::chunks::{OrderId, Place, RaiseOf, SettleView, Severity};
+use crate::namespace::ops::chunks::{self, Remains};
 
 /// How long to leave a chunk alone that cannot be settled now.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -34,10 +38,20 @@ pub trait CompareCopies: Send + Sync {
 enum Stage {
     /// Nothing was done, or it begins anew after this.
     Pending { not_before: Option<Monotonic> },
+    /// Every volume is asked for a copy that none has named.
+    Searching { order: OrderId, asked: usize },
     /// Copies are being raised to a version that was reserved.
-    Raising { order: OrderId, to: ChunkVersion, asked: usize, alike: bool },
+    Raising { order: OrderId, to: ChunkVersion, asked: usize, alike: bool, remains: Remains },
     /// Copies were raised and are to be compared.
-    Comparing { to: ChunkVersion, places: Vec<Place>, taken: bool },
+    Comparing { to: ChunkVersion, places: Vec<Place>, taken: bool, remains: Remains },
+}
+
+/// What follows a raise.
+#[derive(Clone, Copy, Debug)]
+struct Next {
+    /// The copies are known to be alike: they need not be compared.
+    alike: bool,
+    remains: Remains,
 }
 
 #[derive(Debug)]
@@ -135,8 +149,19 @@ impl State {
                 self.begin_raise(engine, chunk, since, now);
                 None
             }
-            Stage::Raising { order, to, asked, alike } => {
-                let (order, to, asked, alike) = (*order, *to, *asked, *alike);
+            Stage::Searching { order, asked } => {
+                let (order, asked) = (*order, *asked);
+                let outcome = self.chunks.order_outcome(order)?;
+                let nowhere = outcome.absent == asked && self.chunks.settle_candidates(chunk).is_lost;
+                if nowhere {
+                    self.begin_anew(engine, chunk, now)
+                } else {
+                    self.pause(chunk, now + PAUSE)
+                }
+                None
+            }
+            Stage::Raising { order, to, asked, alike, remains } => {
+                let (order, to, asked, alike, remains) = (*order, *to, *asked, *alike, *remains);
                 let outcome = self.chunks.order_outcome(order)?;
                 let places: Vec<Place> = outcome.done.into_iter().map(|(place, _)| place).collect();
                 if places.is_empty() || places.len() < asked {
@@ -147,13 +172,13 @@ impl State {
                     return None;
                 }
                 if alike || places.len() == 1 {
-                    self.settled(engine, chunk, to, &places, now);
+                    self.settled(engine, chunk, to, &places, remains, now);
                 } else if let Some(work) = self.settling.work.get_mut(&chunk) {
-                    work.stage = Stage::Comparing { to, places, taken: false };
+                    work.stage = Stage::Comparing { to, places, taken: false, remains };
                 }
                 None
             }
-            Stage::Comparing { to, places, taken } => {
+            Stage::Comparing { to, places, taken, .. } => {
                 if std::mem::replace(taken, true) {
                     return None;
                 }
@@ -165,12 +190,16 @@ impl State {
     /// Raises the best copies, once all places of the grant are there or were waited for long enough.
     fn begin_raise(&mut self, engine: &Engine, chunk: ChunkId, since: Monotonic, now: Monotonic) {
         let view = self.chunks.settle_candidates(chunk);
+        if view.is_lost && !view.waits_for_servers && view.missing.is_empty() {
+            return self.search(chunk);
+        }
         let waited = now.since(since) >= engine.config.session_expiry;
         if view.candidates.is_empty() || (!waited && (view.waits_for_servers || !view.missing.is_empty())) {
             self.report_stuck(engine, chunk, waited, &view);
             return self.pause(chunk, now + PAUSE);
         }
-        let best = view.candidates[0].version;
+        let (best, suspect) = (view.candidates[0].version, view.candidates[0].suspect);
+        let remains = if suspect { Remains::WhatWasSynced } else { Remains::Everything };
         let places: Vec<Place> = view
             .candidates
             .into_iter()
@@ -179,7 +208,30 @@ impl State {
             .collect();
         // Copies that all still have the committed version were never written to under the grant.
         let alike = self.chunks.info(chunk).is_some_and(|info| best == info.version && !info.is_settled());
-        self.raise_to_settle(engine, chunk, best, &places, now, alike);
+        self.raise_to_settle(engine, chunk, best, &places, now, Next { alike, remains });
+    }
+
+    /// Asks every volume for a chunk that none has named. One that has it after all is then known to have it.
+    fn search(&mut self, chunk: ChunkId) {
+        let (places, version) = (self.chunks.every_place(), self.chunks.info(chunk).map(|info| info.version));
+        let version = version.unwrap_or(ChunkVersion::FIRST);
+        let order = self.chunks.order_raise(chunk, version, version, &places, RaiseOf::Sound);
+        if let Some(work) = self.settling.work.get_mut(&chunk) {
+            work.stage = Stage::Searching { order, asked: places.len() };
+        }
+    }
+
+    /// Has empty copies made of a chunk of which nothing is left.
+    fn begin_anew(&mut self, engine: &Engine, chunk: ChunkId, now: Monotonic) {
+        let places = self.chunks.choose_anew(chunk);
+        if places.is_empty() {
+            return self.pause(chunk, now + PAUSE);
+        }
+        let inode = self.chunks.info(chunk).map_or(InodeId::new(0), |info| info.inode);
+        let what = format!("a power cut took chunk {chunk} of inode {inode} from every volume");
+        engine.report(Severity::Warning, format!("{what}; no fsync had covered it: it reads as zeros from now on"));
+        let next = Next { alike: true, remains: Remains::WhatWasSynced };
+        self.raise_to_settle(engine, chunk, ChunkVersion::new(0), &places, now, next);
     }
 
     fn raise_to_settle(
@@ -189,7 +241,7 @@ impl State {
         from: ChunkVersion,
         places: &[Place],
         now: Monotonic,
-        alike: bool,
+        next: Next,
     ) {
         let mut transaction = engine.transaction();
         let reserved = chunks::raise(&mut transaction, chunk);
@@ -204,9 +256,20 @@ impl State {
         if self.commit(engine, None, &transaction.into_changes()).is_err() {
             return self.pause(chunk, now + PAUSE);
         }
-        let order = self.chunks.order_raise(chunk, from, to, places);
+        let order = self.chunks.order_raise(chunk, from, to, places, RaiseOf::Whatever);
+        let Next { alike, remains } = next;
         if let Some(work) = self.settling.work.get_mut(&chunk) {
-            work.stage = Stage::Raising { order, to, asked: places.len(), alike };
+            work.stage = Stage::Raising { order, to, asked: places.len(), alike, remains };
+        }
+    }
+
+    /// Nobody could compare the copies now: they are given out again.
+    pub(super) fn not_compared(&mut self, comparison: &Comparison) {
+        let work = self.settling.work.get_mut(&comparison.chunk);
+        if let Some(Stage::Comparing { to, taken, .. }) = work.map(|work| &mut work.stage)
+            && *to == comparison.version
+        {
+            *taken = false;
         }
     }
 
@@ -219,14 +282,10 @@ impl State {
         now: Monotonic,
     ) {
         let chunk = comparison.chunk;
-        let is_current = self
-            .settling
-            .work
-            .get(&chunk)
-            .is_some_and(|work| matches!(&work.stage, Stage::Comparing { to, .. } if *to == comparison.version));
-        if !is_current {
-            return;
-        }
+        let remains = match self.settling.work.get(&chunk).map(|work| &work.stage) {
+            Some(Stage::Comparing { to, remains, .. }) if *to == comparison.version => *remains,
+            _ => return,
+        };
         let group_of = |digest: &[u8; 32]| -> Vec<Place> {
             let alike = comparison.places.iter().zip(digests).filter(|(_, other)| other.as_ref() == Some(digest));
             alike.map(|(place, _)| place.clone()).collect()
@@ -244,20 +303,28 @@ impl State {
             best = comparison.places[..1].to_vec();
         }
         if best.len() == comparison.places.len() {
-            return self.settled(engine, chunk, comparison.version, &best, now);
+            return self.settled(engine, chunk, comparison.version, &best, remains, now);
         }
         let (kept, all) = (best.len(), comparison.places.len());
         engine.report(
             Severity::Warning,
             format!("{all} copies of chunk {chunk} differ after the loss of their writer: {kept} are kept, the others made anew"),
         );
-        self.raise_to_settle(engine, chunk, comparison.version, &best, now, true);
+        self.raise_to_settle(engine, chunk, comparison.version, &best, now, Next { alike: true, remains });
     }
 
-    fn settled(&mut self, engine: &Engine, chunk: ChunkId, version: ChunkVersion, places: &[Place], now: Monotonic) {
+    fn settled(
+        &mut self,
+        engine: &Engine,
+        chunk: ChunkId,
+        version: ChunkVersion,
+        places: &[Place],
+        remains: Remains,
+        now: Monotonic,
+    ) {
         self.chunks.granted(chunk, version, version, places);
         let mut transaction = engine.transaction();
-        let settled = chunks::settle(&mut transaction, chunk, version);
+        let settled = chunks::settle(&mut transaction, chunk, version, remains);
         if settled.is_err() || self.commit(engine, None, &transaction.into_changes()).is_err() {
             return self.pause(chunk, now + PAUSE);
         }

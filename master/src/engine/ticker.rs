@@ -1,14 +1,16 @@
 //! What happens because time passes: silent sessions end, chunks are repaired, settled and forgotten, late sleepers wake.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rfs_common::background::{Step, Worker};
+use rfs_common::background::{self, Step, Worker};
 use rfs_common::clock::Monotonic;
 use rfs_common::ids::InodeId;
 
 use super::life::Ending;
-use super::settle::{self, CompareCopies};
+use super::settle::{self, CompareCopies, Comparison};
 use super::{Engine, PushMessage, State};
 use crate::chunks::Severity;
 use crate::leases::{Lease, LeaseMode, Outstanding, RecallItems};
@@ -17,16 +19,40 @@ use crate::namespace::ops::chunks;
 /// How often the ticker looks at everything.
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// Threads that compare copies: each may wait for a chunkserver that hangs.
+const COMPARERS: usize = 4;
+/// Comparisons that may wait for them; more are given out again later.
+const COMPARISONS_WAITING_MAX: usize = 64;
+
 /// The worker that lets time pass at the engine.
 pub struct Ticker {
     engine: Arc<Engine>,
-    copies: Arc<dyn CompareCopies>,
+    comparisons: SyncSender<Comparison>,
 }
 
 impl Ticker {
-    /// For this engine; copies are compared by `copies`.
-    pub fn new(engine: Arc<Engine>, copies: Arc<dyn CompareCopies>) -> Ticker {
-        Ticker { engine, copies }
+    /// For this engine; copies are compared by `copies`, on threads of their own: neither time nor other chunks wait for a
+    /// chunkserver that does not answer.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn new(engine: Arc<Engine>, copies: &Arc<dyn CompareCopies>) -> io::Result<Ticker> {
+        let (comparisons, waiting) = sync_channel::<Comparison>(COMPARISONS_WAITING_MAX);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..COMPARERS {
+            let (engine, copies, waiting) = (Arc::clone(&engine), Arc::clone(copies), Arc::clone(&waiting));
+            background::spawn("compare", move || compare_all(&engine, &*copies, &waiting))?;
+        }
+        Ok(Ticker { engine, comparisons })
+    }
+}
+
+/// Until the ticker is gone.
+fn compare_all(engine: &Engine, copies: &dyn CompareCopies, waiting: &Mutex<Receiver<Comparison>>) {
+    loop {
+        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(comparison) = next else { return };
+        engine.compare(&comparison, copies);
     }
 }
 
@@ -36,7 +62,13 @@ impl Worker for Ticker {
     }
 
     fn step(&mut self) -> Step {
-        self.engine.tick(&*self.copies);
+        for comparison in self.engine.pass_time() {
+            if let Err(TrySendError::Full(comparison) | TrySendError::Disconnected(comparison)) =
+                self.comparisons.try_send(comparison)
+            {
+                self.engine.lock().not_compared(&comparison);
+            }
+        }
         Step::Idle(INTERVAL)
     }
 
@@ -47,8 +79,22 @@ impl Worker for Ticker {
 }
 
 impl Engine {
-    /// Does all that is due now. Called by the [`Ticker`], and by tests that move the clock.
+    /// Does all that is due now, comparisons included: for tests that move the clock.
+    #[cfg(test)]
     pub fn tick(&self, copies: &dyn CompareCopies) {
+        for comparison in self.pass_time() {
+            self.compare(&comparison, copies);
+        }
+    }
+
+    fn compare(&self, comparison: &Comparison, copies: &dyn CompareCopies) {
+        let digests = settle::compare(comparison, copies);
+        let now = self.clock.monotonic();
+        self.lock().compared(self, comparison, &digests, now);
+    }
+
+    /// Does all that is due now, but for the comparisons that it gives.
+    fn pass_time(&self) -> Vec<Comparison> {
         let now = self.clock.monotonic();
         let mut state = self.lock();
         self.end_lost_sessions(&mut state, now);
@@ -60,6 +106,7 @@ impl Engine {
         state.recall_for_repair(now);
         self.forget_removed_chunks(&mut state);
         let comparisons = if state.grace_over {
+            state.settle_left_open();
             for chunk in state.chunks.wants_settling() {
                 state.settling.add(chunk);
             }
@@ -70,11 +117,7 @@ impl Engine {
         let late: Vec<_> = state.waiters.take_late(now).collect();
         state.waking.extend(late);
         state.wake_for_chunks();
-        drop(state);
-        for comparison in comparisons {
-            let digests = settle::compare(&comparison, copies);
-            self.lock().compared(self, &comparison, &digests, now);
-        }
+        comparisons
     }
 
     fn end_lost_sessions(&self, state: &mut State, now: Monotonic) {

@@ -254,6 +254,12 @@ impl Leases {
         Some((holder.session, Lease { inode, mode: holder.mode, grant: holder.grant }))
     }
 
+    /// The files that some session holds the WRITE lease on.
+    pub fn written_nodes(&self) -> Vec<InodeId> {
+        let written = |node: &Node| node.holders.iter().any(|holder| holder.mode == LeaseMode::Write);
+        self.nodes.iter().filter(|(_, node)| written(node)).map(|(inode, _)| *inode).collect()
+    }
+
     /// The sessions that know the node, whatever they hold, ascending.
     pub fn known_by(&self, inode: InodeId) -> Vec<SessionId> {
         let holders = self.nodes.get(&inode).into_iter().flat_map(|node| &node.holders);

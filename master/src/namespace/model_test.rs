@@ -308,7 +308,9 @@ impl Pair {
             file.length = file.length.max(end);
             let chunk = WrittenChunk { index, chunk: grant.chunk, version: grant.version, length: bytes };
             let length = Some(file.length);
-            self.world.run(&Commit { inode, length, modified: None, chunks: vec![chunk], kill_set_id: false }).unwrap();
+            self.world
+                .run(&Commit { inode, length, modified: None, chunks: vec![chunk], kill_set_id: false, durable: true })
+                .unwrap();
         }
         (grant.map(|_| ()), expected)
     }

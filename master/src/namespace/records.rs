@@ -188,6 +188,13 @@ pub struct ChunkRecord {
     /// Nothing refers to it any more: the record stays until every copy is deleted.
     #[prost(bool, tag = "6")]
     pub deleted: bool,
+    /// The version at which its copies last went on from what a power cut had left of all of them: bytes that were
+    /// acknowledged under an older one and not synced may be gone. 0: never.
+    #[prost(uint32, tag = "7")]
+    pub lost: u32,
+    /// It was committed, and nobody has said since that any of it is on a disk: a power cut may take all of it.
+    #[prost(bool, tag = "8")]
+    pub unsynced: bool,
 }
 
 impl ChunkRecord {

@@ -59,7 +59,8 @@ fn values_have_their_documented_bytes() {
         ),
     );
     assert_golden(&EntryRecord { inode: 5, kind: 3, cookie: 200 }, "0805100318c801");
-    let chunk = ChunkRecord { inode: 5, index: 1, version: 2, granted: 3, goal: 4, deleted: true };
+    let chunk =
+        ChunkRecord { inode: 5, index: 1, version: 2, granted: 3, goal: 4, deleted: true, lost: 0, unsynced: false };
     assert_golden(&chunk, "080510011802200328043001");
     assert_golden(&ChunkRef { chunk: 9, length: 1 << 26 }, "080910808080 20".replace(' ', "").as_str());
     assert_golden(&XattrRecord { value: b"v".to_vec() }, "0a0176");

@@ -240,6 +240,8 @@ impl Serve for session::AcquireLease {
 
 impl Serve for session::Sync {
     fn serve(self, turn: &mut Turn<'_>, served: &mut Served) -> Result<Self::Reply, Refusal> {
+        let chunks: Vec<ChunkId> = self.chunks.iter().copied().map(ChunkId::new).collect();
+        turn.chunks_synced(&chunks)?;
         served.durable = Some(turn.position());
         Ok(session::Empty {})
     }

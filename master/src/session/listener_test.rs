@@ -77,7 +77,7 @@ fn a_session_is_begun_joined_asked_and_ended() {
     push.receive_reply::<session::Goodbye>(FrameType::Goodbye, 8).unwrap().unwrap();
     assert!(is_closed(&push));
     let request = request_id(4, 2);
-    operations.send(Envelope::request(FrameType::Sync, request), &session::Sync {}, &[]).unwrap();
+    operations.send(Envelope::request(FrameType::Sync, request), &session::Sync::default(), &[]).unwrap();
     let failure = operations.receive_reply::<session::Empty>(FrameType::Sync, request).unwrap().unwrap_err();
     assert_eq!(failure.errno, Errno::ESTALE.raw() as u32);
     server.stop(Duration::from_secs(5));

@@ -126,7 +126,7 @@ impl Client {
     /// EBADF; and the master's.
     pub fn fsync_directory(&self, handle: Handle) -> Result<(), Errno> {
         self.core.handles.directory(handle)?;
-        self.core.session.call(&wire::Sync {}).map(drop)
+        self.core.session.call(&wire::Sync::default()).map(drop)
     }
 }
 

@@ -273,7 +273,7 @@ impl Core {
         }
         // The commit was answered from the master's disk; without one, earlier changes may not be there yet.
         if told == Committed::Nothing {
-            self.session.call(&wire::Sync {})?;
+            self.session.call(&wire::Sync::default())?;
         }
         Ok(())
     }

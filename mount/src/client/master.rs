@@ -12,12 +12,15 @@ use rfs_proto::session as wire;
 use tracing::debug;
 
 use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
-use super::chunk_sync::{ChunkSync, Unsynced};
+use super::chunk_sync::{ChunkSync, Unsynced, Waiting};
 use crate::data::{
     self, ChunkPlaces, Committable, CopyFailure, DataHandle, DataPath, FailedWrite, FileData, FileMaster, ReadPatience,
     WriteGrant,
 };
 use crate::session::{Lane, Session};
+
+/// Chunks named in one Sync, whose frame is small.
+const SYNCED_AT_ONCE_MAX: usize = 256;
 
 /// The master, as the data path asks it.
 pub struct SessionMaster {
@@ -62,6 +65,14 @@ impl FileMaster for SessionMaster {
             debug!(%errno, "a bad copy could not be reported");
         }
     }
+
+    fn chunks_synced(&self, chunks: &[ChunkId]) -> Result<(), Errno> {
+        // As many as one frame takes.
+        for chunks in chunks.chunks(SYNCED_AT_ONCE_MAX) {
+            self.session.call(&wire::Sync { chunks: chunks.iter().map(|chunk| chunk.get()).collect() })?;
+        }
+        Ok(())
+    }
 }
 
 /// The data path as [`Bytes`].
@@ -85,7 +96,8 @@ struct DataFile {
 
 impl DataFile {
     fn prepared(&self, committable: Committable, durability: Durability) -> Box<dyn Prepared> {
-        Box::new(DataCommit { committable, durability, unsynced: Arc::clone(&self.unsynced) })
+        let (file, unsynced) = (Arc::clone(&self.file), Arc::clone(&self.unsynced));
+        Box::new(DataCommit { committable, durability, file, unsynced })
     }
 }
 
@@ -93,6 +105,7 @@ impl DataFile {
 struct DataCommit {
     committable: Committable,
     durability: Durability,
+    file: Arc<FileData>,
     unsynced: Arc<Unsynced>,
 }
 
@@ -131,11 +144,14 @@ impl Prepared for DataCommit {
     }
 
     fn committed(self: Box<Self>) {
-        let indexes: Vec<u32> = self.committable.chunks.iter().map(|chunk| chunk.index).collect();
+        let chunks = &self.committable.chunks;
         // Noted first: an fsync must not find the chunks neither written nor noted.
-        match self.durability {
-            Durability::Acknowledged => self.unsynced.add(indexes.into_iter()),
-            Durability::Durable => self.unsynced.remove(indexes.into_iter()),
+        let waiting = match self.durability {
+            Durability::Acknowledged => self.unsynced.add(chunks),
+            Durability::Durable => self.unsynced.remove(chunks),
+        };
+        if waiting == Waiting::Lost {
+            self.file.note_loss();
         }
         self.committable.committed();
     }
@@ -163,7 +179,10 @@ impl FileBytes for DataFile {
     }
 
     fn sync_committed(&self) -> Result<(), Errno> {
-        self.sync.sync(self.file.inode(), &self.unsynced)
+        if self.sync.sync(self.file.inode(), &self.unsynced)? == Waiting::Lost {
+            self.file.note_loss();
+        }
+        Ok(())
     }
 
     fn give_grant(&self, grant: WriteGrant) {

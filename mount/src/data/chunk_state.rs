@@ -146,7 +146,13 @@ impl ActiveGrant {
             version: self.version_from(),
             length: self.valid_length,
             places: self.grant.places.clone(),
+            lost_version: self.grant.lost_version,
         })
+    }
+
+    /// Whether what was acknowledged and not synced may be gone now that the chunk goes on under this grant.
+    fn is_lost_by(&self, next: &WriteGrant) -> bool {
+        self.unsynced && next.lost_version > self.grant.version
     }
 
     fn acknowledge(&mut self) {
@@ -309,12 +315,13 @@ impl ChunkState {
                 false
             }
             Some(grant) => {
+                let unsynced_lost = grant.is_lost_by(&new);
                 let lost = grant.replace(new);
                 let any = !lost.is_empty();
                 if any {
                     self.add_repair(lost, ReadsAs::Error);
                 }
-                any
+                any || unsynced_lost
             }
         }
     }

@@ -34,6 +34,8 @@ pub struct CommittedChunk {
     pub version: ChunkVersion,
     /// Its valid bytes.
     pub length: u32,
+    /// Bytes acknowledged under an older version and not synced may be gone.
+    pub lost_version: ChunkVersion,
 }
 
 impl From<CommittedChunk> for rfs_proto::session::CommittedChunk {
@@ -90,8 +92,8 @@ impl FileData {
     fn snapshot(self: &Arc<Self>, state: &mut FileState, kept: &[u32]) -> Committable {
         let chunk_of = |index: &u32| {
             let grant = state.chunks.get(index)?.grant.as_ref()?;
-            let (chunk, version) = (grant.grant.chunk, grant.grant.version);
-            Some(CommittedChunk { index: *index, chunk, version, length: grant.valid_length })
+            let (chunk, version, lost_version) = (grant.grant.chunk, grant.grant.version, grant.grant.lost_version);
+            Some(CommittedChunk { index: *index, chunk, version, length: grant.valid_length, lost_version })
         };
         Committable {
             chunks: kept.iter().filter_map(chunk_of).collect(),

@@ -17,6 +17,7 @@ pub(crate) struct Record {
     granted: u32,
     length: u32,
     places: Vec<Place>,
+    lost: u32,
 }
 
 #[derive(Debug, Default)]
@@ -151,6 +152,7 @@ fn answer(index: u32, record: &Record, version_from: u32) -> WriteGrant {
         version: ChunkVersion::new(record.granted),
         length: record.length,
         places: record.places.clone(),
+        lost_version: ChunkVersion::new(record.lost),
     }
 }
 
@@ -173,7 +175,7 @@ impl FileMaster for FakeMaster {
         state.next_chunk += 1;
         let first = state.next_chunk as usize;
         let places = (0..self.goal).map(|n| self.servers[(first + n) % self.servers.len()].place.clone()).collect();
-        let record = Record { chunk: state.next_chunk, version: 0, granted: 1, length: 0, places };
+        let record = Record { chunk: state.next_chunk, version: 0, granted: 1, length: 0, places, lost: 0 };
         state.chunks.insert(index, record.clone());
         Ok(answer(index, &record, 0))
     }
@@ -206,11 +208,16 @@ impl FileMaster for FakeMaster {
                 version: ChunkVersion::new(record.version),
                 length: record.length,
                 places: record.places.clone(),
+                lost_version: ChunkVersion::new(record.lost),
             })
             .collect())
     }
 
     fn report_bad_copy(&self, _: ChunkId, _: ChunkVersion, failure: CopyFailure) {
         self.state.lock().unwrap().bad_copies.push(failure);
+    }
+
+    fn chunks_synced(&self, _: &[ChunkId]) -> Result<(), Errno> {
+        Ok(())
     }
 }

@@ -35,6 +35,12 @@ pub trait FileMaster: Send + Sync {
 
     /// A copy did not give the right bytes to a reader. Nothing is awaited.
     fn report_bad_copy(&self, chunk: ChunkId, version: ChunkVersion, failure: CopyFailure);
+
+    /// Every copy of these chunks has synced what a commit left unsynced. Answered once that survives a power cut.
+    ///
+    /// # Errors
+    /// The master's.
+    fn chunks_synced(&self, chunks: &[ChunkId]) -> Result<(), Errno>;
 }
 
 /// One write that not every copy took: the argument of [`FileMaster::copy_failed`].
@@ -76,6 +82,8 @@ pub struct ChunkPlaces {
     pub length: u32,
     /// Empty: no copy is live now.
     pub places: Vec<Place>,
+    /// Bytes acknowledged under an older version and not synced may be gone; 0: that never happened.
+    pub lost_version: ChunkVersion,
 }
 
 /// The right to write one chunk.
@@ -93,6 +101,8 @@ pub struct WriteGrant {
     pub length: u32,
     /// The chain, first to last.
     pub places: Vec<Place>,
+    /// As in [`ChunkPlaces`].
+    pub lost_version: ChunkVersion,
 }
 
 /// One copy's failure, as it is reported to the master.
@@ -126,6 +136,7 @@ impl From<session::ChunkPlaces> for ChunkPlaces {
             version: ChunkVersion::new(chunk.version),
             length: chunk.length,
             places: chunk.places.into_iter().map(Place::from).collect(),
+            lost_version: ChunkVersion::new(chunk.lost_version),
         }
     }
 }
@@ -139,6 +150,7 @@ impl From<session::WriteGrant> for WriteGrant {
             version: ChunkVersion::new(grant.version),
             length: grant.length,
             places: grant.places.into_iter().map(Place::from).collect(),
+            lost_version: ChunkVersion::new(grant.lost_version),
         }
     }
 }

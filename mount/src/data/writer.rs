@@ -178,6 +178,11 @@ impl FileData {
         self.contents_changed(state);
     }
 
+    /// Bytes that were committed and not synced are gone from the copies: every handle is told once.
+    pub fn note_loss(&self) {
+        self.state().errors.record(Errno::EIO);
+    }
+
     /// Something has not been acknowledged by every copy.
     pub fn has_dirty(&self) -> bool {
         self.state().chunks.values().any(ChunkState::is_dirty)

@@ -23,7 +23,10 @@ pub(super) fn admin(
         AdminCommand::Export { path } => export(&mut link(None)?, path.as_deref(), form),
         AdminCommand::Restore { export, folder } => restore(export, folder),
         AdminCommand::Checkpoint => checkpoint(&mut link(None)?, form),
-        AdminCommand::ForgetServer { server } => forget_server(&mut link(None)?, *server),
+        AdminCommand::ForgetServer { server, last_copies } => {
+            let request = ForgetServerRequest { server: server.get(), last_copies: *last_copies };
+            forget_server(&mut link(None)?, *server, request)
+        }
     }
 }
 
@@ -53,8 +56,8 @@ fn checkpoint(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
     }
 }
 
-fn forget_server(link: &mut MasterLink, server: ServerId) -> anyhow::Result<()> {
-    link.call(|mut client| async move { client.forget_server(ForgetServerRequest { server: server.get() }).await })?;
+fn forget_server(link: &mut MasterLink, server: ServerId, request: ForgetServerRequest) -> anyhow::Result<()> {
+    link.call(|mut client| async move { client.forget_server(request).await })?;
     print_text(&format!("Chunkserver {server} is forgotten."))
 }
 

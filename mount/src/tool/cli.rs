@@ -131,6 +131,9 @@ pub enum AdminCommand {
     ForgetServer {
         /// Its id, 16 hexadecimal digits, as `rfs servers` shows it.
         server: rfs_common::ids::ServerId,
+        /// Also if it has the last copies of chunks: what is in them is lost.
+        #[arg(long)]
+        last_copies: bool,
     },
 }
 

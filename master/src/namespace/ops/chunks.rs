@@ -8,17 +8,34 @@ use rfs_common::ids::{ChunkId, ChunkVersion};
 
 use crate::namespace::metadata::Transaction;
 
+/// What the copies that a chunk goes on with have of what was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// All of it, as far as is known.
+    Everything,
+    /// All of them went through a power cut: what was not synced may be gone.
+    WhatWasSynced,
+}
+
 /// Gives a chunk whose writer is gone this version, which copies have been raised to. False if the chunk is gone.
 ///
 /// # Errors
 /// `EINVAL` if the version is below one that was granted: an old copy would pass for current.
-pub fn settle(transaction: &mut Transaction<'_>, chunk: ChunkId, version: ChunkVersion) -> Result<bool, Errno> {
+pub fn settle(
+    transaction: &mut Transaction<'_>,
+    chunk: ChunkId,
+    version: ChunkVersion,
+    remains: Remains,
+) -> Result<bool, Errno> {
     let Some(mut record) = transaction.chunk(chunk)?.filter(|record| !record.deleted) else { return Ok(false) };
     if version.get() < record.granted.max(record.version) {
         return Err(Errno::EINVAL);
     }
     record.version = version.get();
     record.granted = version.get();
+    if remains == Remains::WhatWasSynced {
+        record.lost = version.get();
+    }
     transaction.put_chunk(chunk, &record);
     Ok(true)
 }
@@ -33,6 +50,18 @@ pub fn raise(transaction: &mut Transaction<'_>, chunk: ChunkId) -> Result<Option
     record.granted = record.granted.max(record.version).checked_add(1).ok_or(Errno::EOVERFLOW)?;
     transaction.put_chunk(chunk, &record);
     Ok(Some(ChunkVersion::new(record.granted)))
+}
+
+/// Notes that a client has synced every copy of a chunk that was committed unsynced.
+///
+/// # Errors
+/// `EIO` if records cannot be read.
+pub fn synced(transaction: &mut Transaction<'_>, chunk: ChunkId) -> Result<(), Errno> {
+    if let Some(mut record) = transaction.chunk(chunk)?.filter(|record| record.unsynced && !record.deleted) {
+        record.unsynced = false;
+        transaction.put_chunk(chunk, &record);
+    }
+    Ok(())
 }
 
 /// Deletes a chunk that was granted and never committed, since its writer is gone. False if it is not such a chunk.

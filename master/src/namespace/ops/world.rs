@@ -121,7 +121,8 @@ impl World {
         let end = u64::from(index) * rfs_common::leaf::CHUNK_BYTES + u64::from(bytes);
         let length = Some(self.node(inode).length.max(end));
         let modified = Some(self.now);
-        self.run(&Commit { inode, length, modified, chunks: vec![written], kill_set_id: false }).unwrap();
+        self.run(&Commit { inode, length, modified, chunks: vec![written], kill_set_id: false, durable: false })
+            .unwrap();
         written
     }
 

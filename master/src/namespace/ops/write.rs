@@ -33,6 +33,8 @@ pub struct Grant {
     pub length: u32,
     /// Copies wanted.
     pub goal: Goal,
+    /// Bytes acknowledged under an older version and not synced may be gone; 0: never.
+    pub lost_version: ChunkVersion,
 }
 
 impl Grant {
@@ -88,6 +90,8 @@ impl GrantWrite {
             granted: ChunkVersion::FIRST.get(),
             goal: node.goal,
             deleted: false,
+            lost: 0,
+            unsynced: false,
         };
         let chunk = transaction.add_chunk(&record)?;
         Ok(grant_of(self.index, chunk, &record, 0, 0))
@@ -155,6 +159,8 @@ pub struct Commit {
     pub chunks: Vec<WrittenChunk>,
     /// Clear set-id bits: the writer may not keep them.
     pub kill_set_id: bool,
+    /// The chunks are on every copy's disk.
+    pub durable: bool,
 }
 
 impl Operation for Commit {
@@ -210,8 +216,10 @@ impl Commit {
             return Err(Errno::EINVAL);
         }
         let (reference, mut record) = granted(transaction, self.inode, written.index, written.chunk, written.version)?;
-        if record.version != record.granted {
-            record.version = record.granted;
+        let before = record.clone();
+        record.unsynced = !self.durable && (record.is_pending() || record.unsynced);
+        record.version = record.granted;
+        if record != before {
             transaction.put_chunk(written.chunk, &record);
         }
         // Bytes become fewer by cutting only; a commit that is late knows less than what is stored.
@@ -287,6 +295,7 @@ fn grant_of(index: u32, chunk: ChunkId, record: &ChunkRecord, length: u32, versi
         version: ChunkVersion::new(record.granted),
         length,
         goal: record.copies(),
+        lost_version: ChunkVersion::new(record.lost),
     }
 }
 

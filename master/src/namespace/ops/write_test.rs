@@ -14,7 +14,7 @@ fn record(world: &mut World, chunk: ChunkId) -> ChunkRecord {
 }
 
 fn commit(inode: InodeId, length: u64, written: &[WrittenChunk]) -> Commit {
-    Commit { inode, length: Some(length), modified: None, chunks: written.to_vec(), kill_set_id: false }
+    Commit { inode, length: Some(length), modified: None, chunks: written.to_vec(), kill_set_id: false, durable: true }
 }
 
 #[test]
@@ -152,7 +152,9 @@ fn settling_never_goes_back() {
     let written = world.write(inode, 0, 10);
     world.run(&GrantWrite { inode, index: 0 }).unwrap();
     let settle = |world: &mut World, version| {
-        world.with(|transaction| chunks::settle(transaction, written.chunk, ChunkVersion::new(version)))
+        world.with(|transaction| {
+            chunks::settle(transaction, written.chunk, ChunkVersion::new(version), chunks::Remains::Everything)
+        })
     };
     assert_eq!(settle(&mut world, 1), Err(Errno::EINVAL));
     let raised = world.with(|transaction| chunks::raise(transaction, written.chunk)).unwrap();

@@ -48,6 +48,7 @@ translations! {
             modified: time(request.modified.as_ref())?,
             chunks: written(&request.chunks)?,
             kill_set_id: false,
+            durable: request.durable,
         },
         |committed, surroundings| session::NodeReply { node: node(&committed, surroundings) };
 
@@ -69,6 +70,7 @@ pub fn write_grant(grant: &Grant, surroundings: &mut dyn Surroundings) -> sessio
         version: grant.version.get(),
         length: grant.length,
         places: surroundings.places(grant.chunk),
+        lost_version: grant.lost_version.get(),
     }
 }
 
@@ -79,6 +81,7 @@ fn located(chunk: &LocatedChunk, surroundings: &mut dyn Surroundings) -> session
         version: chunk.record.version,
         length: chunk.length,
         places: surroundings.places(chunk.chunk),
+        lost_version: chunk.record.lost,
     }
 }
 
