@@ -50,7 +50,7 @@ cargo_tool() {
 case "${1:-}" in
   build) install_packages "${build[@]}" ;;
   run) install_packages "${run[@]}" ;;
-  test) install_packages "${build[@]}" "${run[@]}" "${test[@]}"; cargo_tool cargo-nextest; cargo_tool pjdfstest ;;
+  test) install_packages "${build[@]}" "${run[@]}" "${test[@]}"; cargo_tool cargo-nextest; "$(dirname "$0")/pjdfstest.sh" --install ;;
   verify) cargo_tool cargo-deny; cargo_tool cargo-machete ;;
   *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -33,7 +33,7 @@ pub struct Arguments {
     #[arg(long, value_name = "HOST[:PORT]")]
     master: Option<Endpoint>,
 
-    /// Configuration file
+    /// Read settings from this TOML file (`chunkserver config` prints one with all defaults)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -41,13 +41,9 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR")]
     run_dir: Option<PathBuf>,
 
-    /// Set one key of the configuration
+    /// Make one setting, such as -o listen=0.0.0.0:9422
     #[arg(short = 'o', value_name = "KEY=VALUE", value_parser = config::parse_override)]
     set: Vec<(String, String)>,
-
-    /// Write the configuration with its defaults and end
-    #[arg(long)]
-    print_config: bool,
 
     #[command(flatten)]
     log: LogArguments,
@@ -60,6 +56,8 @@ enum Command {
     /// Compare all chunks of a volume with their hashes, while no chunkserver uses it. Ends with 0 if all are good, 1 if
     /// some are bad, 2 if the volume could not be checked
     Verify(VerifyArguments),
+    /// Print every setting with its default
+    Config,
 }
 
 /// Runs the program.
@@ -71,13 +69,7 @@ pub fn run() -> ExitCode {
     match &arguments.command {
         Some(Command::Init(init_arguments)) => run_init(init_arguments),
         Some(Command::Verify(verify_arguments)) => run_verify(verify_arguments),
-        None if arguments.print_config => match config::default_toml::<Config>() {
-            Ok(text) => {
-                say(text.trim_end());
-                ExitCode::SUCCESS
-            }
-            Err(error) => failed(&error.into()),
-        },
+        Some(Command::Config) => print_config(),
         None => run_daemon(&arguments).unwrap_or_else(|error| failed(&error)),
     }
 }
@@ -118,6 +110,9 @@ fn run_init(arguments: &InitArguments) -> ExitCode {
 
 fn run_verify(arguments: &VerifyArguments) -> ExitCode {
     const COULD_NOT_CHECK: u8 = 2;
+    const WHAT_TO_DO: &str = "Move the bad files out of the volume and start its chunkserver: the master has new copies made \
+                              from the good ones. Where `rfs status` then names files that cannot be read, there is no \
+                              other copy: stop the chunkserver, and put the file back to save what can be saved.";
     let verified = match verify(&arguments.folder) {
         Ok(verified) => verified,
         Err(error) => {
@@ -139,7 +134,20 @@ fn run_verify(arguments: &VerifyArguments) -> ExitCode {
         }
         say(&format!("{} chunks, {} bytes verified, {} bad", verified.chunks, verified.bytes, verified.bad.len()));
     }
+    if !verified.bad.is_empty() && !arguments.json {
+        say(WHAT_TO_DO);
+    }
     if verified.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print_config() -> ExitCode {
+    match config::default_toml::<Config>() {
+        Ok(text) => {
+            say(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error.into()),
+    }
 }
 
 fn load_config(arguments: &Arguments) -> anyhow::Result<Config> {

@@ -1,4 +1,4 @@
-//! The chunkserver's configuration; `chunkserver --print-config` writes it with its defaults.
+//! The chunkserver's configuration; `chunkserver config` prints it with its defaults.
 
 use std::path::PathBuf;
 

@@ -24,6 +24,7 @@ use crate::status::{Gatherer, MasterState, MasterStateExt};
 /// Progress messages that wait for the network.
 const PROGRESS_MAX: usize = 16;
 const EVENTS_DEFAULT: usize = 100;
+const AFFECTED_MAX: usize = 1000;
 
 /// The service. See the module's page.
 pub struct AdminService {
@@ -77,6 +78,14 @@ impl Admin for AdminService {
         };
         let list = move |gatherer: &Gatherer| gatherer.events(limit).into_iter().map(wire::Event::from).collect();
         self.blocking(move |gatherer| Ok(wire::Events { events: list(gatherer) })).await
+    }
+
+    async fn list_affected(
+        &self,
+        request: Request<wire::AffectedRequest>,
+    ) -> Result<Response<wire::AffectedFiles>, Status> {
+        let limit = (request.into_inner().limit as usize).min(AFFECTED_MAX);
+        self.blocking(move |gatherer| Ok(gatherer.affected(limit).into())).await
     }
 
     async fn get_file_info(&self, request: Request<wire::FileRequest>) -> Result<Response<wire::FileInfo>, Status> {
@@ -156,8 +165,7 @@ fn forget_server(
 ) -> Result<wire::ForgetServerReply, Status> {
     let server = ServerId::new(request.server);
     let view = state.with_chunks(|chunks, _| chunks.server(server));
-    let view =
-        view.ok_or_else(|| Status::not_found(format!("no chunkserver {server} is known; see `rfs admin servers`")))?;
+    let view = view.ok_or_else(|| Status::not_found(format!("no chunkserver {server} is known; see `rfs servers`")))?;
     if view.connected {
         return Err(Status::failed_precondition(format!(
             "chunkserver {server} on {} is connected; stop it before it is forgotten",

@@ -89,3 +89,45 @@ async fn a_server_that_is_not_known_is_not_forgotten() {
         .unwrap_err();
     assert_eq!(refused.code(), tonic::Code::NotFound);
 }
+
+#[tokio::test]
+async fn affected_files_are_named_with_what_to_do() {
+    use crate::chunks::{ChunkInfo, Registration, Signal, StreamId, VolumeReport, VolumeState};
+    use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
+
+    let (master, service) = service();
+    let report = VolumeReport {
+        volume: VolumeId::new(7),
+        path: "/v7".to_owned(),
+        state: VolumeState::InService,
+        reason: String::new(),
+        total: 1 << 40,
+        free: 1 << 39,
+        chunks: 0,
+        storage_machine: String::new(),
+        scrub: Default::default(),
+    };
+    let registration = Registration {
+        server: ServerId::new(1),
+        host: "h".to_owned(),
+        address: "h:1".to_owned(),
+        version: String::new(),
+        volumes: vec![report],
+    };
+    let version = ChunkVersion::new(1);
+    master.with_chunks(|chunks, now| {
+        for (chunk, inode) in [(1, 17), (2, 17), (3, 20), (4, 999)] {
+            let info =
+                ChunkInfo { inode: InodeId::new(inode), version, granted: version, goal: Goal::TWO, unsynced: false };
+            chunks.load(ChunkId::new(chunk), info);
+        }
+        chunks.register(now, registration, StreamId(1), Signal::default()).unwrap();
+    });
+    let ask = |limit| service.list_affected(Request::new(wire::AffectedRequest { limit }));
+    let found = ask(9).await.unwrap().into_inner();
+    let files: Vec<_> = found.files.iter().map(|file| (file.path.as_str(), file.inode, file.chunks)).collect();
+    assert_eq!((files, found.more), (vec![("/a/f7", 17, 2), ("/a/f10", 20, 1), ("", 999, 1)], false));
+    assert!(found.files[0].why.contains("bring missing chunkservers"), "{}", found.files[0].why);
+    let found = ask(1).await.unwrap().into_inner();
+    assert_eq!((found.files.len(), found.more), (1, true));
+}

@@ -16,7 +16,7 @@ use rfs_common::random::SystemRandom;
 
 use crate::config::{ENVIRONMENT_PREFIX, MasterConfig};
 use crate::daemon;
-use crate::namespace::bootstrap::new_cluster;
+use crate::namespace::bootstrap::new_cluster_of;
 use crate::namespace::check::check;
 use crate::store::{Store, StoreOptions, restore};
 
@@ -58,6 +58,9 @@ enum Command {
         /// Copies of each file's data, where nothing else is said
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
         goal: u8,
+        /// Whose the filesystem's root directory is, in numbers
+        #[arg(long, value_name = "USER:GROUP", default_value = "0:0", value_parser = parse_owner)]
+        owner: (u32, u32),
     },
     /// Check the metadata of a master that does not run: every checksum, every rule
     Check {
@@ -85,7 +88,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         None => run_master(&cli.run, &cli.log).map(|()| ExitCode::SUCCESS),
-        Some(Command::Init { dir, goal }) => init(&dir, goal).map(|()| ExitCode::SUCCESS),
+        Some(Command::Init { dir, goal, owner }) => init(&dir, goal, owner).map(|()| ExitCode::SUCCESS),
         Some(Command::Check { dir }) => check_folder(&dir),
         Some(Command::Restore { export, dir }) => restore_folder(&export, &dir).map(|()| ExitCode::SUCCESS),
         Some(Command::Config) => print_config().map(|()| ExitCode::SUCCESS),
@@ -114,14 +117,19 @@ fn run_master(arguments: &RunArguments, log: &LogArguments) -> anyhow::Result<()
     daemon::run(&config)
 }
 
-fn init(dir: &Path, goal: u8) -> anyhow::Result<()> {
+fn parse_owner(text: &str) -> Result<(u32, u32), String> {
+    let numbers = text.split_once(':').and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+    numbers.ok_or_else(|| "write two numbers, such as 1000:1000".to_owned())
+}
+
+fn init(dir: &Path, goal: u8, owner: (u32, u32)) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let random = SystemRandom::shared();
     let cluster = ClusterId::from_random(u128::from(random.u64()) << 64 | u128::from(random.u64()));
     let goal = Goal::try_from(u32::from(goal)).ok().context("a goal is from 1 to 9 copies")?;
     Store::create(dir, cluster.get().to_be_bytes())?;
     let store = Store::open(dir, StoreOptions::default(), clock.clone())?;
-    store.commit(&new_cluster(goal, clock.now())).context("the empty filesystem cannot be stored")?;
+    store.commit(&new_cluster_of(owner, goal, clock.now())).context("the empty filesystem cannot be stored")?;
     store.close().context("the empty filesystem cannot be stored")?;
     say(&format!("made an empty filesystem in {}: cluster {cluster}, goal {goal}", dir.display()))?;
     say(&format!("start its master with: mfs-master --data {}", dir.display()))
@@ -135,7 +143,8 @@ fn check_folder(dir: &Path) -> anyhow::Result<ExitCode> {
         say(&format!("{} at byte {}: {}", damage.file.display(), damage.offset, damage.what))?;
     }
     if !damages.is_empty() {
-        say(&format!("{} damages: restore the metadata from an export (mfs-master restore)", damages.len()))?;
+        let damages = if damages.len() == 1 { "1 damage".to_owned() } else { format!("{} damages", damages.len()) };
+        say(&format!("{damages}: restore the metadata from an export (mfs-master restore)"))?;
         return Ok(ExitCode::from(FOUND_SOMETHING));
     }
     let store = Store::open(dir, StoreOptions::default(), SystemClock::shared())?;
@@ -175,15 +184,17 @@ mod tests {
         let cli = Cli::try_parse_from(["mfs-master", "--data", "/x", "-o", "copies_min=1"]).expect("parsed");
         assert_eq!(cli.run.setting, [("copies_min".to_owned(), "1".to_owned())]);
         assert!(Cli::try_parse_from(["mfs-master", "init"]).is_err());
+        assert_eq!(parse_owner("1000:100"), Ok((1000, 100)));
+        assert!(parse_owner("somebody").is_err());
     }
 
     #[test]
     fn init_makes_what_check_finds_sound_and_does_not_touch_what_is_there() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = folder.path().join("meta");
-        init(&dir, 2).expect("made");
+        init(&dir, 2, (0, 0)).expect("made");
         assert_eq!(check_folder(&dir).expect("checked"), ExitCode::SUCCESS);
-        assert!(init(&dir, 2).is_err());
+        assert!(init(&dir, 2, (0, 0)).is_err());
         let said = format!("{:#}", check_folder(folder.path()).expect_err("nothing there"));
         assert!(said.contains("mfs-master init"), "{said}");
     }

@@ -123,7 +123,10 @@ pub fn require_store(folder: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let shown = folder.display();
-    bail!("{shown} has no metadata in it; for a new filesystem type: mfs-master init {shown}");
+    bail!(
+        "{shown} has no metadata in it; if a disk belongs there, mount it; if this is to be a new filesystem, type: \
+         mfs-master init {shown}"
+    );
 }
 
 fn open_store(config: &MasterConfig, clock: SharedClock) -> anyhow::Result<Store> {

@@ -1,11 +1,14 @@
-//! The master's own counters: every name, unit and meaning in one place, and their text form for Prometheus.
+//! The master's own counters, and their text form for Prometheus. Every name and meaning stands in [`names`].
 //!
 //! Counters are atomics without order: they are read for people, never to decide anything.
 
-use std::fmt::Write;
+pub mod names;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rfs_proto::frame::FrameType;
+
+use self::names::Metric;
 
 /// One number that only rises.
 #[derive(Debug, Default)]
@@ -29,12 +32,12 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($($field:ident, $name:literal, $meaning:literal;)*) => {
-        /// The counters of one master.
+    ($($field:ident, $metric:ident;)*) => {
+        /// The counters of one master; what each means stands in [`names`].
         #[derive(Debug)]
         pub struct Metrics {
             operations: Vec<Counter>,
-            $(#[doc = $meaning] pub $field: Counter,)*
+            $(#[doc = concat!("See [`names::", stringify!($metric), "`].")] pub $field: Counter,)*
         }
 
         impl Metrics {
@@ -44,26 +47,27 @@ macro_rules! counters {
                 Metrics { operations, $($field: Counter::default(),)* }
             }
 
-            fn each(&self) -> Vec<(&'static str, &'static str, u64)> {
-                vec![$(($name, $meaning, self.$field.get()),)*]
+            fn each(&self) -> Vec<(Metric, u64)> {
+                vec![$((names::$metric, self.$field.get()),)*]
             }
         }
     };
 }
 
 counters! {
-    failures, "rfs_master_operation_failures_total", "Operations answered with an error number.";
-    repetitions, "rfs_master_operation_repetitions_total", "Changes answered from memory because they had run before.";
-    waits, "rfs_master_operation_waits_total", "Times an operation's thread slept until it was woken.";
-    recalls, "rfs_master_recalls_total", "Recalls sent to sessions.";
-    commits, "rfs_master_commits_total", "Commits to the metadata log.";
-    commit_failures, "rfs_master_commit_failures_total", "Commits that the metadata log refused.";
-    sessions_begun, "rfs_master_sessions_begun_total", "Sessions that clients began.";
-    sessions_expired, "rfs_master_sessions_expired_total", "Sessions that ended because their client was silent.";
-    chunks_settled, "rfs_master_chunks_settled_total", "Chunks brought to one version after their writer was gone.";
-    connections, "rfs_master_session_connections_total", "Connections accepted on the session port.";
-    connections_refused, "rfs_master_session_connections_refused_total",
-        "Connections closed before their handshake was complete.";
+    failures, OPERATION_FAILURES;
+    repetitions, OPERATION_REPETITIONS;
+    waits, OPERATION_WAITS;
+    lock_waits, LOCK_WAITS;
+    lock_wait_microseconds, LOCK_WAIT_MICROSECONDS;
+    recalls, RECALLS;
+    commits, COMMITS;
+    commit_failures, COMMIT_FAILURES;
+    sessions_begun, SESSIONS_BEGUN;
+    sessions_expired, SESSIONS_EXPIRED;
+    chunks_settled, CHUNKS_SETTLED;
+    connections, CONNECTIONS;
+    connections_refused, CONNECTIONS_REFUSED;
 }
 
 impl Default for Metrics {
@@ -80,24 +84,20 @@ impl Metrics {
         }
     }
 
-    /// Operations of every type answered so far.
-    pub fn operations(&self) -> u64 {
-        self.operations.iter().map(Counter::get).sum()
+    /// Operations answered so far, by type.
+    pub fn operations(&self) -> Vec<(FrameType, u64)> {
+        FrameType::ALL.iter().copied().zip(self.operations.iter().map(Counter::get)).collect()
     }
 
     /// All of them as Prometheus reads them.
     pub fn render(&self) -> String {
-        let mut text = String::from(
-            "# HELP rfs_master_operations_total Operations answered, by type.\n# TYPE rfs_master_operations_total counter\n",
-        );
-        for (frame_type, counter) in
-            FrameType::ALL.iter().zip(&self.operations).filter(|(_, counter)| counter.get() > 0)
-        {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "rfs_master_operations_total{{type=\"{frame_type:?}\"}} {}", counter.get());
+        let mut text = String::new();
+        names::OPERATIONS.write_head(&mut text);
+        for (frame_type, count) in self.operations().into_iter().filter(|(_, count)| *count > 0) {
+            names::OPERATIONS.write_labelled(&mut text, &format!("type=\"{frame_type:?}\""), count);
         }
-        for (name, meaning, value) in self.each() {
-            let _ = writeln!(text, "# HELP {name} {meaning}\n# TYPE {name} counter\n{name} {value}");
+        for (metric, value) in self.each() {
+            metric.write_value(&mut text, value);
         }
         text
     }
@@ -115,6 +115,6 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains("rfs_master_operations_total{type=\"Lookup\"} 1\n"));
         assert!(text.contains("\nrfs_master_operation_waits_total 3\n"));
-        assert_eq!(metrics.operations(), 1);
+        assert_eq!(metrics.operations().iter().map(|(_, count)| count).sum::<u64>(), 1);
     }
 }

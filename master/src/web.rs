@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use crate::status::{EventRow, Gatherer, ServerRow, SessionRow, StatusReport};
+use crate::status::{AffectedFiles, EventRow, Gatherer, ServerRow, SessionReport, StatusReport};
 
 mod prometheus;
 
@@ -102,8 +102,9 @@ async fn page() -> Response {
 struct All {
     status: StatusReport,
     servers: Vec<ServerRow>,
-    sessions: Vec<SessionRow>,
+    sessions: Vec<SessionReport>,
     events: Vec<EventRow>,
+    affected: AffectedFiles,
 }
 
 async fn all(State(web): State<Web>) -> Response {
@@ -112,6 +113,7 @@ async fn all(State(web): State<Web>) -> Response {
         servers: gatherer.servers(),
         sessions: gatherer.sessions(),
         events: gatherer.events(EVENTS_SHOWN),
+        affected: gatherer.affected_lately(),
     })
     .await
 }

@@ -10,6 +10,7 @@
 mod closer;
 mod handshake;
 mod log_target;
+mod remount;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -118,6 +119,15 @@ pub fn run(arguments: &[OsString]) -> ExitStatus {
         Ok(request) => request,
         Err(error) => return refuse(&error),
     };
+    if request.options.remount {
+        return match remount::remount(&request) {
+            Ok(()) => ExitStatus::Success,
+            Err(failure) => {
+                say(&failure.text);
+                failure.status
+            }
+        };
+    }
     if request.foreground || handshake::is_background() {
         return serve_and_report(&request);
     }

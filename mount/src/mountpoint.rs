@@ -45,10 +45,14 @@ pub struct MountEntry {
     pub device: DeviceNumber,
     /// The folder it lies on.
     pub mount_point: PathBuf,
+    /// How it lies there, such as `rw,nosuid`.
+    pub options: String,
     /// The type, such as `ext4` or `fuse.rfs`.
     pub kind: String,
     /// What is mounted; of rfs, `MASTER:PORT[:/SUBDIR]`.
     pub source: String,
+    /// The options of the file system itself.
+    pub super_options: String,
 }
 
 impl MountEntry {
@@ -73,14 +77,17 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let device = std::str::from_utf8(fields.nth(2)?).ok()?;
     let (major, minor) = device.split_once(':')?;
     let mount_point = PathBuf::from(OsStr::from_bytes(&unescape(fields.nth(1)?)));
+    let options = fields.next()?;
     // Optional fields stand before a lone hyphen.
-    fields.by_ref().skip(1).find(|field| *field == b"-")?;
+    fields.find(|field| *field == b"-")?;
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
     Some(MountEntry {
         device: DeviceNumber { major: major.parse().ok()?, minor: minor.parse().ok()? },
         mount_point,
+        options: text(options),
         kind: text(fields.next()?),
         source: text(fields.next()?),
+        super_options: fields.next().map(text).unwrap_or_default(),
     })
 }
 

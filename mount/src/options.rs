@@ -110,6 +110,8 @@ fn describe_options() -> String {
 pub struct MountRequest {
     /// Where the file system comes from.
     pub source: MountSource,
+    /// The same as it was typed: mount(8) knows by it that a line of fstab is mounted already.
+    pub source_typed: String,
     /// The folder to mount on, as given.
     pub mount_point: PathBuf,
     /// Whether the process stays in the foreground.
@@ -163,7 +165,8 @@ impl MountRequest {
         if let Some(port) = options.port {
             source.master = Endpoint::new(source.master.host(), port);
         }
-        Ok(MountRequest { source, mount_point: cli.mount_point, foreground: cli.foreground, options })
+        let (source_typed, mount_point, foreground) = (cli.source, cli.mount_point, cli.foreground);
+        Ok(MountRequest { source, source_typed, mount_point, foreground, options })
     }
 }
 
@@ -231,6 +234,8 @@ impl fmt::Display for MountSource {
 /// What stood after `-o`, over the defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOptions {
+    /// An existing mount is to become read-only or writable.
+    pub remount: bool,
     /// Nothing can be changed through this mount.
     pub read_only: bool,
     /// Users other than the one who mounts may use it; nothing said: yes for root, no for others.
@@ -286,6 +291,7 @@ pub struct MountOptions {
 impl Default for MountOptions {
     fn default() -> MountOptions {
         MountOptions {
+            remount: false,
             read_only: false,
             allow_other: None,
             suid: true,
@@ -334,6 +340,10 @@ impl MountOptions {
         };
         if name.is_empty() && value.is_none() || name.starts_with("x-") || name.starts_with("X-") {
             return Ok(());
+        }
+        if name == "remount" {
+            let reason = "a mount of rfs keeps its options; unmount it, and mount it with others".to_owned();
+            return Err(UsageError::BadOption { name: name.to_owned(), reason });
         }
         let entry = OPTIONS.iter().find(|entry| entry.name == name);
         let entry = entry.ok_or_else(|| UsageError::UnknownOption { name: name.to_owned() })?;
@@ -546,6 +556,11 @@ const OPTIONS: &[OptionEntry] = &[
     flag!("nonempty", "Allow a mount point with files in it, which the mount hides", nonempty = true),
     flag!("ro", "Read only; the master refuses changes, too", read_only = true),
     flag!("rw", "Read and write; the default", read_only = false),
+    flag!(
+        "remount",
+        "Make an existing mount read-only (ro) or writable again (rw); nothing else changes",
+        remount = true
+    ),
     flag!("allow_other", "All users may use the mount; the default when root mounts", allow_other = Some(true)),
     flag!("noallow_other", "Only the user who mounts may use the mount", allow_other = Some(false)),
     accepted!("default_permissions", "The kernel checks permissions; always so, and the master checks them again"),
@@ -599,7 +614,7 @@ const OPTIONS: &[OptionEntry] = &[
     setting!(
         "fsname",
         "NAME",
-        "Name in the mount table instead of MASTER:PORT:/SUBDIR, by which rfs finds the master",
+        "Name in the mount table instead of the source, by which rfs finds the master",
         source_name,
         |value| Ok(Some(value.to_owned()))
     ),
@@ -619,7 +634,12 @@ const OPTIONS: &[OptionEntry] = &[
 impl MountRequest {
     /// The first column of the mount table.
     pub fn source_name(&self) -> String {
-        self.options.source_name.clone().unwrap_or_else(|| self.source.to_string())
+        match (&self.options.source_name, self.options.port) {
+            (Some(name), _) => name.clone(),
+            (None, None) => self.source_typed.clone(),
+            // The tool finds the master by this name, so the port has to be in it.
+            (None, Some(_)) => self.source.to_string(),
+        }
     }
 
     /// The mount point without symbolic links and relative parts, if it can be resolved.

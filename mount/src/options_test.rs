@@ -73,6 +73,15 @@ fn later_options_win() {
 }
 
 #[test]
+fn the_mount_table_has_what_fstab_has() {
+    let name = |arguments: &[&str]| parse(arguments).unwrap().source_name();
+    assert_eq!(name(&["master:/", "/mnt"]), "master:/");
+    assert_eq!(name(&["master", "/mnt"]), "master");
+    assert_eq!(name(&["master:/", "/mnt", "-o", "port=7"]), "master:7");
+    assert_eq!(name(&["master:/", "/mnt", "-o", "fsname=x"]), "x");
+}
+
+#[test]
 fn values_are_read_with_their_units() {
     let read = options("write_cache=64M,read_cache=1GiB,master_timeout=5,chunk_timeout=2m,threads=4,threads_max=9");
     assert_eq!(read.write_cache, ByteSize::mib(64));
@@ -98,6 +107,7 @@ fn what_is_meant_for_others_is_ignored() {
 fn mistakes_are_named() {
     for (list, expected) in [
         ("rw,colour=red", "unknown option \"colour\""),
+        ("remount,ro", "keeps its options"),
         ("ro=1", "option ro: it takes no value"),
         ("threads", "option threads: it needs a value: threads=N"),
         ("threads=0", "option threads: \"0\" is not possible; write a number from 1 to 48"),

@@ -4,11 +4,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rfs_tests::cluster::{Cluster, Mount};
+use rfs_tests::programs::program;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -239,4 +240,32 @@ fn a_killed_program_ends_at_once_though_the_master_is_away() {
     assert!(ended, "SIGKILL does not end a program that waits for the master");
     cluster.start_master().expect("the master again");
     assert_eq!(fs::read_to_string(mount.path().join("file")).expect("read"), "bytes");
+}
+
+/// Remounts as mount(8) does, by its helper.
+fn remount(cluster: &Cluster, mount: &Mount, how: &str) -> Output {
+    let mut command = Command::new(program("mount-rfs"));
+    command.arg(cluster.master_address()).arg(mount.path()).args(["-o", how]);
+    command.output().expect("mount.rfs")
+}
+
+#[test]
+fn a_mount_can_be_made_read_only_and_writable_again() {
+    let cluster = Cluster::start().expect("a cluster");
+    let mount = cluster.mount().expect("a mount");
+    let path = mount.path().join("file");
+    let open = File::create(&path).expect("created");
+    assert!(!remount(&cluster, &mount, "remount,ro").status.success(), "a file is open for writing");
+    drop(open);
+    fs::write(&path, "before").expect("written");
+    assert!(cluster.wait(Duration::from_secs(5), || remount(&cluster, &mount, "remount,ro").status.success()));
+    let refused = fs::write(&path, "no").expect_err("it is read-only");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    assert_eq!(fs::read_to_string(&path).expect("read"), "before");
+    assert!(remount(&cluster, &mount, "remount,rw").status.success());
+    fs::write(&path, "after").expect("written");
+    let read_only = cluster.mount_with(&["-o", "ro"]).expect("a mount");
+    let refused = remount(&cluster, &read_only, "remount,rw");
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("was mounted read-only"), "{refused:?}");
 }

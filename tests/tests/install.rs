@@ -37,6 +37,8 @@ fn everything_is_installed_where_it_belongs() {
     }
     let unit = fs::read_to_string(target.path().join("lib/systemd/system/mfs-master.service")).expect("the unit");
     assert!(unit.contains("ExecStart=/usr/local/sbin/mfs-master"), "{unit}");
+    let manual = fs::read_to_string(target.path().join("usr/local/share/man/man1/rfs.1")).expect("the page");
+    assert!(manual.contains("RFS ADMIN EXPORT") && !manual.contains("status(1)"), "commands stand in the page itself");
     for program in ["usr/local/sbin/mfs-master", "usr/local/sbin/chunkserver", "usr/local/bin/rfs", "sbin/mount.rfs"] {
         let help = Command::new(target.path().join(program)).arg("--help").output().expect("run");
         assert!(help.status.success(), "{program} --help");

@@ -133,6 +133,88 @@ fn quickstart_refuses_what_cannot_work_and_leaves_nothing() {
 }
 
 #[test]
+fn quickstart_refuses_folders_whose_mount_is_missing() {
+    let place = Place::new();
+    place.must(&["--chunkservers", "1"]);
+    place.must(&["--stop"]);
+    for (folder, what) in [("chunkserver1", "the volume of chunkserver1"), ("master", "the master's metadata")] {
+        let (folder, aside) = (place.dir.join(folder), place.dir.join("aside"));
+        fs::rename(&folder, &aside).expect("moved");
+        fs::create_dir(&folder).expect("an empty folder, as beneath a mount that is missing");
+        let output = place.quickstart(&[]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("is empty") && said.contains(what), "{said}");
+        assert_eq!(fs::read_dir(&folder).expect("list").count(), 0, "nothing was made in {}", folder.display());
+        fs::remove_dir(&folder).expect("removed");
+        fs::rename(&aside, &folder).expect("moved back");
+    }
+    place.must(&[]);
+    place.must(&["--stop", "--purge"]);
+}
+
+#[test]
+fn quickstart_never_joins_a_stranger_on_its_ports() {
+    let (place, other) = (Place::new(), Place::new());
+    other.must(&["--chunkservers", "1"]);
+    let said =
+        Command::new(program("rfs")).args(["--json", "quickstart", "--dir"]).arg(&other.dir).output().expect("run");
+    let cluster: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    let port = cluster["cluster"].as_str().and_then(|address| address.rsplit(':').next()).expect("a port").to_owned();
+    let output = place.quickstart(&["--port-base", &port]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("in use by another program"), "{said}");
+    place.quickstart(&["--stop", "--purge"]);
+    other.must(&["--stop", "--purge"]);
+}
+
+#[test]
+fn quickstart_takes_no_folder_with_logs_of_others() {
+    let place = Place::new();
+    fs::create_dir(place.dir.join("log")).expect("mkdir");
+    fs::write(place.dir.join("log/mine"), "not yours").expect("written");
+    let output = place.quickstart(&[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("not empty"), "{said}");
+    assert_eq!(fs::read_dir(&place.dir).expect("list").count(), 1, "nothing was made");
+}
+
+#[test]
+fn status_names_the_files_that_lack_copies() {
+    let mut cluster = Cluster::start().expect("a cluster");
+    let mount = cluster.mount().expect("a mount");
+    fs::create_dir_all(mount.path().join("folder/below")).expect("mkdir");
+    fs::write(mount.path().join("folder/below/precious"), vec![1; 100_000]).expect("written");
+    cluster.wait_until_fully_replicated().expect("two copies");
+    let file = mount.path().join("folder/below/precious");
+    let file = file.to_str().expect("a path");
+    rfs_tests::programs::run(&mut cluster.rfs(&["setgoal", "5", file])).expect("setgoal");
+    // More copies than there are chunkservers: nothing but a person can help.
+    cluster
+        .wait_for_status(rfs_tests::cluster::SOON, "stuck", |status| {
+            status["summary"].as_str().is_some_and(|summary| summary.contains("goal 5 needs as many chunkservers"))
+        })
+        .expect("said");
+    let affected = |cluster: &Cluster| {
+        let output = cluster.rfs(&["--json", "status"]).output().expect("run");
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")["affected"]["files"].clone()
+    };
+    let found = affected(&cluster);
+    assert_eq!(found[0]["path"], "/folder/below/precious");
+    assert!(found[0]["why"].as_str().is_some_and(|why| why.contains("rfs setgoal")), "{found:#}");
+    (0..3).for_each(|index| cluster.kill_chunkserver(index));
+    cluster
+        .wait_for_status(rfs_tests::cluster::SOON, "unavailable", |status| status["unavailable"] == 1)
+        .expect("noticed");
+    let found = affected(&cluster);
+    assert_eq!(found[0]["live_copies"], 0);
+    assert!(found[0]["why"].as_str().is_some_and(|why| why.contains("(away)")), "{found:#}");
+    let said = cluster.rfs(&["status"]).output().expect("run");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("/folder/below/precious: cannot be read"), "{said}");
+    cluster.start_everything().expect("started again");
+}
+
+#[test]
 fn the_tool_tells_the_state_and_changes_goals() {
     let cluster = Cluster::start().expect("a cluster");
     let mount = cluster.mount().expect("a mount");

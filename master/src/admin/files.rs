@@ -119,6 +119,7 @@ fn file_health(chunks: &[wire::FileChunk]) -> String {
     let dead = chunks.iter().filter(|chunk| chunk.health == "no copy is live").count();
     let written = chunks.iter().filter(|chunk| chunk.health == "being written").count();
     let well = chunks.iter().filter(|chunk| chunk.health == "ok").count();
+    let lacking = chunks.iter().filter(|chunk| chunk.health.ends_with(" copies")).count();
     match chunks.len() {
         _ if dead > 0 => {
             format!("{dead} of {} chunks cannot be read: bring the missing chunkservers back", chunks.len())
@@ -126,6 +127,7 @@ fn file_health(chunks: &[wire::FileChunk]) -> String {
         0 => "ok (no data)".to_owned(),
         all if well == all => "ok".to_owned(),
         all if written > 0 => format!("{written} of {all} chunks are being written"),
-        all => format!("{} of {all} chunks do not have exactly their goal of copies", all - well),
+        all if lacking > 0 => format!("{lacking} of {all} chunks lack copies: `rfs status` says why"),
+        all => format!("{} of {all} chunks have copies too many, which will be deleted", all - well),
     }
 }

@@ -418,3 +418,27 @@ fn the_last_copies_of_a_server_that_is_away_are_counted() {
     assert!(chunks.disconnected(chunks.now, ServerId::new(1), StreamId(1)));
     assert_eq!(chunks.last_copies_of(ServerId::new(1)), 1, "of chunk 1; 2 is elsewhere, of 3 it has an old one");
 }
+
+#[test]
+fn what_lacks_copies_says_why() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    let three = Goal::new(3).unwrap();
+    chunks.load(ChunkId::new(1), info(1, 1, three));
+    chunks.load(ChunkId::new(2), info(1, 1, Goal::ONE));
+    connect(&mut chunks, 1, &[held(1, 1)]);
+    connect(&mut chunks, 2, &[held(1, 1)]);
+    connect(&mut chunks, 3, &[held(1, 1), held(2, 1)]);
+    assert!(chunks.lacking(9).is_empty());
+    chunks.disconnected(at(1), ServerId::new(3), StreamId(3));
+    let lacking = chunks.lacking(9);
+    let found: Vec<_> = lacking.iter().map(|lacks| (lacks.chunk.get(), lacks.live, lacks.hindrance.clone())).collect();
+    let no_place = Hindrance::NoPlace { connected: 2, full: 0 };
+    assert_eq!(found, [(2, 0, Hindrance::NoLiveCopy), (1, 2, no_place)]);
+    assert_eq!(lacking[0].copies[0].state, CopyState::Away);
+    assert_eq!(chunks.lacking(1).len(), 1);
+    connect(&mut chunks, 4, &[]);
+    let hindrance = |chunks: &Chunks| chunks.lacking(9)[1].hindrance.clone();
+    assert!(matches!(hindrance(&chunks), Hindrance::Delay(1..=11)), "{:?}", hindrance(&chunks));
+    pass(&mut chunks, 12, &[1, 2, 4]);
+    assert_eq!(hindrance(&chunks), Hindrance::BeingMade);
+}

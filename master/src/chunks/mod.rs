@@ -19,6 +19,7 @@ mod cluster_events;
 mod counters;
 mod deletion;
 mod index;
+mod lacking;
 mod orders;
 mod placement;
 mod repair;
@@ -35,6 +36,7 @@ use rfs_common::random::SharedRandom;
 
 pub use self::cluster_events::InventoryPart;
 pub use self::counters::Summary;
+pub use self::lacking::{Hindrance, LackingChunk};
 pub use self::servers::{Signal, Traffic};
 pub use self::settle::{SettleCandidate, SettleView};
 pub use self::types::{
@@ -66,6 +68,8 @@ pub struct Chunks {
     counters: Counters,
     /// Chunks with at least one live copy but fewer than their goal, fewest live copies first.
     under_goal: BTreeSet<(u8, ChunkId)>,
+    /// Chunks without a live copy.
+    unavailable: BTreeSet<ChunkId>,
     /// Chunks with a copy that should go: stale, bad, superfluous, or of a freed chunk.
     cleanup: BTreeSet<ChunkId>,
     /// Freed chunks whose copies are not all known to be gone.
@@ -102,6 +106,7 @@ impl Chunks {
             orphans: Orphans::default(),
             counters: Counters::default(),
             under_goal: BTreeSet::new(),
+            unavailable: BTreeSet::new(),
             cleanup: BTreeSet::new(),
             doomed: BTreeSet::new(),
             to_settle: BTreeSet::new(),

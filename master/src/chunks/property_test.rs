@@ -403,16 +403,21 @@ impl World {
 
     fn check_counters(&self) {
         let mut recount = Counters::default();
-        let mut under = BTreeSet::new();
+        let (mut under, mut unavailable) = (BTreeSet::new(), BTreeSet::new());
         for (chunk, entry) in self.chunks.entries.iter().filter(|(_, entry)| !entry.is_doomed()) {
             let live = self.chunks.live_servers(entry);
             recount.add(index::Counted { goal: entry.goal(), live, settled: entry.is_settled() });
             if live > 0 && live < entry.goal() {
                 under.insert((live, *chunk));
             }
+            if live == 0 {
+                unavailable.insert(*chunk);
+            }
         }
         assert_eq!(self.chunks.counters, recount);
-        assert_eq!(self.chunks.under_goal, under);
+        assert_eq!((&self.chunks.under_goal, &self.chunks.unavailable), (&under, &unavailable));
+        let lacking: BTreeSet<ChunkId> = self.chunks.lacking(usize::MAX).iter().map(|lacks| lacks.chunk).collect();
+        assert_eq!(lacking, under.iter().map(|(_, chunk)| *chunk).chain(unavailable).collect());
         assert_eq!(self.chunks.entries.values().filter(|entry| !entry.is_doomed()).count(), self.records.len());
         let grants: u32 = self.chunks.servers.volumes().map(|(_, volume)| volume.grants).sum();
         let granted: usize = self.writing.values().map(Vec::len).sum();

@@ -73,9 +73,14 @@ impl Chunks {
     }
 
     fn is_due(&self, under_since_s: u32, live: u8, goal: u8) -> bool {
+        self.due_in(under_since_s, live, goal).is_zero()
+    }
+
+    /// How much longer a chunk with so many live copies has to lack some before they are made.
+    pub(super) fn due_in(&self, under_since_s: u32, live: u8, goal: u8) -> Duration {
         let last_copy = live == 1 && goal > 1;
         let delay = if last_copy { self.config.last_copy_delay } else { self.config.repair_delay };
-        self.under_for(under_since_s) >= delay
+        delay.saturating_sub(self.under_for(under_since_s))
     }
 
     fn under_for(&self, under_since_s: u32) -> Duration {
@@ -92,18 +97,22 @@ impl Chunks {
         slots
     }
 
+    /// The volume for one more copy, if it takes another repair now.
+    fn repair_target(&self, chunk: ChunkId) -> Option<u16> {
+        self.repair_place(chunk).filter(|slot| self.servers.volume(*slot).repairs < self.config.repairs_per_volume)
+    }
+
     /// A volume for one more copy: on a server without any, else in the place of a stale copy. A server that holds
     /// such a copy gets the new one on the same volume, so that it never has two.
-    fn repair_target(&self, chunk: ChunkId) -> Option<u16> {
+    pub(super) fn repair_place(&self, chunk: ChunkId) -> Option<u16> {
         let entry = &self.entries[&chunk];
         let slots: Vec<u16> = entry.copies().iter().map(|copy| copy.slot).collect();
         let mut servers: Vec<ServerId> = slots.iter().map(|slot| self.servers.volume(*slot).server).collect();
         servers.extend(self.orders.making(chunk));
-        let is_free = |slot: &u16| self.servers.volume(*slot).repairs < self.config.repairs_per_volume;
         let beside: Vec<u16> = slots.iter().copied().filter(|slot| self.servers.volume(*slot).counts).collect();
         let fresh = self.choose_slots(1, &servers, &beside).first().copied();
         if fresh.is_some() {
-            return fresh.filter(is_free);
+            return fresh;
         }
         let mut copies = entry.copies().iter();
         let replaceable = copies.find(|copy| {
@@ -116,7 +125,7 @@ impl Chunks {
             let older = copy.version < entry.version();
             nothing_good && older && volume.takes_writes() && !deleting
         });
-        replaceable.map(|copy| copy.slot).filter(is_free)
+        replaceable.map(|copy| copy.slot)
     }
 
     /// Has a copy made that can be written, beside copies on volumes that only serve reads. True: one is being made.
@@ -142,7 +151,7 @@ impl Chunks {
 
     /// Whether a bad or suspect copy of the right version stands where a new one could be. Chunkservers replace only copies
     /// that are older: settling the chunk gives the good ones a newer version, and so makes the other one old.
-    fn is_blocked_by_useless(&self, chunk: ChunkId) -> bool {
+    pub(super) fn is_blocked_by_useless(&self, chunk: ChunkId) -> bool {
         let entry = &self.entries[&chunk];
         let useless = |copy: &super::index::HeldCopy| {
             let writable = self.servers.volume(copy.slot).takes_writes();

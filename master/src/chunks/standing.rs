@@ -30,6 +30,7 @@ impl Chunks {
         if let Some(counted) = under {
             self.under_goal.insert((counted.live, chunk));
         }
+        put(&mut self.unavailable, chunk, counted.is_some_and(|counted| counted.live == 0));
         put(&mut self.to_settle, chunk, suspect || lost);
         put(&mut self.cleanup, chunk, removable);
         let now_s = self.now.since(self.started).as_secs() as u32;

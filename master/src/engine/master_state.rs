@@ -3,6 +3,7 @@
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ClusterId, Goal, InodeId, SessionId};
+use rfs_proto::frame::FrameType;
 
 use super::{Engine, PushMessage, State};
 use crate::chunks::{Chunks, Severity};
@@ -57,7 +58,7 @@ impl MasterState for Engine {
         self.metrics.render()
     }
 
-    fn operations(&self) -> u64 {
+    fn operations(&self) -> Vec<(FrameType, u64)> {
         self.metrics.operations()
     }
 

@@ -23,7 +23,7 @@ mod view;
 mod waiting;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rfs_common::clock::{Monotonic, SharedClock};
@@ -292,7 +292,21 @@ impl Engine {
     }
 
     pub(crate) fn lock(&self) -> Locked<'_> {
-        Locked { state: Some(self.state.lock().unwrap_or_else(PoisonError::into_inner)) }
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => self.wait_for_lock(),
+        };
+        Locked { state: Some(state) }
+    }
+
+    /// The lock when another thread has it: counted, since it says when one lock is not enough any more.
+    fn wait_for_lock(&self) -> MutexGuard<'_, State> {
+        let begun = self.clock.monotonic();
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.metrics.lock_waits.add_one();
+        self.metrics.lock_wait_microseconds.add(self.clock.monotonic().since(begun).as_micros() as u64);
+        state
     }
 
     fn transaction(&self) -> Transaction<'_> {

@@ -12,10 +12,17 @@ const CHUNK_FIRST: u64 = 1;
 /// The first session id; 0 means none.
 const SESSION_FIRST: u64 = 1;
 
-/// The changes that turn an empty store into an empty filesystem.
+/// The changes that turn an empty store into an empty filesystem, whose root directory is root's.
 pub fn new_cluster(goal: Goal, now: Time) -> Vec<Change> {
+    new_cluster_of((0, 0), goal, now)
+}
+
+/// The same with a root directory of this user and group.
+pub fn new_cluster_of((user, group): (u32, u32), goal: Goal, now: Time) -> Vec<Change> {
     let mut root = InodeRecord {
         mode: 0o755,
+        user,
+        group,
         links: 2,
         accessed: now.into(),
         modified: now.into(),

@@ -22,6 +22,8 @@ pub mod content;
 
 pub mod path;
 
+pub mod names;
+
 pub mod ops;
 
 pub mod bootstrap;

@@ -92,11 +92,7 @@ fn check_peer(engine: &Engine, hello: &session::Hello) -> Result<(), Failure> {
     match expected {
         _ if hello.expected_cluster.is_empty() => Ok(()),
         Ok(expected) if expected == cluster.get() => Ok(()),
-        _ => {
-            let message =
-                format!("this is the master of cluster {cluster}, which is not the one asked for: check the address");
-            Err(Failure::new(Errno::EXDEV, message))
-        }
+        _ => Err(Failure::new(Errno::EXDEV, format!("this is the master of cluster {cluster}"))),
     }
 }
 

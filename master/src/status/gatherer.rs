@@ -1,7 +1,8 @@
 //! Asks every part for its share of the report.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prost::Message;
 use rfs_common::clock::Monotonic;
@@ -11,10 +12,15 @@ use crate::namespace::records::{SystemKind, SystemRecord, system_key};
 use crate::namespace::source::Table;
 use crate::store::{Store, StoreState};
 
+use super::affected::{AffectedFiles, affected};
 use super::health::{Findings, judge};
 use super::master_state::{MasterState, MasterStateExt};
 use super::rates::Rates;
-use super::report::{ChunksAt, Counts, EventRow, MetadataReport, ServerRow, SessionRow, Space, StatusReport};
+use super::report::{ChunksAt, Counts, EventRow, MetadataReport, ServerRow, SessionReport, Space, StatusReport};
+
+/// Affected files on the web page, and how long they stand there before they are looked for again.
+const AFFECTED_SHOWN: usize = 20;
+const AFFECTED_FRESH: Duration = Duration::from_secs(15);
 
 /// The store and where it is.
 #[derive(Debug, Clone)]
@@ -33,13 +39,15 @@ pub struct Gatherer {
     rates: Rates,
     started: Monotonic,
     version: String,
+    affected: Mutex<Option<(Monotonic, AffectedFiles)>>,
 }
 
 impl Gatherer {
     /// A gatherer; without a store (in tests) the report of the metadata is empty.
     pub fn new(state: Arc<dyn MasterState>, store: Option<StoreHandle>, exports: Exports, version: &str) -> Gatherer {
         let started = state.clock().monotonic();
-        Gatherer { state, store, exports, rates: Rates::default(), started, version: version.to_owned() }
+        let (rates, version, affected) = (Rates::default(), version.to_owned(), Mutex::default());
+        Gatherer { state, store, exports, rates, started, version, affected }
     }
 
     /// The master.
@@ -64,7 +72,8 @@ impl Gatherer {
 
     /// The status.
     pub fn status(&self) -> StatusReport {
-        let (summary, servers) = self.state.with_chunks(|chunks, _| (chunks.summary(), chunks.servers()));
+        let (summary, servers, stuck) =
+            self.state.with_chunks(|chunks, _| (chunks.summary(), chunks.servers(), chunks.without_a_place()));
         let system = self.system();
         let (metadata, checkpoint_problem) = self.metadata();
         let export_problem = self.exports.problem();
@@ -72,6 +81,7 @@ impl Gatherer {
         let findings = Findings {
             summary: &summary,
             servers: &servers,
+            stuck: stuck.as_ref(),
             metadata: &metadata,
             default_goal,
             export_problem,
@@ -112,6 +122,7 @@ impl Gatherer {
             repairs_running: summary.repairs_running,
             metadata,
             rates: self.rates.rates(),
+            operations: self.rates.operations(),
             servers_up: summary.servers.1,
             servers_known: summary.servers.0,
             volumes_in_service: summary.volumes.1,
@@ -123,14 +134,36 @@ impl Gatherer {
         }
     }
 
-    /// The servers with their volumes.
+    /// The servers with their volumes, as people look for them: by host.
     pub fn servers(&self) -> Vec<ServerRow> {
-        self.state.with_chunks(|chunks, _| chunks.servers()).into_iter().map(ServerRow::from).collect()
+        let servers = self.state.with_chunks(|chunks, _| chunks.servers());
+        let mut rows: Vec<ServerRow> = servers.into_iter().map(ServerRow::from).collect();
+        rows.sort_by(|one, other| (&one.host, one.id).cmp(&(&other.host, other.id)));
+        rows
     }
 
     /// The sessions.
-    pub fn sessions(&self) -> Vec<SessionRow> {
-        self.state.sessions().into_iter().map(SessionRow::from).collect()
+    pub fn sessions(&self) -> Vec<SessionReport> {
+        self.state.sessions()
+    }
+
+    /// The files that lack copies, the worst first. Reads many records.
+    pub fn affected(&self, limit: usize) -> AffectedFiles {
+        affected(&*self.state, limit)
+    }
+
+    /// The same for the web page, which asks all the time: found again only once in a while.
+    pub fn affected_lately(&self) -> AffectedFiles {
+        let now = self.state.clock().monotonic();
+        let mut known = self.affected.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((found, files)) if now.since(*found) < AFFECTED_FRESH && !files.files.is_empty() => files.clone(),
+            _ => {
+                let files = self.affected(AFFECTED_SHOWN);
+                *known = Some((now, files.clone()));
+                files
+            }
+        }
     }
 
     /// The latest events, the newest first.

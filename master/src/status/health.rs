@@ -1,13 +1,16 @@
 //! Numbers into words: the one line at the top, and each problem with what it concerns and what to do.
 
-use crate::chunks::{ServerView, Summary, VolumeState};
+use crate::chunks::{LackingChunk, ServerView, Summary, VolumeState};
 
+use super::affected::why;
 use super::report::{Health, MetadataReport};
 
 /// What health is judged by.
 pub(super) struct Findings<'a> {
     pub(super) summary: &'a Summary,
     pub(super) servers: &'a [ServerView],
+    /// A chunk for whose missing copies there is no place.
+    pub(super) stuck: Option<&'a LackingChunk>,
     pub(super) metadata: &'a MetadataReport,
     pub(super) default_goal: u32,
     pub(super) export_problem: Option<String>,
@@ -25,7 +28,7 @@ pub(super) struct Verdict {
 pub(super) fn judge(findings: &Findings<'_>) -> Verdict {
     let mut problems: Vec<(Health, String)> = Vec::new();
     problems.extend(metadata_problems(findings));
-    problems.extend(chunk_problems(findings.summary));
+    problems.extend(chunk_problems(findings.summary, findings.stuck));
     problems.extend(server_problems(findings));
     let health = problems.iter().map(|(health, _)| *health).max().unwrap_or(Health::Ok);
     problems.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
@@ -37,6 +40,7 @@ fn line(findings: &Findings<'_>, problems: &[String]) -> String {
     let summary = findings.summary;
     match problems.split_first() {
         None if summary.total == 0 => "Everything is well; there is no data yet.".to_owned(),
+        None if summary.total == 1 => "Everything is well: 1 chunk has all its copies.".to_owned(),
         None => format!("Everything is well: all {} have all their copies.", counted(summary.total, "chunk")),
         Some((first, [])) => first.clone(),
         Some((first, rest)) => format!("{first} ({} more)", counted(rest.len() as u64, "problem")),
@@ -69,7 +73,7 @@ fn metadata_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     problems
 }
 
-fn chunk_problems(summary: &Summary) -> Vec<(Health, String)> {
+fn chunk_problems(summary: &Summary, stuck: Option<&LackingChunk>) -> Vec<(Health, String)> {
     let mut problems = Vec::new();
     if summary.unavailable > 0 {
         let what = counted(summary.unavailable, "chunk");
@@ -86,10 +90,11 @@ fn chunk_problems(summary: &Summary) -> Vec<(Health, String)> {
             0 => String::new(),
             count => format!(" ({count} of them with one copy left)"),
         };
-        let doing = match (&summary.repairs_wait, summary.repairs_running) {
-            (Some(reason), _) => format!("repairs wait: {reason}"),
-            (None, 0) => "new ones are made as soon as there is a server to put them on".to_owned(),
-            (None, running) => {
+        let doing = match (stuck, &summary.repairs_wait, summary.repairs_running) {
+            (Some(chunk), _, _) => why(chunk),
+            (None, Some(reason), _) => format!("repairs wait: {reason}"),
+            (None, None, 0) => "new ones are made soon".to_owned(),
+            (None, None, running) => {
                 format!("{} being made", if running == 1 { "1 is".to_owned() } else { format!("{running} are") })
             }
         };
@@ -107,10 +112,13 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
             let since = server
                 .last_heard
                 .map_or("since the master started".to_owned(), |ago| format!("for {}", duration(ago.as_secs())));
-            problems.push((
-                Health::Degraded,
-                format!("Chunkserver {id} on {host} is missing {since}; start it, or forget it with `rfs admin forget-server {id}`."),
-            ));
+            // While something cannot be read, nobody should be led to give up what may have the only copies.
+            let else_forget = match findings.summary.unavailable {
+                0 => format!(", or forget it with `rfs admin forget-server {id}` if it never comes back"),
+                _ => ": it may have the only copies of what cannot be read".to_owned(),
+            };
+            let text = format!("Chunkserver {id} on {host} is missing {since}; start it{else_forget}.");
+            problems.push((Health::Degraded, text));
             continue;
         }
         for volume in &server.volumes {
@@ -140,13 +148,14 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
         };
         problems.push((
             health,
-            format!("Only {have} {verb} connected, too few for new files with {want}; start more chunkservers."),
+            format!("Only {have} {verb} connected, too few for new files with {want}, and writing them may fail; start more chunkservers."),
         ));
     }
     problems
 }
 
-fn counted(count: u64, what: &str) -> String {
+/// "1 chunk", "2 chunks".
+pub(super) fn counted(count: u64, what: &str) -> String {
     match (count, what.strip_suffix('y')) {
         (1, _) => format!("1 {what}"),
         (_, Some(stem)) => format!("{count} {stem}ies"),
@@ -173,6 +182,7 @@ mod tests {
         judge(&Findings {
             summary,
             servers: &[],
+            stuck: None,
             metadata: &metadata,
             default_goal: 0,
             export_problem: none.0,

@@ -3,11 +3,14 @@
 
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::errno::Errno;
-use rfs_common::ids::{ClusterId, Goal, InodeId, SessionId};
+use rfs_common::ids::{ClusterId, Goal, InodeId};
+use rfs_proto::frame::FrameType;
 
 use crate::chunks::{Chunks, Severity};
 use crate::events::Event;
 use crate::namespace::source::{Change, Source};
+
+use super::report::SessionReport;
 
 /// The master, as its services see it. Every method may wait for the engine's lock: call them from threads that may block.
 pub trait MasterState: Send + Sync + 'static {
@@ -47,8 +50,8 @@ pub trait MasterState: Send + Sync + 'static {
     /// The counters as Prometheus reads them.
     fn metrics_text(&self) -> String;
 
-    /// Operations of clients answered since the start.
-    fn operations(&self) -> u64;
+    /// Operations of clients answered since the start, by type; always the same types in the same order.
+    fn operations(&self) -> Vec<(FrameType, u64)>;
 
     /// Sets the goal of these nodes, each in one step with its chunks; returns how many had another one. Nodes that are
     /// gone are passed over.
@@ -87,33 +90,4 @@ impl<T: MasterState + ?Sized> MasterStateExt for T {
         });
         result.expect("visit_chunks calls its argument before it returns")
     }
-}
-
-/// A session as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionReport {
-    /// Its id.
-    pub session: SessionId,
-    /// The client's host.
-    pub host: String,
-    /// Where it is mounted.
-    pub mount_point: String,
-    /// Where its push connection comes from.
-    pub address: String,
-    /// Its program version.
-    pub version: String,
-    /// How long ago it began.
-    pub age_ms: u64,
-    /// How long ago it was heard.
-    pub last_heard_ms: u64,
-    /// Leases it holds, those for writing among them.
-    pub leases: u64,
-    /// Leases for writing.
-    pub write_leases: u64,
-    /// Locks it holds.
-    pub locks: u64,
-    /// Operations it asked for.
-    pub operations: u64,
-    /// It may change nothing.
-    pub read_only: bool,
 }

@@ -1,19 +1,21 @@
 //! The state of everything in words and numbers: gathered once, shown by the tool (gRPC), the web page and its JSON.
 //!
-//! [`Gatherer`] asks the engine, the chunk table, the store and the exports, each for a moment, and never scans chunks.
+//! [`Gatherer`] asks the engine, the chunk table, the store and the exports, each for a moment, and never scans chunks; only [`Gatherer::affected`] reads much.
 //! [`health`] turns the numbers into one line and a list of problems, each with what to do.
 
+mod affected;
 mod gatherer;
 mod health;
 mod master_state;
 mod rates;
 mod report;
 
+pub use self::affected::{AffectedFile, AffectedFiles};
 pub use self::gatherer::{Gatherer, StoreHandle};
-pub use self::master_state::{GoalFailure, MasterState, MasterStateExt, SessionReport};
+pub use self::master_state::{GoalFailure, MasterState, MasterStateExt};
 pub use self::rates::RateSampler;
 pub use self::report::{
-    ChunksAt, Counts, EventRow, Health, MetadataReport, Rate, ServerRow, SessionRow, Space, StatusReport, VolumeRow,
+    ChunksAt, Counts, EventRow, Health, MetadataReport, Rate, ServerRow, SessionReport, Space, StatusReport, VolumeRow,
 };
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! The report as it is shown: one definition for JSON; the gRPC messages are made from it.
 
+use rfs_common::ids::SessionId;
 use rfs_proto::admin as wire;
 use serde::Serialize;
 
 use crate::chunks::{ScrubReport, ServerView, Severity};
 use crate::events::Event;
-
-use super::master_state::SessionReport;
 
 /// How things are, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -40,6 +39,7 @@ pub struct StatusReport {
     pub repairs_running: u64,
     pub metadata: MetadataReport,
     pub rates: Vec<Rate>,
+    pub operations: Vec<Rate>,
     pub servers_up: u32,
     pub servers_known: u32,
     pub volumes_in_service: u32,
@@ -100,7 +100,7 @@ pub struct MetadataReport {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the fields are documented in admin.proto")]
 pub struct Rate {
-    pub name: &'static str,
+    pub name: String,
     pub per_second: f64,
 }
 
@@ -116,6 +116,10 @@ pub struct ServerRow {
     pub version: String,
     pub connected: bool,
     pub last_seen_ms: Option<u64>,
+    pub reads: u64,
+    pub writes: u64,
+    pub read_bytes: u64,
+    pub written_bytes: u64,
     pub volumes: Vec<VolumeRow>,
 }
 
@@ -152,21 +156,32 @@ impl From<ScrubReport> for ScrubRow {
     }
 }
 
-/// A session as a row.
+/// A session as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[allow(missing_docs, reason = "the fields are documented in admin.proto")]
-pub struct SessionRow {
-    pub session: u64,
+pub struct SessionReport {
+    /// Its id.
+    pub session: SessionId,
+    /// The client's host.
     pub host: String,
+    /// Where it is mounted.
     pub mount_point: String,
+    /// Where its push connection comes from.
     pub address: String,
+    /// Its program version.
     pub version: String,
+    /// How long ago it began.
     pub age_ms: u64,
+    /// How long ago it was heard.
     pub last_heard_ms: u64,
+    /// Leases it holds, those for writing among them.
     pub leases: u64,
+    /// Leases for writing.
     pub write_leases: u64,
+    /// Locks it holds.
     pub locks: u64,
+    /// Operations it asked for.
     pub operations: u64,
+    /// It may change nothing.
     pub read_only: bool,
 }
 
@@ -203,26 +218,11 @@ impl From<ServerView> for ServerRow {
             version: view.version,
             connected,
             last_seen_ms: view.last_heard.map(|heard| heard.as_millis() as u64),
+            reads: view.traffic.reads,
+            writes: view.traffic.writes,
+            read_bytes: view.traffic.read_bytes,
+            written_bytes: view.traffic.written_bytes,
             volumes: volumes.collect(),
-        }
-    }
-}
-
-impl From<SessionReport> for SessionRow {
-    fn from(report: SessionReport) -> SessionRow {
-        SessionRow {
-            session: report.session.get(),
-            host: report.host,
-            mount_point: report.mount_point,
-            address: report.address,
-            version: report.version,
-            age_ms: report.age_ms,
-            last_heard_ms: report.last_heard_ms,
-            leases: report.leases,
-            write_leases: report.write_leases,
-            locks: report.locks,
-            operations: report.operations,
-            read_only: report.read_only,
         }
     }
 }
@@ -253,7 +253,7 @@ impl From<StatusReport> for wire::Status {
     fn from(report: StatusReport) -> wire::Status {
         let (space, counts, metadata) = (report.space, report.counts, report.metadata);
         let chunks = report.chunks.iter();
-        let rates = report.rates.into_iter();
+        let named = |rate: Rate| wire::NamedRate { name: rate.name, per_second: rate.per_second };
         wire::Status {
             health: wire::Health::from(report.health).into(),
             summary: report.summary,
@@ -277,9 +277,8 @@ impl From<StatusReport> for wire::Status {
             repairs_running: report.repairs_running,
             metadata: Some(metadata.into()),
             rates: Some(wire::Rates {
-                rates: rates
-                    .map(|rate| wire::NamedRate { name: rate.name.to_owned(), per_second: rate.per_second })
-                    .collect(),
+                rates: report.rates.into_iter().map(named).collect(),
+                operations: report.operations.into_iter().map(named).collect(),
             }),
             servers_up: report.servers_up,
             servers_known: report.servers_known,
@@ -339,10 +338,10 @@ impl From<ServerRow> for wire::Server {
     }
 }
 
-impl From<SessionRow> for wire::Session {
-    fn from(row: SessionRow) -> wire::Session {
+impl From<SessionReport> for wire::Session {
+    fn from(row: SessionReport) -> wire::Session {
         wire::Session {
-            session: row.session,
+            session: row.session.get(),
             host: row.host,
             mount_point: row.mount_point,
             address: row.address,

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rfs_common::clock::{ManualClock, Monotonic, SharedClock, Time};
 use rfs_common::ids::{ClusterId, Goal, InodeId};
 use rfs_common::random::SeededRandom;
+use rfs_proto::frame::FrameType;
 
-use super::master_state::{GoalFailure, MasterState, SessionReport};
+use super::master_state::{GoalFailure, MasterState};
+use super::report::SessionReport;
 use crate::chunks::{Chunks, ChunksConfig, Severity};
 use crate::events::{Event, Events};
 use crate::namespace::source::{Change, MemorySource, Source};
@@ -75,8 +77,8 @@ impl MasterState for TestMaster {
         String::new()
     }
 
-    fn operations(&self) -> u64 {
-        0
+    fn operations(&self) -> Vec<(FrameType, u64)> {
+        Vec::new()
     }
 
     fn set_goals(&self, nodes: &[InodeId], goal: Goal) -> Result<u64, GoalFailure> {

@@ -92,6 +92,18 @@ function rates(rows) {
     element("th", { scope: "row" }, rate.name), cell(shown(rate), "number"))))];
 }
 
+function operations(rows) {
+  return rows.length === 0 ? none("No operations in the last ten seconds.") : rates(rows);
+}
+
+function affected({ files, more }) {
+  const state = (file) => file.live_copies === 0 ? element("b", { class: "bad" }, "cannot be read")
+    : element("b", { class: "warn" }, `${file.live_copies} of ${file.goal} copies`);
+  const items = files.map((file) => element("li", {},
+    element("strong", {}, file.path || `inode ${file.inode}`), state(file), element("span", {}, file.why)));
+  return more ? [...items, element("li", { class: "quiet" }, "and others; rfs status --files N names more")] : items;
+}
+
 function metadata(report) {
   const rows = [
     ["state", report.state],
@@ -179,10 +191,13 @@ function show(all) {
   draw("problems", rest, (problems) => problems.map((problem) => element("li", {}, problem)));
   draw("cluster", [status.cluster, status.version, duration(status.uptime_ms)],
     ([cluster, version, up]) => [`cluster ${cluster}, version ${version}, up ${up}`]);
-  const { metadata: meta, rates: rate, problems, uptime_ms, ...plain } = status;
+  const { metadata: meta, rates: rate, operations: kinds, problems, uptime_ms, ...plain } = status;
   draw("figures", plain, figures);
   draw("chunks", status.chunks, chunks);
   draw("rates", status.rates, rates);
+  draw("operations", status.operations, operations);
+  draw("affected", all.affected, affected);
+  byId("affected-part").hidden = all.affected.files.length === 0;
   draw("metadata", status.metadata, metadata);
   draw("servers", all.servers, servers);
   draw("sessions", all.sessions, sessions);

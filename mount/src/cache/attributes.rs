@@ -88,6 +88,8 @@ pub struct Attributes {
     pub goal: u32,
     /// Rises with every change; orders two answers about one node.
     pub revision: u64,
+    /// Extended attributes it has, if the master says so.
+    pub xattrs: Option<u32>,
 }
 
 impl Attributes {
@@ -109,6 +111,7 @@ impl Attributes {
             created: time_from_wire(wire.created.as_ref()),
             goal: wire.goal,
             revision: wire.revision,
+            xattrs: wire.xattrs,
         })
     }
 }

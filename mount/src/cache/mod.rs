@@ -17,3 +17,5 @@ pub mod node;
 pub mod order;
 
 pub mod table;
+
+pub mod xattrs;

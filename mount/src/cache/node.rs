@@ -16,6 +16,7 @@ use rfs_proto::session as wire;
 use super::attributes::Attributes;
 use super::entries::Entries;
 use super::order::{Stamp, Ticket};
+use super::xattrs::Xattrs;
 
 /// The longest time between the announcement of another session's change and the change: it waits for other sessions, each
 /// of which is given up after its expiry.
@@ -82,6 +83,8 @@ pub struct NodeState {
     pub releasing: bool,
     /// Known entries, of a directory.
     pub entries: Entries,
+    /// Known extended attributes.
+    pub xattrs: Xattrs,
     /// Target, of a symbolic link.
     pub target: Option<Arc<[u8]>>,
     /// When another session's change of the node, or of entries in it, was last announced.
@@ -210,6 +213,7 @@ impl<C> Node<C> {
         state.fresh = false;
         state.entries.clear();
         state.target = None;
+        state.xattrs = Xattrs::default();
     }
 }
 

@@ -12,7 +12,8 @@ use super::bytes::Durability;
 use super::core::{Core, Node, caller_to_wire};
 use super::types::{AttributeChanges, AttributesAnswer, Caller, FilesystemSpace, SetTime};
 use crate::cache::attributes::time_to_wire;
-use crate::cache::node::{Answered, Mode};
+use crate::cache::node::{Answered, Mode, NodeState};
+use crate::cache::order::{Stamp, Ticket};
 
 /// They go when the file's content changes, which the master learns from a commit.
 const FILE_CAPABILITIES: &[u8] = b"security.capability";
@@ -90,11 +91,27 @@ impl Client {
     /// ENODATA if there is none; and the master's others.
     pub fn get_xattr(&self, caller: &Caller, inode: InodeId, name: &[u8]) -> Result<Vec<u8>, Errno> {
         check_xattr_name(name)?;
+        let core = &*self.core;
+        let node = core.node(inode);
         if name == FILE_CAPABILITIES {
-            self.core.commit_if_written(&self.core.node(inode))?;
+            core.commit_if_written(&node)?;
         }
+        core.session.wait_trusted()?;
+        if let Some(kept) = core.kept_xattr(&node, name) {
+            return kept.map(|value| value.to_vec()).ok_or(Errno::ENODATA);
+        }
+        let (before, mut ticket) = (kept_revision(&node.state()), core.order.begin());
         let request = wire::GetXattr { caller: caller_to_wire(caller), inode: inode.get(), name: name.to_vec().into() };
-        Ok(self.core.session.call(&request)?.value.to_vec())
+        let value = match core.call(&mut ticket, &request) {
+            Ok(reply) => Some(reply.value),
+            // Who may not see it is answered the same.
+            Err(Errno::ENODATA) if caller.user == 0 => None,
+            Err(errno) => return Err(errno),
+        };
+        if let Some(revision) = before {
+            core.keep_xattr(&node, &ticket, revision, (name, value.as_deref()));
+        }
+        value.map(|value| value.to_vec()).ok_or(Errno::ENODATA)
     }
 
     /// The names of the extended attributes that the caller may see.
@@ -102,6 +119,10 @@ impl Client {
     /// # Errors
     /// The master's.
     pub fn list_xattr(&self, caller: &Caller, inode: InodeId) -> Result<Vec<Vec<u8>>, Errno> {
+        self.core.session.wait_trusted()?;
+        if self.core.has_no_xattrs(&self.core.node(inode)) {
+            return Ok(Vec::new());
+        }
         let request = wire::ListXattr { caller: caller_to_wire(caller), inode: inode.get() };
         Ok(self.core.session.call(&request)?.names.iter().map(|name| name.to_vec()).collect())
     }
@@ -156,6 +177,19 @@ fn check_xattr_name(name: &[u8]) -> Result<(), Errno> {
     if name.is_empty() || name.len() > XATTR_NAME_BYTES_MAX { Err(Errno::ERANGE) } else { Ok(()) }
 }
 
+/// Names that the master would look for; others it refuses.
+fn is_storable(name: &[u8]) -> bool {
+    let prefixes = [&b"user."[..], b"trusted.", b"security."];
+    let acls = [&b"system.posix_acl_access"[..], b"system.posix_acl_default"];
+    prefixes.iter().any(|prefix| name.starts_with(prefix) && name.len() > prefix.len()) || acls.contains(&name)
+}
+
+/// The revision of the node that is known to be the present one.
+fn kept_revision(state: &NodeState) -> Option<u64> {
+    let keeps = state.fresh && state.mode > Mode::None && !state.closing && state.recalls_waiting == 0;
+    state.attributes.as_ref().filter(|_| keeps).map(|attributes| attributes.revision)
+}
+
 fn set_request(caller: &Caller, inode: InodeId, changes: &AttributeChanges) -> wire::SetAttributes {
     let at = |time: Option<SetTime>| match time {
         Some(SetTime::At(time)) => Some(time_to_wire(time)),
@@ -179,6 +213,30 @@ fn set_request(caller: &Caller, inode: InodeId, changes: &AttributeChanges) -> w
 }
 
 impl Core {
+    /// Whether the node is known to have no extended attributes at all, as most.
+    fn has_no_xattrs(&self, node: &Node) -> bool {
+        let state = node.state();
+        kept_revision(&state).is_some() && state.attributes.as_ref().is_some_and(|known| known.xattrs == Some(0))
+    }
+
+    /// What is known of an extended attribute. Who may see it was the kernel's decision (`default_permissions`).
+    fn kept_xattr(&self, node: &Node, name: &[u8]) -> Option<Option<Arc<[u8]>>> {
+        if is_storable(name) && self.has_no_xattrs(node) {
+            return Some(None);
+        }
+        let state = node.state();
+        state.xattrs.get(kept_revision(&state)?, name)
+    }
+
+    /// Keeps it, if the node is still the one that it was before it was asked for.
+    fn keep_xattr(&self, node: &Node, ticket: &Ticket<'_>, before: u64, (name, value): (&[u8], Option<&[u8]>)) {
+        let now = self.now();
+        let mut state = node.state();
+        if kept_revision(&state) == Some(before) && node.may_keep(&state, ticket, &Answered::default(), now) {
+            state.xattrs.keep(before, name, value);
+        }
+    }
+
     /// Asks the master to change attributes, and learns how they are then.
     pub(super) fn set_attributes(
         &self,
@@ -254,7 +312,8 @@ impl Core {
         };
         self.session.call(&finish(request))?;
         // The change time (and, of an access list, the mode) changed with it; the answer does not say how. The kernel
-        // forgets by itself what its own call changed.
+        // forgets by itself what its own call changed. Answers that are on their way may be from before.
+        self.order.stamp(inode, Stamp::Foreign);
         if let Some(node) = self.table.get(inode) {
             node.state().fresh = false;
         }

@@ -217,6 +217,49 @@ fn a_kernel_that_does_not_know_a_node_yet_is_asked_before_the_recall_is_done_and
 }
 
 #[test]
+fn extended_attributes_cost_no_round_trip_while_the_node_stays_as_it_is() {
+    let mounted = Mounted::new();
+    let get = |name: &[u8]| mounted.client.get_xattr(&mounted.caller, FILE, name);
+    mounted.master.state().change(FILE.get(), |attributes| attributes.xattrs = Some(0));
+    mounted.lookup("five").unwrap();
+    let before = mounted.round_trips();
+    for name in [&b"security.capability"[..], b"system.posix_acl_access", b"user.a"] {
+        assert_eq!(get(name), Err(Errno::ENODATA));
+    }
+    assert_eq!(mounted.client.list_xattr(&mounted.caller, FILE), Ok(Vec::new()));
+    assert_eq!(mounted.round_trips(), before, "a node without any needs no question");
+
+    mounted.master.state().change(FILE.get(), |attributes| attributes.xattrs = Some(1));
+    let recall = wire::Recall { attributes: vec![FILE.get()], ..wire::Recall::default() };
+    mounted.master.wait_done(mounted.master.recall(recall));
+    assert_eq!(get(b"user.a"), Ok(b"value of user.a".to_vec()));
+    assert_eq!(mounted.round_trips(), before + 1, "nothing is known of the node, so nothing may be kept");
+    mounted.client.get_attributes(FILE).unwrap();
+    let before = mounted.round_trips();
+    assert_eq!((get(b"user.none"), get(b"user.none")), (Err(Errno::ENODATA), Err(Errno::ENODATA)));
+    // What was announced a moment ago may still be to come, and the answer does not say.
+    assert_eq!(mounted.round_trips(), before + 2);
+}
+
+#[test]
+fn an_extended_attribute_is_asked_for_once() {
+    let mounted = Mounted::new();
+    let get = |name: &[u8]| mounted.client.get_xattr(&mounted.caller, FILE, name);
+    mounted.master.state().change(FILE.get(), |attributes| attributes.xattrs = Some(1));
+    mounted.lookup("five").unwrap();
+    let before = mounted.round_trips();
+    for _ in 0..3 {
+        assert_eq!(get(b"user.a"), Ok(b"value of user.a".to_vec()));
+        assert_eq!(get(b"user.none"), Err(Errno::ENODATA));
+    }
+    assert_eq!(mounted.round_trips(), before + 2);
+    mounted.client.set_xattr(&mounted.caller, FILE, b"user.a", b"other", 0).unwrap();
+    let before = mounted.round_trips();
+    assert_eq!(get(b"user.a"), Ok(b"value of user.a".to_vec()));
+    assert_eq!(mounted.round_trips(), before + 1, "a change of our own ends what was kept");
+}
+
+#[test]
 fn data_is_committed_before_a_recall_is_done_while_writes_go_on() {
     let mounted = Mounted::new();
     let handle = mounted.open(libc::O_WRONLY);

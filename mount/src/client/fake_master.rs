@@ -189,6 +189,19 @@ impl State {
                 let parent_lease = self.lease(request.parent, wire::LeaseMode::Read);
                 wire::LookupReply { node, parent_lease }.encode_to_vec()
             }
+            FrameType::GetXattr => {
+                let request = wire::GetXattr::decode(body).unwrap();
+                if request.name.ends_with(b"none") {
+                    return Err(Errno::ENODATA);
+                }
+                let value = [b"value of ", &request.name[..]].concat().into();
+                wire::GetXattrReply { value }.encode_to_vec()
+            }
+            FrameType::SetXattr => {
+                let request = wire::SetXattr::decode(body).unwrap();
+                self.change(request.inode, |_| {});
+                Vec::new()
+            }
             FrameType::GetAttributes => {
                 let request = wire::GetAttributes::decode(body).unwrap();
                 let node = Some(self.node(request.inode).ok_or(Errno::ESTALE)?);

@@ -170,7 +170,7 @@ fn check_cluster(endpoint: &str, hello: &Hello, reply: &HelloReply) -> Result<()
     }
     Err(ConnectError::WrongCluster {
         endpoint: endpoint.to_owned(),
-        found: cluster_of(&reply.cluster).to_string(),
+        found: format!("this is the master of cluster {}", cluster_of(&reply.cluster)),
         expected: cluster_of(&hello.expected_cluster),
     })
 }

@@ -50,7 +50,7 @@ pub enum ConnectError {
     },
     /// It is another cluster's master.
     #[error(
-        "the master at {endpoint} belongs to cluster {found}, not to {expected}; check the address or the cluster id"
+        "the master at {endpoint} does not belong to cluster {expected} ({found}); check the address or the cluster id"
     )]
     WrongCluster {
         /// Where.

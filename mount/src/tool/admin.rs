@@ -25,7 +25,7 @@ pub(super) fn admin(
         AdminCommand::Checkpoint => checkpoint(&mut link(None)?, form),
         AdminCommand::ForgetServer { server, last_copies } => {
             let request = ForgetServerRequest { server: server.get(), last_copies: *last_copies };
-            forget_server(&mut link(None)?, *server, request)
+            forget_server(&mut link(None)?, *server, request, form)
         }
     }
 }
@@ -56,9 +56,17 @@ fn checkpoint(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
     }
 }
 
-fn forget_server(link: &mut MasterLink, server: ServerId, request: ForgetServerRequest) -> anyhow::Result<()> {
+fn forget_server(
+    link: &mut MasterLink,
+    server: ServerId,
+    request: ForgetServerRequest,
+    form: Form,
+) -> anyhow::Result<()> {
     link.call(|mut client| async move { client.forget_server(request).await })?;
-    print_text(&format!("Chunkserver {server} is forgotten."))
+    match form {
+        Form::Programs => print_json(&json!({ "forgotten": server.to_string() })),
+        Form::People => print_text(&format!("Chunkserver {server} is forgotten.")),
+    }
 }
 
 /// The master's own program does it: the tool links no storage engine.

@@ -10,7 +10,7 @@ use rfs_common::endpoint::{CLIENT_TO_MASTER_PORT, Endpoint};
 #[command(name = "rfs", version, max_term_width = 100)]
 pub struct Cli {
     /// The master, HOST[:PORT] (port 9421 if not given). Without it: RFS_MASTER, else the mount that the given path or the
-    /// current folder is on, else the only rfs mount of this machine, else localhost.
+    /// current folder is on, else the only rfs mount of this machine, else this machine.
     #[arg(long, short = 'm', global = true, env = "RFS_MASTER", value_parser = parse_endpoint, value_name = "HOST[:PORT]")]
     pub master: Option<Endpoint>,
     /// Print one JSON document instead of tables.
@@ -39,7 +39,9 @@ fn parse_count(text: &str) -> Result<u32, String> {
 /// What `rfs` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Health, space, chunks by goal and live copies, what is wrong and what to do about it.
+    /// Health, what is wrong and what to do about it, files that lack copies, space, chunks by goal and live copies. Ends
+    /// with 0 if all is well, 3 if something lacks copies or needs attention, 4 if something cannot be read or changed, 1
+    /// if the master does not answer.
     Status(StatusArguments),
     /// The chunkservers and whether they are there.
     Servers,
@@ -67,12 +69,15 @@ pub struct StatusArguments {
     /// Wait, showing progress, until everything is fully replicated; at most this long (for example 5m).
     #[arg(long, value_name = "TIME")]
     pub wait: Option<rfs_common::size::Period>,
+    /// How many of the files that lack copies to name, the worst first.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = parse_count)]
+    pub files: u32,
 }
 
 /// Arguments of `rfs events`.
 #[derive(Debug, Args)]
 pub struct EventsArguments {
-    /// How many, newest last.
+    /// How many; the newest stands last.
     #[arg(long, short = 'n', default_value_t = 20, value_parser = parse_count)]
     pub limit: u32,
 }

@@ -90,7 +90,7 @@ pub(super) fn sessions(link: &mut MasterLink, form: Form) -> anyhow::Result<()> 
                 session.host.clone(),
                 session.mount_point.clone(),
                 if session.read_only { "read-only".into() } else { "read-write".into() },
-                ago(session.last_heard_ms),
+                format!("{} ago", ago(session.last_heard_ms)),
                 session.leases.to_string(),
                 session.write_leases.to_string(),
                 session.locks.to_string(),
@@ -112,16 +112,17 @@ pub(super) fn events(link: &mut MasterLink, arguments: &EventsArguments, form: F
     if form == Form::Programs {
         let document =
             |event: &Event| json!({ "unix_ms": event.unix_ms, "severity": event.severity, "message": event.message });
-        return print_json(&events.iter().map(document).collect::<Vec<_>>());
+        return print_json(&events.iter().rev().map(document).collect::<Vec<_>>());
     }
-    let rows =
-        events.iter().map(|event| vec![moment(event.unix_ms), event.severity.clone(), event.message.clone()]).collect();
+    // The master tells the newest first; on a terminal the end is what one sees.
+    let row = |event: &Event| vec![moment(event.unix_ms), event.severity.clone(), event.message.clone()];
+    let rows = events.iter().rev().map(row).collect();
     print_table(&["when", "severity", "what"], rows, "Nothing has happened yet.")
 }
 
 fn moment(unix_ms: i64) -> String {
-    let nanoseconds = u32::try_from(unix_ms.rem_euclid(1000)).unwrap_or(0) * 1_000_000;
-    Time::new(unix_ms.div_euclid(1000), nanoseconds).to_string()
+    // Whole seconds are enough for people.
+    Time::from_seconds(unix_ms.div_euclid(1000)).to_string().replace(".000000000Z", "Z")
 }
 
 fn list_servers(link: &mut MasterLink) -> anyhow::Result<Vec<Server>> {

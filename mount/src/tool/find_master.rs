@@ -40,7 +40,8 @@ pub(super) fn find(named: Option<&Endpoint>, path: Option<&Path>) -> anyhow::Res
     masters.sort_by_key(ToString::to_string);
     masters.dedup();
     match masters.as_slice() {
-        [] => Ok(Endpoint::new("localhost", CLIENT_TO_MASTER_PORT)),
+        // By number: a minimal system has no names, not even its own.
+        [] => Ok(Endpoint::new("127.0.0.1", CLIENT_TO_MASTER_PORT)),
         [only] => Ok((*only).clone()),
         several => {
             let list: Vec<String> = several.iter().map(ToString::to_string).collect();
@@ -61,6 +62,12 @@ pub(super) fn mount_of<'a>(mounts: &'a [RfsMount], path: &Path) -> Option<&'a Rf
 pub(super) fn mounts() -> anyhow::Result<Vec<RfsMount>> {
     let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
     Ok(text.lines().filter_map(parse_mount).collect())
+}
+
+/// Whether something is mounted on this very folder, given by its real path.
+pub(super) fn is_mount_point(folder: &Path) -> anyhow::Result<bool> {
+    let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| Path::new(&unescape(point)) == folder))
 }
 
 /// One line of mountinfo (proc(5)): fields 5 is the mount point, after the separator come type and source.

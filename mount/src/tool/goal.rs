@@ -3,13 +3,13 @@
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use rfs_common::endpoint::Endpoint;
-use rfs_proto::admin::{GoalRequest, SetGoalProgress, SetGoalRequest};
+use rfs_proto::admin::{GoalRequest, SetGoalProgress, SetGoalRequest, StatusRequest};
 use serde_json::json;
 
 use super::cli::{PathsArguments, SetgoalArguments};
 use super::file::{Link, target};
 use super::master_link::MasterLink;
-use super::output::{Form, print_json, print_table, print_text};
+use super::output::{Form, complain, print_json, print_table, print_text};
 
 /// `rfs getgoal PATH...`
 pub(super) fn getgoal(
@@ -57,6 +57,7 @@ pub(super) fn setgoal(
             recursive: arguments.recursive,
         };
         let last = follow(&mut link, request, form).with_context(|| format!("{}", path.display()))?;
+        warn_if_unreachable(&mut link, arguments.goal)?;
         match form {
             Form::Programs => {
                 documents.push(json!({ "path": path.to_string_lossy(), "changed": last.changed, "seen": last.seen }));
@@ -71,6 +72,18 @@ pub(super) fn setgoal(
         }
     }
     if form == Form::Programs { print_json(&documents) } else { Ok(()) }
+}
+
+/// A goal above the number of chunkservers is kept and cannot be met.
+fn warn_if_unreachable(link: &mut MasterLink, goal: u8) -> anyhow::Result<()> {
+    let status = link.call(|mut client| async move { client.get_status(StatusRequest {}).await })?;
+    if u32::from(goal) > status.servers_known {
+        complain(&format!(
+            "rfs: goal {goal} needs as many chunkservers, and {} known; copies are missing until more are added",
+            if status.servers_known == 1 { "1 is".to_owned() } else { format!("{} are", status.servers_known) }
+        ));
+    }
+    Ok(())
 }
 
 /// Shows the progress of a long change and gives its end.

@@ -63,8 +63,7 @@ pub(super) fn print_table(headings: &[&str], rows: Vec<Vec<String>>, empty: &str
 pub(super) fn ago(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     match seconds {
-        0..=1 => "now".to_owned(),
-        2..=119 => format!("{seconds} s"),
+        0..=119 => format!("{seconds} s"),
         120..=7_199 => format!("{} min", seconds / 60),
         7_200..=172_799 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
@@ -76,13 +75,22 @@ pub(super) fn bytes(count: u64) -> String {
     rfs_common::size::ByteSize::new(count).rounded()
 }
 
+/// "1 copy", "2 copies".
+pub(super) fn counted(count: u64, what: &str) -> String {
+    match (count, what.strip_suffix('y')) {
+        (1, _) => format!("1 {what}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        _ => format!("{count} {what}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_time_span_is_told_in_its_unit() {
-        assert_eq!(ago(1500), "now");
+        assert_eq!(ago(1500), "1 s");
         assert_eq!(ago(2000), "2 s");
         assert_eq!(ago(120_000), "2 min");
         assert_eq!(ago(7_200_000), "2 h");

@@ -7,12 +7,12 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use rfs_common::clock::SystemClock;
 use rfs_common::ids::ClusterId;
-use rfs_proto::admin::{Health, Status, StatusRequest};
+use rfs_proto::admin::{AffectedFile, AffectedFiles, AffectedRequest, Health, NamedRate, Rates, Status, StatusRequest};
 use serde_json::{Value, json};
 
 use super::cli::StatusArguments;
 use super::file::Link;
-use super::output::{Form, ago, bytes, print_json, print_table, print_text};
+use super::output::{Form, ago, bytes, counted, print_json, print_table, print_text};
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -28,15 +28,25 @@ pub(super) fn status(link: Link<'_>, arguments: &StatusArguments, form: Form) ->
         None => link(None)?.call(|mut client| async move { client.get_status(StatusRequest {}).await })?,
         Some(limit) => wait(link, limit.get(), form)?,
     };
+    let affected = affected(link, &status, arguments.files)?;
     match form {
-        Form::Programs => print_json(&document(&status))?,
-        Form::People => show(&status)?,
+        Form::Programs => print_json(&document(&status, &affected))?,
+        Form::People => show(&status, &affected)?,
     }
     Ok(match status.health() {
         Health::Ok => ExitCode::SUCCESS,
         Health::Degraded => ExitCode::from(DEGRADED),
         Health::Unavailable | Health::Unspecified => ExitCode::from(UNAVAILABLE),
     })
+}
+
+/// The worst of the files that lack copies; asked for only if there are any.
+fn affected(link: Link<'_>, status: &Status, limit: u32) -> anyhow::Result<AffectedFiles> {
+    if status.under_goal == 0 || limit == 0 {
+        return Ok(AffectedFiles::default());
+    }
+    let request = AffectedRequest { limit };
+    link(None)?.call(|mut client| async move { client.list_affected(request).await })
 }
 
 /// Looks until all is replicated or the time is over; gives what it saw last. A master that is away is waited for.
@@ -69,27 +79,72 @@ fn wait(link: Link<'_>, limit: Duration, form: Form) -> anyhow::Result<Status> {
     }
 }
 
-fn show(status: &Status) -> anyhow::Result<()> {
-    let space = status.space.unwrap_or_default();
-    let counts = status.counts.unwrap_or_default();
-    let metadata = status.metadata.clone().unwrap_or_default();
+fn show(status: &Status, affected: &AffectedFiles) -> anyhow::Result<()> {
     print_text(&format!("{}: {}", health_word(status.health()), status.summary))?;
-    for problem in &status.problems {
+    // The first one is the line above.
+    for problem in status.problems.iter().skip(1) {
         print_text(&format!("  - {problem}"))?;
     }
     print_text("")?;
+    show_affected(affected)?;
+    show_facts(status)?;
+    if status.chunks.is_empty() {
+        return Ok(());
+    }
+    print_text("")?;
+    let row = |at: &rfs_proto::admin::ChunksAt| vec![at.goal.to_string(), at.copies.to_string(), at.chunks.to_string()];
+    print_table(&["goal", "live copies", "chunks"], status.chunks.iter().map(row).collect(), "")
+}
+
+fn show_affected(affected: &AffectedFiles) -> anyhow::Result<()> {
+    if affected.files.is_empty() {
+        return Ok(());
+    }
+    print_text("Files that lack copies, the worst first:")?;
+    for file in &affected.files {
+        let state = match file.live_copies {
+            0 => "cannot be read".to_owned(),
+            live => format!("{live} of {}", counted(file.goal.into(), "copy")),
+        };
+        let name = file_name(file);
+        print_text(&format!("  {name}: {state} ({}); {}", counted(file.chunks, "chunk"), file.why))?;
+    }
+    if affected.more {
+        print_text("  and others; --files N names more, `rfs fileinfo PATH` shows where the copies of one are")?;
+    }
+    print_text("")
+}
+
+fn file_name(file: &AffectedFile) -> String {
+    if file.path.is_empty() { format!("inode {} (find -inum names it)", file.inode) } else { file.path.clone() }
+}
+
+fn show_facts(status: &Status) -> anyhow::Result<()> {
+    let space = status.space.unwrap_or_default();
+    let counts = status.counts.unwrap_or_default();
+    let metadata = status.metadata.clone().unwrap_or_default();
     let mut facts = vec![
         ("cluster", format!("{}, up {}, version {}", cluster(status), ago(status.uptime_ms), status.version)),
         ("chunkservers", format!("{} of {} connected", status.servers_up, status.servers_known)),
         ("volumes", format!("{} of {} in service", status.volumes_in_service, status.volumes_known)),
         ("space", format!("{} used, {} free of {}", bytes(space.used), bytes(space.free), bytes(space.total))),
-        ("nodes", format!("{} files, {} directories, {} in all", counts.files, counts.directories, counts.inodes)),
+        (
+            "nodes",
+            format!(
+                "{}, {}, {} in all",
+                counted(counts.files, "file"),
+                counted(counts.directories, "directory"),
+                counts.inodes
+            ),
+        ),
         ("chunks", format!("{} with {} live copies; {} being written", counts.chunks, counts.copies, status.unsettled)),
         (
             "repair",
             format!(
-                "{} chunks under their goal, {} unavailable, {} repairs running",
-                status.under_goal, status.unavailable, status.repairs_running
+                "{} under their goal, {} of them unavailable, {} running",
+                counted(status.under_goal, "chunk"),
+                status.unavailable,
+                counted(status.repairs_running, "repair")
             ),
         ),
         (
@@ -102,22 +157,24 @@ fn show(status: &Status) -> anyhow::Result<()> {
             ),
         ),
     ];
+    if let Some(operations) = operations(status.rates.as_ref()) {
+        facts.push(("per second", operations));
+    }
     if status.deletions_waiting > 0 {
         facts.push(("deletions", format!("{} copies wait to be deleted", status.deletions_waiting)));
     }
     for (name, text) in facts {
         print_text(&format!("{name:<13} {text}"))?;
     }
-    if status.chunks.is_empty() {
-        return Ok(());
-    }
-    print_text("")?;
-    let rows = status
-        .chunks
-        .iter()
-        .map(|at| vec![at.goal.to_string(), at.copies.to_string(), at.chunks.to_string()])
-        .collect();
-    print_table(&["goal", "live copies", "chunks"], rows, "")
+    Ok(())
+}
+
+/// What clients ask for, the most frequent operations first.
+fn operations(rates: Option<&Rates>) -> Option<String> {
+    const SHOWN_MAX: usize = 6;
+    let rates = rates.filter(|rates| !rates.operations.is_empty())?;
+    let shown = rates.operations.iter().take(SHOWN_MAX).map(|rate| format!("{} {:.1}", rate.name, rate.per_second));
+    Some(shown.collect::<Vec<_>>().join(", "))
 }
 
 fn health_word(health: Health) -> &'static str {
@@ -135,16 +192,21 @@ fn cluster(status: &Status) -> String {
         .unwrap_or_default()
 }
 
-fn document(status: &Status) -> Value {
+fn document(status: &Status, affected: &AffectedFiles) -> Value {
     let space = status.space.unwrap_or_default();
     let counts = status.counts.unwrap_or_default();
     let metadata = status.metadata.clone().unwrap_or_default();
-    let rates: serde_json::Map<String, Value> = status
-        .rates
-        .iter()
-        .flat_map(|rates| rates.rates.iter())
-        .map(|rate| (rate.name.clone(), json!(rate.per_second)))
-        .collect();
+    let rates = status.rates.clone().unwrap_or_default();
+    let by_name = |rates: &[NamedRate]| -> serde_json::Map<String, Value> {
+        rates.iter().map(|rate| (rate.name.clone(), json!(rate.per_second))).collect()
+    };
+    let file = |file: &AffectedFile| {
+        json!({
+            "path": file.path, "inode": file.inode, "chunks": file.chunks, "goal": file.goal,
+            "live_copies": file.live_copies, "why": file.why,
+        })
+    };
+    let affected = json!({ "files": affected.files.iter().map(file).collect::<Vec<_>>(), "more": affected.more });
     let chunks: Vec<Value> = status
         .chunks
         .iter()
@@ -180,6 +242,8 @@ fn document(status: &Status) -> Value {
             "checkpoint_age_ms": metadata.checkpoint_age_ms, "export_age_ms": metadata.export_age_ms,
             "disk_free": metadata.disk_free,
         },
-        "rates": rates,
+        "rates": by_name(&rates.rates),
+        "operations_by_type": by_name(&rates.operations),
+        "affected": affected,
     })
 }

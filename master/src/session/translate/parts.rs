@@ -96,6 +96,7 @@ pub fn attributes(inode: InodeId, record: &InodeRecord) -> session::Attributes {
         created: stamp(record.created),
         goal: record.goal,
         revision: record.revision,
+        xattrs: Some(record.xattrs),
     }
 }
 

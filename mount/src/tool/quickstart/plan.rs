@@ -31,6 +31,10 @@ pub(super) struct Plan {
     pub(super) goal: u8,
     /// The master's gRPC port; clients +1, web +5, data from +10.
     pub(super) port_base: u16,
+    /// The folders in which the master's metadata and the volumes have been made. Such a folder is never made again: if it
+    /// is empty, a mount is missing.
+    #[serde(default)]
+    pub(super) made: Vec<PathBuf>,
 }
 
 impl Plan {
@@ -73,6 +77,7 @@ impl Plan {
                 None => free_port_base(count)?,
             },
             data,
+            made: Vec::new(),
         };
         plan.check(count)?;
         Ok(plan)
@@ -160,6 +165,11 @@ impl Plan {
         self.port_base + 6
     }
 
+    /// All ports of the master.
+    pub(super) fn master_ports(&self) -> [u16; 4] {
+        [self.cluster_port(), self.client_port(), self.web_port(), self.metrics_port()]
+    }
+
     /// Data port of a chunkserver, counted from 0.
     pub(super) fn data_port(&self, index: usize) -> u16 {
         self.port_base + DATA_PORTS + u16::try_from(index).unwrap_or(u16::MAX - self.port_base - DATA_PORTS)
@@ -187,15 +197,29 @@ pub(super) fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("cannot use the path {}", path.display()))
 }
 
+/// Refuses ports that another program has: whoever answers there would be taken for a part of this cluster.
+pub(super) fn require_free(ports: &[u16], whose: &str) -> anyhow::Result<()> {
+    match ports.iter().find(|port| !is_free(**port)) {
+        None => Ok(()),
+        Some(port) => bail!(
+            "port {port}, which {whose} needs, is in use by another program; end that one, or give a new cluster \
+             other ports with --port-base"
+        ),
+    }
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+}
+
 /// The first base from 9420 whose ports are all free now.
 fn free_port_base(chunkservers: u16) -> anyhow::Result<u16> {
-    let free = |port: u16| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
     let step = DATA_PORTS + chunkservers.next_multiple_of(10);
     (PORT_BASE_FIRST..PORT_BASE_LAST)
         .step_by(usize::from(step))
         .find(|base| {
-            [0, 1, 5, 6].iter().all(|offset| free(base + offset))
-                && (0..chunkservers).all(|index| free(base + DATA_PORTS + index))
+            [0, 1, 5, 6].iter().all(|offset| is_free(base + offset))
+                && (0..chunkservers).all(|index| is_free(base + DATA_PORTS + index))
         })
         .context("no free ports from 9420 on; name some with --port-base")
 }

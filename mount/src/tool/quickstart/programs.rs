@@ -25,6 +25,17 @@ pub(in crate::tool) fn program(name: &str) -> anyhow::Result<PathBuf> {
     )
 }
 
+/// How a person calls this program: by its name where PATH leads to it, else by its path.
+pub(super) fn own_name() -> String {
+    let Ok(own) = std::env::current_exe() else { return "rfs".to_owned() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join("rfs")).find(|candidate| candidate.is_file());
+    match found.and_then(|found| found.canonicalize().ok()) {
+        Some(found) if found == own => "rfs".to_owned(),
+        _ => own.display().to_string(),
+    }
+}
+
 /// The mount program: installed as `mount.rfs`, built as `mount-rfs`.
 pub(super) fn mount_program() -> anyhow::Result<PathBuf> {
     program("mount-rfs").or_else(|_| program("mount.rfs"))

@@ -1,6 +1,8 @@
 //! Starts what is down of a quickstart cluster, in order: master, chunkservers, mount.
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,14 +13,16 @@ use rfs_common::folder_lock::{FolderLock, FolderLockError};
 use rfs_proto::admin::StatusRequest;
 use serde_json::json;
 
-use super::plan::{Plan, absolute};
+use super::plan::{Plan, absolute, require_free};
 use super::processes::{Process, Started, Wait};
-use super::programs::{mount_program, program};
+use super::programs::{mount_program, own_name, program};
 use crate::tool::cli::QuickstartArguments;
 use crate::tool::find_master;
 use crate::tool::master_link::{MasterLink, ask};
 use crate::tool::output::{Form, print_json, print_text};
 
+/// How long other quickstarts may take with their ports.
+const TURN_WITHIN: Duration = Duration::from_secs(120);
 const MASTER_READY: Duration = Duration::from_secs(30);
 const CHUNKSERVERS_READY: Duration = Duration::from_secs(30);
 const MOUNT_READY: Duration = Duration::from_secs(30);
@@ -53,22 +57,59 @@ impl Daemons {
 /// `rfs quickstart`
 pub(super) fn start(arguments: &QuickstartArguments, form: Form) -> anyhow::Result<()> {
     let dir = absolute(&arguments.dir)?;
-    let known = Plan::load(&dir)?;
-    let plan = match &known {
+    // Until its daemons listen, another quickstart would find the ports of this one free.
+    let ports = TurnForPorts::wait();
+    let mut plan = match Plan::load(&dir)? {
         Some(plan) => {
             plan.agree(arguments)?;
-            plan.clone()
+            plan
         }
         None => new_plan(&dir, arguments)?,
     };
     make_folders(&dir, &plan)?;
     let _only_one = lock(&dir)?;
     plan.save(&dir)?;
-    let daemons = Daemons::of(&dir, &plan)?;
-    start_master(&daemons.master, &plan)?;
-    start_chunkservers(&daemons.chunkservers, &dir, &plan)?;
-    start_mount(&daemons.mount, &plan)?;
+    if let Err(error) = start_all(&dir, &mut plan, ports) {
+        bail!(
+            "{error:#}\nWhat was started runs on; `{} quickstart --stop --dir {}` ends it.",
+            own_name(),
+            dir.display()
+        );
+    }
     report(&dir, &plan, form)
+}
+
+fn start_all(dir: &Path, plan: &mut Plan, ports: TurnForPorts) -> anyhow::Result<()> {
+    let daemons = Daemons::of(dir, plan)?;
+    make_master(&daemons.master, dir, plan)?;
+    start_master(&daemons.master, plan)?;
+    for (index, process) in daemons.chunkservers.iter().enumerate() {
+        make_volume(process, index, dir, plan)?;
+    }
+    start_chunkservers(&daemons.chunkservers, plan)?;
+    drop(ports);
+    start_mount(&daemons.mount, plan)
+}
+
+/// While it is held, no other quickstart of this network namespace chooses ports. The kernel lets go of it whatever happens.
+struct TurnForPorts {
+    _name: Option<UnixListener>,
+}
+
+impl TurnForPorts {
+    /// Waits until the others have their ports, but not for ever: then the check of each port has to do.
+    fn wait() -> TurnForPorts {
+        let wait = Wait::new(TURN_WITHIN);
+        loop {
+            let name = SocketAddr::from_abstract_name(b"rfs-quickstart-ports");
+            if let Ok(listener) = name.and_then(|name| UnixListener::bind_addr(&name)) {
+                return TurnForPorts { _name: Some(listener) };
+            }
+            if !wait.again() {
+                return TurnForPorts { _name: None };
+            }
+        }
+    }
 }
 
 /// A plan for a new cluster, after a look at what is already in its places.
@@ -84,15 +125,9 @@ fn new_plan(dir: &Path, arguments: &QuickstartArguments) -> anyhow::Result<Plan>
     };
     foreign(&plan.mount, "the mount point")?;
     foreign(&plan.meta, "the master")?;
+    foreign(&dir.join("run"), "the cluster's process ids")?;
+    foreign(&dir.join("log"), "the cluster's logs")?;
     plan.data.iter().try_for_each(|folder| foreign(folder, "a chunkserver"))?;
-    if dir.exists() && !is_empty(dir)? {
-        let inside = |folder: &PathBuf| folder.starts_with(dir);
-        ensure!(
-            plan.data.iter().chain([&plan.meta, &plan.mount]).any(inside),
-            "{} is not empty and not a quickstart cluster; name another --dir",
-            dir.display()
-        );
-    }
     Ok(plan)
 }
 
@@ -132,17 +167,46 @@ fn client_endpoint(plan: &Plan) -> Endpoint {
     Endpoint::new(HOST, plan.client_port())
 }
 
+/// Whether something is still to be made in the folder. One that was made and is empty now is refused: made anew, it
+/// would be another cluster, or on the wrong disk.
+fn is_to_be_made(folder: &Path, whose: &str, plan: &Plan) -> anyhow::Result<bool> {
+    if !is_empty(folder)? {
+        return Ok(false);
+    }
+    ensure!(
+        !plan.made.iter().any(|made| made == folder),
+        "{} is empty, and {whose} was in it; mount its filesystem again, or remove the cluster with \
+         `{} quickstart --stop --purge`",
+        folder.display(),
+        own_name()
+    );
+    Ok(true)
+}
+
+fn remember_made(folder: PathBuf, dir: &Path, plan: &mut Plan) -> anyhow::Result<()> {
+    plan.made.push(folder);
+    plan.save(dir)
+}
+
+fn make_master(process: &Process, dir: &Path, plan: &mut Plan) -> anyhow::Result<()> {
+    if !is_to_be_made(&plan.meta, "the master's metadata", plan)? {
+        return Ok(());
+    }
+    let meta = plan.meta.display().to_string();
+    // Who starts a cluster may write to it.
+    let owner = format!("{}:{}", rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    process
+        .run(&["init", &meta, "--goal", &plan.goal.to_string(), "--owner", &owner].map(str::to_owned))
+        .with_context(|| format!("cannot make the master's folder {meta}"))?;
+    remember_made(plan.meta.clone(), dir, plan)
+}
+
 fn start_master(process: &Process, plan: &Plan) -> anyhow::Result<()> {
     if process.running().is_some() {
         return Ok(());
     }
-    let meta = plan.meta.display().to_string();
-    if is_empty(&plan.meta)? {
-        process
-            .run(&["init".into(), meta.clone(), "--goal".into(), plan.goal.to_string()])
-            .with_context(|| format!("cannot make the master's folder {meta}"))?;
-    }
-    let mut arguments = vec!["--data".to_owned(), meta];
+    require_free(&plan.master_ports(), "the master")?;
+    let mut arguments = vec!["--data".to_owned(), plan.meta.display().to_string()];
     let settings = [
         ("listen.clients", format!("{HOST}:{}", plan.client_port())),
         ("listen.cluster", format!("{HOST}:{}", plan.cluster_port())),
@@ -155,11 +219,11 @@ fn start_master(process: &Process, plan: &Plan) -> anyhow::Result<()> {
     process.start(&arguments)?.wait_until(MASTER_READY, "it served", || ask(&client_endpoint(plan)).is_ok())
 }
 
-fn start_chunkservers(processes: &[Process], dir: &Path, plan: &Plan) -> anyhow::Result<()> {
+fn start_chunkservers(processes: &[Process], plan: &Plan) -> anyhow::Result<()> {
     let mut started: Vec<Started> = Vec::new();
     for (index, (process, folder)) in processes.iter().zip(&plan.data).enumerate() {
         if process.running().is_none() {
-            started.push(start_chunkserver(process, index, folder, dir, plan)?);
+            started.push(start_chunkserver(process, index, folder, plan)?);
         }
     }
     let mut link = MasterLink::connect(&client_endpoint(plan))?;
@@ -178,22 +242,26 @@ fn start_chunkservers(processes: &[Process], dir: &Path, plan: &Plan) -> anyhow:
     }
 }
 
-fn start_chunkserver(
-    process: &Process,
-    index: usize,
-    folder: &Path,
-    dir: &Path,
-    plan: &Plan,
-) -> anyhow::Result<Started> {
+fn make_volume(process: &Process, index: usize, dir: &Path, plan: &mut Plan) -> anyhow::Result<()> {
+    let folder = plan.data[index].clone();
+    if !is_to_be_made(&folder, &format!("the volume of {}", process.name()), plan)? {
+        return Ok(());
+    }
     let data = folder.display().to_string();
     let master = client_endpoint(plan).to_string();
-    let name = process.name().to_owned();
-    if is_empty(folder)? {
-        let init = ["init", &data, "--master", &master, "--host", &name, "--not-a-mount-point"];
-        process.run(&init.map(str::to_owned)).with_context(|| format!("cannot make the volume {data}"))?;
+    let mut init = ["init", &data, "--master", &master, "--host", process.name()].map(str::to_owned).to_vec();
+    // A mount point that is missing later is then noticed by the chunkserver as well.
+    if !find_master::is_mount_point(&folder)? {
+        init.push("--not-a-mount-point".to_owned());
     }
-    let run_dir = dir.join("run").join(&name);
-    durable::create_folder(&run_dir)?;
+    process.run(&init).with_context(|| format!("cannot make the volume {data}"))?;
+    remember_made(folder, dir, plan)
+}
+
+fn start_chunkserver(process: &Process, index: usize, folder: &Path, plan: &Plan) -> anyhow::Result<Started> {
+    require_free(&[plan.data_port(index)], process.name())?;
+    let data = folder.display().to_string();
+    let master = client_endpoint(plan).to_string();
     let mut arguments: Vec<String> = ["--data", &data, "--master", &master].map(str::to_owned).to_vec();
     arguments.extend(["-o".to_owned(), format!("listen={HOST}:{}", plan.data_port(index))]);
     process.start(&arguments)
@@ -248,6 +316,9 @@ fn report(dir: &Path, plan: &Plan, form: Form) -> anyhow::Result<()> {
         print_text(&format!("Chunkserver {} {address}, volume {}", index + 1, folder.display()))?;
     }
     print_text(&format!("Goal          {} copies", plan.goal))?;
-    print_text(&format!("State         rfs status --master {}", client_endpoint(plan)))?;
-    print_text(&format!("End it        rfs quickstart --stop --dir {}", dir.display()))
+    let rfs = own_name();
+    print_text(&format!("State         {rfs} status --master {}", client_endpoint(plan)))?;
+    print_text(&format!("Logs          {}", dir.join("log").display()))?;
+    print_text(&format!("End it        {rfs} quickstart --stop --dir {}", dir.display()))?;
+    print_text(&format!("Remove it     {rfs} quickstart --stop --purge --dir {}", dir.display()))
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -9,6 +10,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::plan::{Plan, absolute};
 use super::processes::{Ended, Process};
+use super::programs::own_name;
 use super::start::{Daemons, is_mounted, lock, wait_until_unmounted};
 use crate::tool::cli::QuickstartArguments;
 use crate::tool::output::{complain, print_text};
@@ -19,7 +21,7 @@ const UNMOUNTED_WITHIN: Duration = Duration::from_secs(30);
 /// point, or hold what is not ours.
 const OURS_IN_META: &[&str] =
     &["identity", "log", "pages", "checkpoint", "reserve", "lock", "addresses.json", "exports"];
-const OURS_IN_DATA: &[&str] = &["volume.toml", "running.toml", "chunks", "incoming", "lock"];
+const OURS_IN_DATA: &[&str] = &["volume.toml", "running.toml", "chunks", "incoming", "lock", "probe"];
 const OURS_IN_DIR: &[&str] = &["run", "log"];
 
 /// `rfs quickstart --stop [--purge]`
@@ -39,7 +41,8 @@ pub(super) fn stop(arguments: &QuickstartArguments) -> anyhow::Result<()> {
         purge(&dir, &plan)?;
         return print_text(&format!("The cluster in {} is ended and removed.", dir.display()));
     }
-    print_text(&format!("The cluster in {0} is ended. `rfs quickstart --dir {0}` starts it again.", dir.display()))
+    let (rfs, dir) = (own_name(), dir.display());
+    print_text(&format!("The cluster in {dir} is ended. `{rfs} quickstart --dir {dir}` starts it again."))
 }
 
 fn end_mount(process: &Process, plan: &Plan) -> anyhow::Result<()> {
@@ -50,6 +53,7 @@ fn end_mount(process: &Process, plan: &Plan) -> anyhow::Result<()> {
                 "{0} is in use; end what uses it (fuser -vm {0} shows it), then run this again",
                 plan.mount.display()
             ),
+            Err(rustix::io::Errno::PERM) => unmount_as_user(&plan.mount)?,
             Err(error) => return Err(error).with_context(|| format!("cannot unmount {}", plan.mount.display())),
         }
         if !wait_until_unmounted(plan, UNMOUNTED_WITHIN) {
@@ -57,6 +61,15 @@ fn end_mount(process: &Process, plan: &Plan) -> anyhow::Result<()> {
         }
     }
     end(process)
+}
+
+/// Users mounted with the help of fusermount3, and unmount with it.
+fn unmount_as_user(mount: &Path) -> anyhow::Result<()> {
+    let output = Command::new("fusermount3").arg("-u").arg(mount).output().context("cannot run fusermount3")?;
+    if !output.status.success() {
+        bail!("cannot unmount {}: {}", mount.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
 }
 
 fn end(process: &Process) -> anyhow::Result<()> {

@@ -1,0 +1,147 @@
+//! The files that lack copies: which they are, why, and what a person can do about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rfs_common::ids::InodeId;
+use rfs_common::name::Escaped;
+use rfs_proto::admin as wire;
+use serde::Serialize;
+
+use super::health::counted;
+use super::master_state::{MasterState, MasterStateExt};
+use crate::chunks::{CopyState, CopyView, Hindrance, LackingChunk};
+use crate::namespace::names::paths_of;
+
+/// Chunks that are looked at: the engine's lock is held meanwhile.
+const CHUNKS_MAX: usize = 200;
+/// Entries that are looked at for names of files, about half a second's worth.
+const ENTRIES_MAX: u64 = 1_000_000;
+/// Copies that are named in one sentence.
+const COPIES_NAMED_MAX: usize = 4;
+
+/// A file with chunks that lack copies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AffectedFile {
+    /// Its inode.
+    pub inode: u64,
+    /// One of its paths from the root, escaped where a terminal would be confused; empty if none was found in good time.
+    pub path: String,
+    /// How many of its chunks were found to lack copies.
+    pub chunks: u64,
+    /// How many copies each is to have.
+    pub goal: u32,
+    /// How many the worst of them has.
+    pub live_copies: u32,
+    /// Why, and what to do.
+    pub why: String,
+}
+
+/// The worst of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct AffectedFiles {
+    /// Those with the fewest live copies first.
+    pub files: Vec<AffectedFile>,
+    /// Not all are listed.
+    pub more: bool,
+}
+
+/// Looks for the worst affected files, at most `limit`. Reads many entries: not for every glance.
+pub(super) fn affected(state: &dyn MasterState, limit: usize) -> AffectedFiles {
+    let lacking = state.with_chunks(|chunks, _| chunks.lacking(CHUNKS_MAX));
+    let mut more = lacking.len() == CHUNKS_MAX;
+    let mut files: Vec<AffectedFile> = Vec::new();
+    let mut index: BTreeMap<InodeId, usize> = BTreeMap::new();
+    for chunk in &lacking {
+        match index.get(&chunk.inode) {
+            Some(at) => files[*at].chunks += 1,
+            None if files.len() == limit => more = true,
+            None => {
+                index.insert(chunk.inode, files.len());
+                files.push(file(chunk));
+            }
+        }
+    }
+    let nodes: BTreeSet<InodeId> = index.keys().copied().collect();
+    // Without names the numbers still help.
+    let paths = paths_of(state.source(), &nodes, ENTRIES_MAX).unwrap_or_default();
+    for (inode, path) in paths {
+        if let Some(at) = index.get(&inode) {
+            files[*at].path = Escaped(&path).to_string();
+        }
+    }
+    AffectedFiles { files, more }
+}
+
+fn file(chunk: &LackingChunk) -> AffectedFile {
+    AffectedFile {
+        inode: chunk.inode.get(),
+        path: String::new(),
+        chunks: 1,
+        goal: chunk.goal.into(),
+        live_copies: chunk.live.into(),
+        why: why(chunk),
+    }
+}
+
+/// Why a chunk lacks copies, and what to do.
+pub(super) fn why(chunk: &LackingChunk) -> String {
+    match &chunk.hindrance {
+        Hindrance::NoLiveCopy => no_live_copy(&chunk.copies),
+        Hindrance::BeingMade => "a copy is being made".to_owned(),
+        Hindrance::BeingWritten => {
+            "a client has the right to write it, which is asked back first; then a copy is made".to_owned()
+        }
+        Hindrance::RepairsWait(reason) => format!("repairs wait: {reason}"),
+        Hindrance::Delay(seconds) => format!("a copy is made in {seconds} s"),
+        Hindrance::Queued => "a copy is made soon".to_owned(),
+        Hindrance::NoPlace { connected, full } => no_place(chunk, *connected, *full),
+    }
+}
+
+fn no_live_copy(copies: &[CopyView]) -> String {
+    let copy = |copy: &CopyView| format!("{} on {} ({})", copy.path, copy.host, copy.state.text());
+    let named: Vec<String> = copies.iter().take(COPIES_NAMED_MAX).map(copy).collect();
+    let away = copies.iter().any(|copy| copy.state == CopyState::Away);
+    match (named.is_empty(), away) {
+        (true, _) => "no copy on any volume that was here since the master started; bring missing chunkservers and \
+                      volumes back, or restore the file from elsewhere"
+            .to_owned(),
+        (false, true) => format!("its copies: {}; bring back what is away", named.join(", ")),
+        (false, false) => {
+            format!("its copies: {}; none of them can be used: restore the file from elsewhere", named.join(", "))
+        }
+    }
+}
+
+fn no_place(chunk: &LackingChunk, connected: usize, full: usize) -> String {
+    let goal = usize::from(chunk.goal);
+    if connected < goal {
+        let (are, have) = (if connected == 1 { "is" } else { "are" }, counted(connected as u64, "chunkserver"));
+        return format!(
+            "goal {goal} needs as many chunkservers, and only {have} {are} connected; start the missing ones, add some, \
+             or lower the goal (rfs setgoal)"
+        );
+    }
+    if full > 0 {
+        return format!(
+            "no room for another copy ({} full); free space or add volumes",
+            counted(full as u64, "volume")
+        );
+    }
+    "no volume that takes copies is left on chunkservers without one; `rfs volumes` says what is wrong with them"
+        .to_owned()
+}
+
+impl From<AffectedFiles> for wire::AffectedFiles {
+    fn from(affected: AffectedFiles) -> wire::AffectedFiles {
+        let file = |file: AffectedFile| wire::AffectedFile {
+            inode: file.inode,
+            path: file.path,
+            chunks: file.chunks,
+            goal: file.goal,
+            live_copies: file.live_copies,
+            why: file.why,
+        };
+        wire::AffectedFiles { files: affected.files.into_iter().map(file).collect(), more: affected.more }
+    }
+}
