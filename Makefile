@@ -77,10 +77,10 @@ fix:
 	$(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
 
-## make bench       the project's benchmark beside local filesystems, as a table
+## make bench       the project's benchmark beside local filesystems, as a table; BENCH="--only streams --csv" for more or less
 .PHONY: bench
 bench: build
-	$(CARGO) run --release --locked -p rfs-bench -- --bin-dir "$(OUT)"
+	$(CARGO) run --release --locked -p rfs-bench -- --bin-dir "$(OUT)" $(BENCH)
 
 ## make install     put programs, manual pages and service units where they belong (DESTDIR=, PREFIX=/usr/local)
 .PHONY: install

@@ -4,6 +4,8 @@
 //! on what the peer stands on. Each figure is the median of the rounds; the ratio is taken round by round, because the
 //! machine is shared and noisy. Every byte read is checked: a run whose data is wrong reports nothing.
 
+mod daemons;
+
 mod places;
 
 mod report;
@@ -13,7 +15,7 @@ mod workloads;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 /// Measures rfs beside a local XFS volume. Needs root: it makes loop devices and mounts.
 #[derive(Debug, Parser)]
@@ -28,6 +30,12 @@ struct Cli {
     /// Also measure these mounted folders (a MooseFS, for example), as NAME=PATH.
     #[arg(long, value_name = "NAME=PATH")]
     beside: Vec<String>,
+    /// Words in the command lines of such a place's daemons, to count what they use, as NAME=WORD.
+    #[arg(long, value_name = "NAME=WORD")]
+    daemons: Vec<String>,
+    /// Only these workloads; all without it.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<workloads::Group>,
     /// Rounds.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -44,17 +52,21 @@ struct Cli {
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let places = places::Places::start(&cli.bin_dir, &cli.dir, &cli.beside).context("cannot set the places up")?;
+    let places = places::Places::start(&cli.bin_dir, &cli.dir, &cli.beside, &cli.daemons);
+    let places = places.context("cannot set the places up")?;
+    let groups = if cli.only.is_empty() { workloads::Group::value_variants() } else { &cli.only[..] };
     let sizes = workloads::Sizes { files: cli.files, stream_bytes: cli.stream_mib << 20 };
     let mut report = report::Report::default();
     for round in 0..cli.rounds {
         for place in places.in_turn(round) {
             let folder = place.path.join(format!("round{round}"));
             std::fs::create_dir(&folder).with_context(|| format!("cannot work in {}", place.path.display()))?;
-            for figure in workloads::run_all(&folder, sizes).with_context(|| format!("on {}", place.name))? {
+            let before = daemons::usage(&place.daemons);
+            for figure in workloads::run(&folder, sizes, groups).with_context(|| format!("on {}", place.name))? {
                 report.add(&place.name, &figure);
             }
             std::fs::remove_dir_all(&folder)?;
+            report.add_usage(&place.name, before, daemons::usage(&place.daemons));
         }
     }
     report.print(cli.csv)

@@ -16,6 +16,8 @@ pub(crate) struct Place {
     pub(crate) name: String,
     /// The folder.
     pub(crate) path: PathBuf,
+    /// Words in the command lines of its daemons.
+    pub(crate) daemons: Vec<String>,
 }
 
 /// All of them. What was made is removed when this is dropped.
@@ -28,7 +30,7 @@ pub(crate) struct Places {
 
 impl Places {
     /// Makes the volumes and starts the cluster.
-    pub(crate) fn start(bin_dir: &Path, dir: &Path, beside: &[String]) -> anyhow::Result<Self> {
+    pub(crate) fn start(bin_dir: &Path, dir: &Path, beside: &[String], daemons: &[String]) -> anyhow::Result<Self> {
         ensure!(!dir.exists(), "{} is there already; remove it, or name another --dir", dir.display());
         fs::create_dir_all(dir)?;
         let rfs = fs::canonicalize(bin_dir)?.join("rfs");
@@ -41,11 +43,14 @@ impl Places {
             quickstart.arg("--data").arg(places.make_volume(&format!("chunk{number}"), CHUNKSERVER_BYTES)?);
         }
         run(&mut quickstart)?;
-        places.list.push(Place { name: "rfs, goal 2".into(), path: places.cluster().join("mnt") });
-        places.list.push(Place { name: "local XFS".into(), path: local });
+        let ours = vec![places.dir.to_string_lossy().into_owned()];
+        places.list.push(Place { name: "rfs, goal 2".into(), path: places.cluster().join("mnt"), daemons: ours });
+        places.list.push(Place { name: "local XFS".into(), path: local, daemons: Vec::new() });
         for other in beside {
             let (name, path) = other.split_once('=').context("--beside is NAME=PATH")?;
-            places.list.push(Place { name: name.into(), path: path.into() });
+            let words = daemons.iter().filter_map(|daemon| daemon.split_once('=')).filter(|(of, _)| *of == name);
+            let daemons = words.map(|(_, word)| word.to_owned()).collect();
+            places.list.push(Place { name: name.into(), path: path.into(), daemons });
         }
         Ok(places)
     }

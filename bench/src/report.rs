@@ -6,12 +6,13 @@ use std::io::Write;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
+use crate::daemons::Usage;
 use crate::workloads::Figure;
 
 /// All figures by workload (in the order they came in) and place.
 #[derive(Default)]
 pub(crate) struct Report {
-    workloads: Vec<(&'static str, &'static str)>,
+    workloads: Vec<(String, &'static str)>,
     places: Vec<String>,
     figures: BTreeMap<(usize, usize), Vec<f64>>,
 }
@@ -19,20 +20,34 @@ pub(crate) struct Report {
 impl Report {
     /// Adds one round's figure of one place.
     pub(crate) fn add(&mut self, place: &str, figure: &Figure) {
-        let workload = position(&mut self.workloads, (figure.workload, figure.unit));
+        self.note(&figure.workload, figure.unit, place, figure.value);
+    }
+
+    /// Adds what a place's daemons have used in one round; nothing if none are known.
+    pub(crate) fn add_usage(&mut self, place: &str, before: Usage, after: Usage) {
+        if after.memory_mib > 0.0 {
+            self.note("CPU of all daemons", "s", place, after.cpu_seconds - before.cpu_seconds);
+            self.note("peak memory of all daemons", "MiB", place, after.memory_mib);
+        }
+    }
+
+    fn note(&mut self, workload: &str, unit: &'static str, place: &str, value: f64) {
+        let workload = position(&mut self.workloads, (workload.to_owned(), unit));
         let place = position(&mut self.places, place.to_owned());
-        self.figures.entry((workload, place)).or_default().push(figure.value);
+        self.figures.entry((workload, place)).or_default().push(value);
     }
 
     /// Prints it. The first place is ours; ratios are ours to each other one.
     pub(crate) fn print(&self, csv: bool) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         if csv {
-            writeln!(out, "workload,unit,place,round,value")?;
+            writeln!(out, "workload,unit,place,round,value,ours to it")?;
             for ((workload, place), values) in &self.figures {
                 for (round, value) in values.iter().enumerate() {
-                    let (name, unit) = self.workloads[*workload];
-                    writeln!(out, "{name},{unit},{},{round},{value:.1}", self.places[*place])?;
+                    let (name, unit) = &self.workloads[*workload];
+                    let ours = self.figures.get(&(*workload, 0)).and_then(|ours| ours.get(round));
+                    let ratio = ours.map_or(f64::NAN, |ours| ours / value);
+                    writeln!(out, "\"{name}\",{unit},\"{}\",{round},{value:.1},{ratio:.2}", self.places[*place])?;
                 }
             }
             return Ok(());
@@ -44,7 +59,7 @@ impl Report {
         builder.push_record(head);
         for (at, (name, unit)) in self.workloads.iter().enumerate() {
             let values = |place: usize| self.figures.get(&(at, place)).map_or(&[][..], Vec::as_slice);
-            let mut row = vec![(*name).to_owned(), (*unit).to_owned()];
+            let mut row = vec![name.clone(), (*unit).to_owned()];
             row.extend((0..self.places.len()).map(|place| format!("{:.0}", median(values(place)))));
             row.extend((1..self.places.len()).map(|place| format!("{:.2}", ratio(values(0), values(place)))));
             builder.push_record(row);

@@ -248,6 +248,7 @@ impl Client {
             hashes: piece_hashes(offset, bytes).into(),
             sync: false,
             next: next.to_vec(),
+            more: Vec::new(),
         };
         self.ask(&request, bytes)
     }

@@ -136,7 +136,7 @@ frame_types! {
     /// Begins a data connection.
     DataHello = 64, message <= SMALL, payload <= 0;
     /// Bytes into a chunk.
-    Write = 65, message <= NAMES, payload <= PAYLOAD_BYTES_MAX;
+    Write = 65, message <= VALUE, payload <= PAYLOAD_BYTES_MAX;
     /// Zeroes a range of a chunk.
     Zero = 66, message <= NAMES, payload <= 0;
     /// Syncs a chunk's copies.

@@ -1,5 +1,6 @@
 //! Changes of a copy: the version rules, cuts, writes and zeroes. `copy` says what holds before and after each.
 
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -8,7 +9,7 @@ use rfs_common::leaf::{
     CHUNK_BYTES, LEAF_BYTES, LEAF_HASH_BYTES, LeafHash, hash_leaf, hash_zero_leaf, leaf_length, leaves_of,
     split_at_leaves,
 };
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 
 use super::copy::{ChunkCopy, State};
 use super::fault::{Fault, IoOperation};
@@ -32,15 +33,8 @@ pub struct Terms {
 pub enum Action<'a> {
     /// Only what the terms say.
     Nothing,
-    /// Bytes at an offset, with the hash of each piece between leaf boundaries; the hashes have been compared.
-    Write {
-        /// Of the first byte.
-        offset: u32,
-        /// The bytes.
-        bytes: &'a [u8],
-        /// 32 bytes for each piece.
-        hashes: &'a [u8],
-    },
+    /// Bytes at some offsets, none of them empty, each behind the one before.
+    Write(&'a [Piece<'a>]),
     /// Zeroes as much of the range as there is data.
     Zero {
         /// Of the first byte.
@@ -50,6 +44,30 @@ pub enum Action<'a> {
     },
 }
 
+/// Bytes to be written at one offset; the hashes have been compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// Of the first byte.
+    pub offset: u32,
+    /// The bytes.
+    pub bytes: &'a [u8],
+    /// 32 bytes for each part between leaf boundaries.
+    pub hashes: &'a [u8],
+}
+
+/// When a new version is on the disk. A copy that was cut off from power between a commit and that moment would have the
+/// version before, and with it bytes that were synced long ago would count for nothing: so before anything is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Raise {
+    /// Before the change.
+    Durably,
+    /// With the sync that follows the change.
+    WithTheSync,
+}
+
+/// Ranges of the table that are nearer to each other than this, in leaves, are written in one call: 4 KiB of hashes.
+const TABLE_GAP_LEAVES_MAX: u32 = 128;
+
 impl ChunkCopy {
     /// Carries out one change and gives the data's length after it.
     ///
@@ -57,17 +75,30 @@ impl ChunkCopy {
     /// [`Fault`]: nothing of the action counts then. A failure that leaves bytes half written is repaired (the leaves are
     /// hashed anew), or makes the copy bad.
     pub fn change(&self, terms: &Terms, action: Action<'_>) -> Result<u32, Fault> {
+        self.change_with(terms, action, Raise::Durably)
+    }
+
+    /// The same for a change that is not answered before a sync of the copy: where the open mark is on the disk already, a
+    /// new version becomes durable with the bytes written under it, by that one sync.
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    pub fn change_before_sync(&self, terms: &Terms, action: Action<'_>) -> Result<u32, Fault> {
+        self.change_with(terms, action, Raise::WithTheSync)
+    }
+
+    fn change_with(&self, terms: &Terms, action: Action<'_>, raise: Raise) -> Result<u32, Fault> {
         let mut state = self.write_state();
         state.check_usable()?;
         state.check_not_suspect()?;
         let changes = !matches!(action, Action::Nothing) || terms.cut_to.is_some();
-        self.take_version(&mut state, terms, changes)?;
+        self.take_version(&mut state, terms, changes, raise)?;
         if let Some(length) = terms.cut_to {
             self.cut(&mut state, length)?;
         }
         match action {
             Action::Nothing => {}
-            Action::Write { offset, bytes, hashes } => self.write(&mut state, offset, bytes, hashes)?,
+            Action::Write(pieces) => self.write(&mut state, pieces)?,
             Action::Zero { offset, length } => self.zero(&mut state, offset, length)?,
         }
         if state.header_dirty {
@@ -77,7 +108,7 @@ impl ChunkCopy {
     }
 
     /// Makes the copy one of `terms.version` that is durably marked open, or refuses.
-    fn take_version(&self, state: &mut State, terms: &Terms, changes: bool) -> Result<(), Fault> {
+    fn take_version(&self, state: &mut State, terms: &Terms, changes: bool, raise: Raise) -> Result<(), Fault> {
         let have = state.header.version;
         let raises = have != terms.version;
         if raises && terms.version_from != Some(have) {
@@ -86,7 +117,14 @@ impl ChunkCopy {
         if !raises && (state.header.is_open() || !changes) {
             return Ok(());
         }
-        self.write_header_durably(state, Header { version: terms.version, flags: FLAG_OPEN, ..state.header })
+        let header = Header { version: terms.version, flags: FLAG_OPEN, ..state.header };
+        if raise == Raise::WithTheSync && state.header.is_open() {
+            state.generation += 1;
+            state.header = header;
+            state.header_dirty = true;
+            return Ok(());
+        }
+        self.write_header_durably(state, header)
     }
 
     /// Gives the file a header and makes it durable with everything before it.
@@ -138,24 +176,59 @@ impl ChunkCopy {
         self.write_table(state, changed).inspect_err(|_| self.set_bad(state, "a cut of it failed half way"))
     }
 
-    /// Data first, then leaf hashes and length.
-    fn write(&self, state: &mut State, offset: u32, bytes: &[u8], hashes: &[u8]) -> Result<(), Fault> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
+    /// Data first, all of it, then leaf hashes and length. What was written before a failure keeps its hashes.
+    fn write(&self, state: &mut State, pieces: &[Piece<'_>]) -> Result<(), Fault> {
         self.trim(state)?;
+        if pieces.len() > 1 {
+            self.fetch_partial_leaves(state.header.data_length, pieces);
+        }
+        let mut changed: Vec<Range<u32>> = Vec::with_capacity(pieces.len());
+        let written = pieces.iter().try_for_each(|piece| {
+            let leaves = self.write_piece(state, piece)?;
+            match changed.last_mut() {
+                Some(last) if leaves.start <= last.end + TABLE_GAP_LEAVES_MAX => last.end = last.end.max(leaves.end),
+                _ => changed.push(leaves),
+            }
+            Ok(())
+        });
+        let tables = changed.into_iter().map(|leaves| self.write_table_or_repair(state, leaves));
+        let tables = tables.fold(Ok(()), Result::and);
+        written.and(tables)
+    }
+
+    /// Has the system read what will have to be read to hash leaves that are written in part, all of it at once: one after
+    /// the other, each would be waited for.
+    fn fetch_partial_leaves(&self, data_length: u32, pieces: &[Piece<'_>]) {
+        for piece in pieces {
+            for part in split_at_leaves(piece.offset, piece.bytes.len() as u32) {
+                let length = leaf_length(part.leaf_index, data_length);
+                let (Some(length), true) = (NonZeroU64::new(length as u64), part.length < length) else { continue };
+                let at = data_at(part.leaf_index * LEAF_BYTES as u32);
+                if let Err(error) = rustix::fs::fadvise(&self.file, at, Some(length), Advice::WillNeed) {
+                    tracing::debug!(chunk = %self.chunk, %error, "the system was not told what will be read");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One piece's data, and in memory its leaf hashes; which those are.
+    fn write_piece(&self, state: &mut State, piece: &Piece<'_>) -> Result<Range<u32>, Fault> {
+        let Piece { offset, bytes, hashes } = *piece;
         let old_length = state.header.data_length;
         let new_length = old_length.max(offset + bytes.len() as u32);
         let first = offset.min(old_length) / LEAF_BYTES as u32;
         let new_leaves = self.leaves_after_write(state, first, offset, bytes, hashes)?;
         let changed = first..first + new_leaves.len() as u32;
         state.generation += 1;
+        state.unsynced_bytes += bytes.len() as u64;
         let written = self.file.write_all_at(bytes, data_at(offset)).map_err(Fault::io(IoOperation::Write));
-        self.finish(state, written, &new_leaves, changed, new_length)
+        self.take_over(state, written, &new_leaves, changed.clone(), new_length)?;
+        Ok(changed)
     }
 
     /// Takes over the leaves of a change whose data was written, or repairs what a failure left.
-    fn finish(
+    fn take_over(
         &self,
         state: &mut State,
         written: Result<(), Fault>,
@@ -164,19 +237,25 @@ impl ChunkCopy {
         new_length: u32,
     ) -> Result<(), Fault> {
         let old_length = state.header.data_length;
-        let finished = written.and_then(|()| {
-            state.leaves.resize(leaves_of(new_length) as usize, LeafHash::default());
-            state.leaves[changed.start as usize..changed.end as usize].copy_from_slice(new_leaves);
-            if new_length != old_length {
-                state.header.data_length = new_length;
-                state.header_dirty = true;
-            }
-            self.write_table(state, changed.clone())
-        });
-        if let Err(fault) = &finished {
-            self.repair(state, changed, old_length, fault);
+        if let Err(fault) = written {
+            self.repair(state, changed, old_length, &fault);
+            return Err(fault);
         }
-        finished
+        state.leaves.resize(leaves_of(new_length) as usize, LeafHash::default());
+        state.leaves[changed.start as usize..changed.end as usize].copy_from_slice(new_leaves);
+        if new_length != old_length {
+            state.header.data_length = new_length;
+            state.header_dirty = true;
+        }
+        Ok(())
+    }
+
+    fn write_table_or_repair(&self, state: &mut State, leaves: Range<u32>) -> Result<(), Fault> {
+        let written = self.write_table(state, leaves.clone());
+        if let Err(fault) = &written {
+            self.repair(state, leaves, state.header.data_length, fault);
+        }
+        written
     }
 
     /// The hashes of all leaves from `first` that a write changes, those of a gap before it included.
@@ -246,7 +325,8 @@ impl ChunkCopy {
         let changed = first..first + new_leaves.len() as u32;
         state.generation += 1;
         let written = self.zero_data(offset, length).map_err(Fault::io(IoOperation::Write));
-        self.finish(state, written, &new_leaves, changed, old_length)
+        self.take_over(state, written, &new_leaves, changed.clone(), old_length)?;
+        self.write_table_or_repair(state, changed)
     }
 
     /// Punches a hole; a filesystem that cannot gets zeros written.

@@ -66,6 +66,8 @@ pub(super) struct State {
     /// Raised by every change; the copy is durable up to `synced`.
     pub(super) generation: u64,
     pub(super) synced: u64,
+    /// Bytes written since a sync was last begun or asked for.
+    pub(super) unsynced_bytes: u64,
     /// The header in memory is newer than the file's.
     pub(super) header_dirty: bool,
     /// The file is known to end where the data ends.
@@ -108,6 +110,7 @@ impl ChunkCopy {
             leaves: Vec::new(),
             generation: 1,
             synced: 0,
+            unsynced_bytes: 0,
             header_dirty: true,
             trimmed: true,
             entry_durable: false,
@@ -143,6 +146,7 @@ impl ChunkCopy {
             leaves,
             generation: 1,
             synced: if header.is_open() { 0 } else { 1 },
+            unsynced_bytes: 0,
             header_dirty: false,
             trimmed: false,
             entry_durable: !header.is_open(),
@@ -237,6 +241,7 @@ impl ChunkCopy {
             }
             state.generation
         };
+        self.write_state().unsynced_bytes = 0;
         let synced = rustix::fs::fdatasync(&self.file);
         let mut state = self.write_state();
         match synced {
@@ -246,6 +251,15 @@ impl ChunkCopy {
             }
             Err(error) => Err(self.sync_failed(&mut state, error.into())),
         }
+    }
+
+    /// Whether so many bytes were written since a sync was last begun, or this was last answered with yes.
+    pub fn has_written(&self, bytes: u64) -> bool {
+        let enough = self.read_state().unsynced_bytes >= bytes;
+        if enough {
+            self.write_state().unsynced_bytes = 0;
+        }
+        enough
     }
 
     /// Whether the folder's entry of the file is known to be durable.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use rfs_common::leaf::{CHUNK_BYTES, hash_leaf, hash_leaves, split_at_leaves};
 use tempfile::TempDir;
 
-use super::super::change::{Action, Terms};
+use super::super::change::{Action, Piece, Terms};
 use super::super::check::RaiseOf;
 use super::super::format::{DATA_AT, FLAG_OPEN, leaf_hash_at};
 use super::*;
@@ -34,7 +34,7 @@ fn piece_hashes(offset: u32, bytes: &[u8]) -> Vec<u8> {
 
 fn write(copy: &ChunkCopy, terms: &Terms, offset: u32, bytes: &[u8]) -> Result<u32, Fault> {
     let hashes = piece_hashes(offset, bytes);
-    copy.change(terms, Action::Write { offset, bytes, hashes: &hashes })
+    copy.change(terms, Action::Write(&[Piece { offset, bytes, hashes: &hashes }]))
 }
 
 fn created(folder: &TempDir) -> ChunkCopy {
@@ -66,6 +66,48 @@ fn read_all(copy: &ChunkCopy, number: u32) -> Vec<u8> {
 
 fn content(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
+}
+
+#[test]
+fn an_open_copy_is_raised_by_the_sync_of_what_is_written() {
+    let folder = TempDir::new().unwrap();
+    let copy = created(&folder);
+    write(&copy, &plain(1), 0, &content(100)).unwrap();
+    copy.sync().unwrap();
+    let raise = |from, to| Terms { version_from: Some(version(from)), version: version(to), cut_to: None };
+    let hashes = piece_hashes(100, &content(50));
+    let pieces = [Piece { offset: 100, bytes: &content(50), hashes: &hashes }];
+    copy.note_entry_durable();
+    copy.change_before_sync(&raise(1, 2), Action::Write(&pieces)).unwrap();
+    assert!(copy.needs_sync(), "nothing was synced before the change");
+    assert_eq!((reopened(&folder).held().version, read_all(&copy, 2).len()), (version(2), 150));
+    copy.sync().unwrap();
+    copy.close(copy.generation()).unwrap();
+    copy.change_before_sync(&raise(2, 3), Action::Nothing).unwrap();
+    assert!(!copy.needs_sync(), "the mark of a closed copy is durable before its first change");
+}
+
+#[test]
+fn pieces_in_any_leaves_are_written_with_one_change() {
+    let folder = TempDir::new().unwrap();
+    let copy = created(&folder);
+    let mut expected = content(5 << 20);
+    write(&copy, &plain(1), 0, &expected).unwrap();
+    let leaf = LEAF_BYTES as u32;
+    let places = [(10, 5), (100, leaf), (2 * leaf - 1, 2), (200 * leaf, leaf), ((5 << 20) - 3, 7), (6 << 20, 9)];
+    let bytes: Vec<Vec<u8>> = places.iter().map(|(at, length)| vec![*at as u8 ^ 0x5a; *length as usize]).collect();
+    let hashes: Vec<Vec<u8>> = places.iter().zip(&bytes).map(|((at, _), bytes)| piece_hashes(*at, bytes)).collect();
+    let pieces: Vec<Piece<'_>> = (0..places.len())
+        .map(|number| Piece { offset: places[number].0, bytes: &bytes[number], hashes: &hashes[number] })
+        .collect();
+    copy.change(&plain(1), Action::Write(&pieces)).unwrap();
+    for piece in &pieces {
+        let (from, to) = (piece.offset as usize, piece.offset as usize + piece.bytes.len());
+        expected.resize(expected.len().max(to), 0);
+        expected[from..to].copy_from_slice(piece.bytes);
+    }
+    assert!(read_all(&copy, 1) == expected);
+    assert!(read_all(&reopened(&folder), 1) == expected, "the file has the hashes, too");
 }
 
 #[derive(Clone, Debug)]

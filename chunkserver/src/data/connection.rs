@@ -127,24 +127,23 @@ impl Served {
         let checked = self
             .check_change(request.volume, &request.next, request.version_from, request.version, request.cut_to)
             .and_then(|terms| {
-                requests::check_payload(request.offset, request.length, bytes, &request.hashes)?;
-                Ok((terms, requests::chunk(request.chunk)?))
+                let pieces = requests::pieces(&request, bytes)?;
+                Ok((terms, pieces, requests::chunk(request.chunk)?))
             });
         let onward = |first: &NextCopy, rest: &[NextCopy]| Write {
             volume: first.volume,
             next: rest.to_vec(),
-            ..Write { next: Vec::new(), hashes: request.hashes.clone(), ..request }
+            ..Write { next: Vec::new(), hashes: request.hashes.clone(), more: request.more.clone(), ..request }
         };
         let result = match checked {
             Err(fault) => self.refuse(header, own, request.volume, &fault),
-            Ok((terms, chunk)) => self.change(header, own, request.volume, &request.next, onward, bytes, |volume| {
-                let action = match bytes {
-                    [] => Action::Nothing,
-                    bytes => Action::Write { offset: request.offset, bytes, hashes: &request.hashes },
-                };
-                let sync = if request.sync { Sync::BeforeAnswer } else { Sync::Later };
-                volume.change(chunk, &terms, action, sync)
-            }),
+            Ok((terms, pieces, chunk)) => {
+                self.change(header, own, request.volume, &request.next, onward, bytes, |volume| {
+                    let action = if pieces.is_empty() { Action::Nothing } else { Action::Write(&pieces) };
+                    let sync = if request.sync { Sync::BeforeAnswer } else { Sync::Later };
+                    volume.change(chunk, &terms, action, sync)
+                })
+            }
         };
         self.payload = payload;
         result

@@ -2,9 +2,9 @@
 
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 use rfs_common::leaf::{CHUNK_BYTES, LEAF_HASH_BYTES, hash_leaf, split_at_leaves, touched_leaves};
-use rfs_proto::data::{CopyResult, NextCopy, Status};
+use rfs_proto::data::{self, CopyResult, NextCopy, Status, Write};
 
-use crate::chunk::change::Terms;
+use crate::chunk::change::{Piece, Terms};
 use crate::chunk::fault::Fault;
 
 use super::peers::PeerError;
@@ -59,23 +59,48 @@ pub(super) fn check_chain(next: &[NextCopy]) -> Result<(), Fault> {
     if next.len() > CHAIN_MAX { Err(Fault::BadRequest("a chain of too many copies")) } else { Ok(()) }
 }
 
-/// That each piece of a payload has the hash that came with it.
+/// The pieces of a write, each of whose parts between leaf boundaries has the hash that came with it.
 ///
 /// # Errors
 /// [`Fault::BadRequest`], or [`Fault::BadHashSent`] naming the first leaf that differs.
-pub(super) fn check_payload(offset: u32, length: u32, payload: &[u8], hashes: &[u8]) -> Result<(), Fault> {
-    check_range(offset, length)?;
-    if length as usize != payload.len() {
-        return Err(Fault::BadRequest("the payload has another length than the request says"));
+pub(super) fn pieces<'a>(request: &'a Write, payload: &'a [u8]) -> Result<Vec<Piece<'a>>, Fault> {
+    let first = data::Piece { offset: request.offset, length: request.length };
+    let (mut bytes, mut hashes) = (payload, &request.hashes[..]);
+    let (mut pieces, mut end) = (Vec::with_capacity(1 + request.more.len()), 0);
+    for piece in std::iter::once(&first).chain(&request.more) {
+        check_range(piece.offset, piece.length)?;
+        if piece.offset < end {
+            return Err(Fault::BadRequest("the pieces of a write are out of order"));
+        }
+        end = piece.offset + piece.length;
+        let of_piece = take(&mut bytes, piece.length as usize)
+            .ok_or(Fault::BadRequest("the payload has another length than the request says"))?;
+        let hashes = take(&mut hashes, touched_leaves(piece.offset, piece.length).len() * LEAF_HASH_BYTES)
+            .ok_or(Fault::BadRequest("there has to be one hash for each leaf that is touched"))?;
+        if !of_piece.is_empty() {
+            pieces.push(Piece { offset: piece.offset, bytes: of_piece, hashes });
+        }
     }
-    if hashes.len() != touched_leaves(offset, length).len() * LEAF_HASH_BYTES {
-        return Err(Fault::BadRequest("there has to be one hash for each leaf that is touched"));
+    if !bytes.is_empty() || !hashes.is_empty() {
+        return Err(Fault::BadRequest("more payload or hashes than the request says"));
     }
-    let mut rest = payload;
-    for (part, hash) in split_at_leaves(offset, length).zip(hashes.chunks_exact(LEAF_HASH_BYTES)) {
-        let (piece, behind) = rest.split_at(part.length);
+    pieces.iter().try_for_each(check_hashes)?;
+    Ok(pieces)
+}
+
+fn take<'a>(from: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (taken, rest) = from.split_at_checked(length)?;
+    *from = rest;
+    Some(taken)
+}
+
+fn check_hashes(piece: &Piece<'_>) -> Result<(), Fault> {
+    let mut rest = piece.bytes;
+    let parts = split_at_leaves(piece.offset, piece.bytes.len() as u32);
+    for (part, hash) in parts.zip(piece.hashes.chunks_exact(LEAF_HASH_BYTES)) {
+        let (bytes, behind) = rest.split_at(part.length);
         rest = behind;
-        if hash_leaf(part.leaf_index, piece).as_bytes() != hash {
+        if hash_leaf(part.leaf_index, bytes).as_bytes() != hash {
             return Err(Fault::BadHashSent { leaf_index: part.leaf_index });
         }
     }

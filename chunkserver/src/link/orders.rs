@@ -16,7 +16,7 @@ use rfs_proto::data::{NextCopy, Read, ReadReply, Status};
 use rfs_proto::frame::PAYLOAD_BYTES_MAX;
 use tokio::sync::mpsc;
 
-use crate::chunk::change::{Action, Terms};
+use crate::chunk::change::{Action, Piece, Terms};
 use crate::chunk::check::RaiseOf;
 use crate::chunk::copy::{ChunkCopy, Held};
 use crate::chunk::fault::Fault;
@@ -227,7 +227,7 @@ fn fetch(shared: &Shared, own: Own, source: &Source, incoming: &ChunkCopy) -> Re
             return Err(Failed { errno: Errno::from_raw(result.errno as i32), message, version: 0 });
         }
         check_source(&reply, offset, &payload, source)?;
-        incoming.change(&terms, Action::Write { offset, bytes: &payload, hashes: &reply.hashes })?;
+        incoming.change(&terms, Action::Write(&[Piece { offset, bytes: &payload, hashes: &reply.hashes }]))?;
         offset += payload.len() as u32;
         if offset >= reply.data_length {
             return Ok(());

@@ -11,6 +11,7 @@ use super::super::layout::Layout;
 use super::super::store::tests::{chunk, new_terms, new_volume, open, write};
 use super::super::store::{BadCopy, Sync};
 use super::*;
+use crate::chunk::change::{Action, Piece};
 use crate::chunk::format::DATA_AT;
 
 const BYTES: usize = 3 << 20;
@@ -27,8 +28,8 @@ fn volume_with(count: u64) -> (TempDir, Volume, mpsc::Receiver<BadCopy>) {
             let first = (at << 20) / LEAF_BYTES;
             let hashes: Vec<u8> =
                 rfs_common::leaf::hash_leaves(first as u32, part).flat_map(|leaf| *leaf.as_bytes()).collect();
-            let action =
-                crate::chunk::change::Action::Write { offset: (at << 20) as u32, bytes: part, hashes: &hashes };
+            let pieces = [Piece { offset: (at << 20) as u32, bytes: part, hashes: &hashes }];
+            let action = Action::Write(&pieces);
             volume.change(chunk(id), &terms, action, Sync::Later).unwrap();
         }
     }

@@ -23,6 +23,7 @@ use crate::chunk::check::RaiseOf;
 use crate::chunk::copy::{ChunkCopy, Held, OpenFault, Served};
 use crate::chunk::fault::{Fault, IoOperation};
 
+use super::early_sync::EarlySyncs;
 use super::gate::{Gate, Pass};
 use super::health::{Ground, Space};
 use super::identity::Identity;
@@ -75,6 +76,9 @@ pub enum Listed {
 /// Where bad copies are reported. Full: the report is dropped, since the next use of the copy reports it again.
 pub type BadCopies = mpsc::Sender<BadCopy>;
 
+/// A copy with so many bytes that are not on the disk is synced without being asked.
+const EARLY_SYNC_BYTES: u64 = 16 << 20;
+
 /// What has been done since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -113,6 +117,7 @@ pub struct Volume {
     out: AtomicBool,
     bad_copies: BadCopies,
     pub(super) counters: Arc<Counters>,
+    early_syncs: EarlySyncs,
     _lock: FolderLock,
 }
 
@@ -169,6 +174,7 @@ impl Volume {
             out: AtomicBool::new(false),
             bad_copies: around.bad_copies.clone(),
             counters: Arc::clone(&around.counters),
+            early_syncs: EarlySyncs::default(),
             _lock: parts.lock,
         }
     }
@@ -224,7 +230,10 @@ impl Volume {
         let pass = self.gate.enter(now, limit)?;
         let (copy, made) = self.copy_or_new(chunk, terms)?;
         copy.touch(now);
-        let changed = copy.change(terms, action);
+        let changed = match sync {
+            Sync::BeforeAnswer => copy.change_before_sync(terms, action),
+            Sync::Later => copy.change(terms, action),
+        };
         if changed.is_err() && made {
             self.unmake(&copy);
         }
@@ -232,10 +241,13 @@ impl Volume {
         drop(pass);
         if sync == Sync::BeforeAnswer {
             self.sync_copy(&copy)?;
+        } else if copy.has_written(EARLY_SYNC_BYTES) {
+            self.early_syncs.ask(&copy);
         }
         self.counters.writes.fetch_add(1, Ordering::Relaxed);
-        if let Action::Write { bytes, .. } = action {
-            self.counters.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if let Action::Write(pieces) = action {
+            let bytes: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
+            self.counters.written_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
         Ok(length)
     }

@@ -11,6 +11,7 @@ use super::super::identity::Refusal;
 use super::super::running;
 use super::super::scan::Expected;
 use super::*;
+use crate::chunk::change::Piece;
 
 pub(in crate::volume) fn around() -> (Surroundings, mpsc::Receiver<BadCopy>) {
     let (sender, receiver) = mpsc::channel(64);
@@ -68,7 +69,7 @@ pub(in crate::volume) fn write(
     sync: Sync,
 ) -> Result<u32, Fault> {
     let hashes: Vec<u8> = hash_leaves(0, bytes).flat_map(|leaf| *leaf.as_bytes()).collect();
-    volume.change(chunk(id), terms, Action::Write { offset: 0, bytes, hashes: &hashes }, sync)
+    volume.change(chunk(id), terms, Action::Write(&[Piece { offset: 0, bytes, hashes: &hashes }]), sync)
 }
 
 fn read(volume: &Volume, id: u64, number: u32) -> Result<Vec<u8>, Fault> {
@@ -206,7 +207,8 @@ fn many_threads_on_few_chunks_lose_nothing() {
                     let bytes = [thread as u8; 16];
                     let offset = thread as u32 * 16;
                     let hash = rfs_common::leaf::hash_leaf(0, &bytes);
-                    let action = Action::Write { offset, bytes: &bytes, hashes: hash.as_bytes() };
+                    let pieces = [Piece { offset, bytes: &bytes, hashes: hash.as_bytes() }];
+                    let action = Action::Write(&pieces);
                     volume.change(chunk(id), &new_terms(1), action, Sync::Later).unwrap();
                     if round % 10 == 0 {
                         volume.close_idle(Duration::ZERO);

@@ -93,6 +93,34 @@ fn orphans_wait_for_their_grace_and_newer_ids_are_never_deleted() {
 }
 
 #[test]
+fn deletions_are_ordered_many_at_a_time() {
+    let config = ChunksConfig { deletions_per_volume: 8, startup_wait: Duration::ZERO, ..ChunksConfig::default() };
+    let mut chunks = table(config);
+    for chunk in 1..=20 {
+        chunks.load(ChunkId::new(chunk), info(1, 1, Goal::ONE));
+    }
+    connect(&mut chunks, 1, &(1..=20).map(|chunk| held(chunk, 1)).collect::<Vec<_>>());
+    (1..=20).for_each(|chunk| chunks.freed(ChunkId::new(chunk)));
+    chunks.tick(at(1));
+    let (server, stream) = (ServerId::new(1), StreamId(1));
+    let mut batches = Vec::new();
+    loop {
+        let orders = chunks.take_commands(server, stream);
+        if orders.is_empty() {
+            break;
+        }
+        batches.push(orders.len());
+        for order in orders {
+            let (version, message) = (ChunkVersion::new(0), String::new());
+            let done = CommandResult { command: order.id, done: true, errno: 0, message, version, length: 0 };
+            chunks.command_result(at(1), server, stream, &done);
+        }
+    }
+    assert_eq!(batches.iter().sum::<usize>(), 20);
+    assert!(batches.len() <= 4, "{batches:?}");
+}
+
+#[test]
 fn a_copy_newer_than_its_record_is_neither_read_nor_deleted() {
     let mut chunks = table(ChunksConfig::default());
     chunks.load(ChunkId::new(1), info(3, 3, Goal::ONE));

@@ -211,7 +211,16 @@ impl Chunks {
             self.conclude(&pending, outcome);
         }
         self.refresh(pending.chunk);
-        self.schedule();
+        if !self.waits_for_more_deletions(&pending) {
+            self.schedule();
+        }
+    }
+
+    /// Deletions are ordered many at a time: every order on its own would wake threads here and at the chunkserver, and
+    /// most come while clients remove files. What is left is ordered with the next tick.
+    fn waits_for_more_deletions(&self, done: &Pending) -> bool {
+        let deletes = matches!(done.purpose, Purpose::Delete | Purpose::DeleteOrphan);
+        deletes && self.servers.volume(done.slot).deletions > self.config.deletions_per_volume / 2
     }
 
     /// Forgets a command.

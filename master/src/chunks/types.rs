@@ -47,7 +47,7 @@ impl Default for ChunksConfig {
             order_deadline: Duration::from_secs(10),
             replicate_deadline: Duration::from_secs(120),
             repairs_per_volume: 4,
-            deletions_per_volume: 64,
+            deletions_per_volume: 256,
             orphan_grace: Duration::from_secs(7 * 24 * 3600),
             copies_min: 2,
         }

@@ -10,10 +10,13 @@ pub mod known;
 mod translate;
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::cluster as wire;
@@ -24,10 +27,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::chunks::{CopyFault, InventoryPart, Registration, Severity, Signal, StreamId};
+use crate::chunks::{Chunks, CopyFault, InventoryPart, Registration, Severity, Signal, StreamId};
 use crate::namespace::source::StoreError;
 use crate::status::{MasterState, MasterStateExt};
 
+/// Messages of a chunkserver that are taken in at once.
+const MESSAGES_AT_ONCE_MAX: usize = 256;
 /// Messages to a chunkserver that wait for the network.
 const OUTBOUND_MAX: usize = 256;
 /// A connection that does not say who it is for this long is closed.
@@ -207,51 +212,37 @@ impl Connection {
     /// Hands on what the chunkserver says, until the stream ends or is void.
     async fn listen(&self, inbound: &mut Streaming<wire::FromChunkserver>, outbound: &Outbound) {
         while let Ok(Some(message)) = inbound.message().await {
-            let Some(message) = message.message else { continue };
-            let answers = self.handle(message).await;
+            let mut messages: Vec<From> = message.message.into_iter().collect();
+            let ended = add_what_has_come(inbound, &mut messages);
+            let answers = self.handle(messages).await;
             let Some(answers) = answers else { return };
             for answer in answers {
                 if outbound.send(Ok(translate::message(answer))).await.is_err() {
                     return;
                 }
             }
+            if ended {
+                return;
+            }
         }
     }
 
     /// Returns what is to be answered, or nothing if the stream is void.
-    async fn handle(&self, message: From) -> Option<Vec<To>> {
+    async fn handle(&self, messages: Vec<From>) -> Option<Vec<To>> {
         let (state, server, stream) = (Arc::clone(&self.state), self.server, self.stream);
         blocking(move || {
-            let message = match message {
-                From::BadCopy(bad) => {
-                    report_bad_copy(&*state, &bad);
-                    return Some(Vec::new());
-                }
-                other => other,
-            };
             state.with_chunks(|chunks, now| {
-                if !chunks.is_stream_of(server, stream) {
-                    return None;
-                }
                 let mut answers = Vec::new();
-                match message {
-                    From::Inventory(inventory) => {
-                        let held: Vec<_> = inventory.chunks.iter().map(translate::held).collect();
-                        let part = InventoryPart { first: inventory.first, last: inventory.last };
-                        chunks.inventory(now, server, stream, VolumeId::new(inventory.volume), &held, part);
+                for message in messages {
+                    // Of a copy that is bad it does not matter who says so.
+                    if let From::BadCopy(bad) = &message {
+                        report_bad_copy(chunks, bad);
+                        continue;
                     }
-                    From::Heartbeat(heartbeat) => {
-                        let traffic = translate::traffic(&heartbeat);
-                        let reports = heartbeat.volumes.into_iter().map(translate::volume).collect();
-                        let wanted = chunks.heartbeat(now, server, stream, reports, traffic);
-                        let ask = |volume: VolumeId| To::SendInventory(wire::SendInventory { volume: volume.get() });
-                        answers.push(To::Heartbeat(wire::HeartbeatReply {}));
-                        answers.extend(wanted.into_iter().map(ask));
+                    if !chunks.is_stream_of(server, stream) {
+                        return None;
                     }
-                    From::Result(result) => chunks.command_result(now, server, stream, &translate::result(result)),
-                    From::Leaving(_) => chunks.leaving(server, stream),
-                    // A second registration on one stream changes nothing.
-                    From::Register(_) | From::BadCopy(_) => {}
+                    answers.extend(take_in(chunks, now, (server, stream), message));
                 }
                 Some(answers)
             })
@@ -286,11 +277,51 @@ impl Connection {
     }
 }
 
-fn report_bad_copy(state: &dyn MasterState, bad: &wire::BadCopy) {
+/// Adds the messages that are there already, a bounded number: results of many orders come together, and each hand-over
+/// to a thread that may block costs more than they do. Whether the stream has ended.
+fn add_what_has_come(inbound: &mut Streaming<wire::FromChunkserver>, messages: &mut Vec<From>) -> bool {
+    // Whoever waits for the stream next registers a waker of his own.
+    let mut context = Context::from_waker(Waker::noop());
+    while messages.len() < MESSAGES_AT_ONCE_MAX {
+        match pin!(inbound.message()).poll(&mut context) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(Some(message))) => messages.extend(message.message),
+            Poll::Ready(Ok(None) | Err(_)) => return true,
+        }
+    }
+    false
+}
+
+/// Gives one message to the chunk table; what is to be answered.
+fn take_in(chunks: &mut Chunks, now: Monotonic, (server, stream): (ServerId, StreamId), message: From) -> Vec<To> {
+    let mut answers = Vec::new();
+    match message {
+        From::Inventory(inventory) => {
+            let held: Vec<_> = inventory.chunks.iter().map(translate::held).collect();
+            let part = InventoryPart { first: inventory.first, last: inventory.last };
+            chunks.inventory(now, server, stream, VolumeId::new(inventory.volume), &held, part);
+        }
+        From::Heartbeat(heartbeat) => {
+            let traffic = translate::traffic(&heartbeat);
+            let reports = heartbeat.volumes.into_iter().map(translate::volume).collect();
+            let wanted = chunks.heartbeat(now, server, stream, reports, traffic);
+            let ask = |volume: VolumeId| To::SendInventory(wire::SendInventory { volume: volume.get() });
+            answers.push(To::Heartbeat(wire::HeartbeatReply {}));
+            answers.extend(wanted.into_iter().map(ask));
+        }
+        From::Result(result) => chunks.command_result(now, server, stream, &translate::result(result)),
+        From::Leaving(_) => chunks.leaving(server, stream),
+        // A second registration on one stream changes nothing.
+        From::Register(_) | From::BadCopy(_) => {}
+    }
+    answers
+}
+
+fn report_bad_copy(chunks: &mut Chunks, bad: &wire::BadCopy) {
     let (volume, chunk) = (VolumeId::new(bad.volume), ChunkId::new(bad.chunk));
     let version = ChunkVersion::new(bad.version);
     let fault = CopyFault::Found(bad.reason.clone());
-    state.with_chunks(|chunks, _| chunks.bad_copy(volume, chunk, version, &fault));
+    chunks.bad_copy(volume, chunk, version, &fault);
 }
 
 /// Runs what may wait for the engine's lock away from the async threads.

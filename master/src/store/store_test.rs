@@ -568,7 +568,7 @@ fn commits_until_killed() {
 fn kill_minus_nine_loses_no_commit() {
     let folder = tempfile::tempdir().unwrap();
     Store::create(folder.path(), CLUSTER).unwrap();
-    let (seed, mut waits) = (77, Dice::new(78));
+    let (seed, mut waits, mut all_told) = (77, Dice::new(78), 0);
     for round in 0..8 {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "store::tests::commits_until_killed", "--ignored", "--nocapture"])
@@ -589,7 +589,10 @@ fn kill_minus_nine_loses_no_commit() {
         let store = open(folder.path());
         let position = store.position().get();
         println!("round {round}: told {told}, found {position}");
-        assert!(position >= told && told > 0);
+        assert!(position >= told);
         assert_same(&content(&store), &model_after(seed, position));
+        // On a busy machine a child may be killed before its first commit.
+        all_told = all_told.max(told);
     }
+    assert!(all_told > 0);
 }

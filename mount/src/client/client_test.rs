@@ -148,6 +148,23 @@ fn a_small_file_costs_one_make_and_one_commit() {
 }
 
 #[test]
+fn names_in_a_directory_just_made_are_known_to_be_absent() {
+    let mounted = Mounted::new();
+    let (client, caller) = (&mounted.client, &mounted.caller);
+    let made = client.make_directory(caller, ROOT_INODE, b"dir", NEW).unwrap().attributes.inode;
+    let before = mounted.round_trips();
+    assert_eq!(client.lookup(caller, made, b"file"), Err(Errno::ENOENT));
+    client.create(caller, made, b"file", NEW, libc::O_WRONLY).unwrap();
+    assert_eq!(client.lookup(caller, made, b"other"), Err(Errno::ENOENT));
+    assert!(client.lookup(caller, made, b"file").is_ok());
+    assert_eq!(mounted.round_trips(), before + 1, "only the file is asked for");
+    let entries = vec![wire::EntryNotice { directory: made.get(), names: vec![(&b"other"[..]).into()] }];
+    mounted.master.wait_done(mounted.master.recall(wire::Recall { entries, ..wire::Recall::default() }));
+    assert_eq!(client.lookup(caller, made, b"other"), Err(Errno::ENOENT));
+    assert_eq!(mounted.round_trips(), before + 2, "another client is making that name");
+}
+
+#[test]
 fn a_change_whose_answer_was_lost_is_repeated_and_runs_once() {
     let mounted = Mounted::new();
     mounted.master.fault(FrameType::Make, Fault::DropAfter);

@@ -36,8 +36,9 @@ impl Client {
         self.core.open_existing(caller, &self.core.node(inode), flags)
     }
 
-    /// Fills `into` (cleared first) with up to `size` bytes; fewer at the end of the file. `wanted` is asked now and then
-    /// while no copy can be had: whether somebody still waits for the bytes.
+    /// Puts up to `size` bytes at the start of `into`, which grows as needed and is to be used again: fresh bytes have to
+    /// be zeroed first. How many there are; fewer at the end of the file. `wanted` is asked now and then while no copy can
+    /// be had: whether somebody still waits for the bytes.
     ///
     /// # Errors
     /// EBADF; EIO when no copy gives the right bytes in time; EINTR when nobody waits any more.
@@ -48,7 +49,7 @@ impl Client {
         size: usize,
         into: &mut Vec<u8>,
         wanted: &dyn Fn() -> bool,
-    ) -> Result<(), Errno> {
+    ) -> Result<usize, Errno> {
         let open = self.core.handles.file(handle)?;
         if !open.readable {
             return Err(Errno::EBADF);
@@ -170,7 +171,7 @@ impl Core {
         size: usize,
         into: &mut Vec<u8>,
         wanted: &dyn Fn() -> bool,
-    ) -> Result<(), Errno> {
+    ) -> Result<usize, Errno> {
         // A read that waits for a copy makes way for whoever wants the lease back: the wait may be long, and a recall that
         // is not answered ends the session. It counts as one that is with the master, so that nobody waits long for the
         // kernel to forget the page that it has locked. And what may be used only once is not waited with.
@@ -195,21 +196,21 @@ impl Core {
         size: usize,
         into: &mut Vec<u8>,
         (patience, once): (&ReadPatience<'_>, &Cell<bool>),
-    ) -> Result<(), Errno> {
+    ) -> Result<usize, Errno> {
         let used = self.use_lease(&open.node, Mode::Read)?;
         once.set(used.mode() == Mode::None);
         let length = self.length(&open.node);
         let wanted = length.saturating_sub(offset).min(size as u64) as usize;
-        into.clear();
-        into.resize(wanted, 0);
-        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, into, length, patience) };
+        if into.len() < wanted {
+            into.resize(wanted, 0);
+        }
+        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length, patience) };
         if used.mode() == Mode::None {
             // Somebody is about to change the file and will not tell us again: nothing of this is kept.
             self.content(&open.node).invalidate();
             self.post(Forget::Data(open.node.inode()));
         }
-        into.truncate(got?);
-        Ok(())
+        got
     }
 
     pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {

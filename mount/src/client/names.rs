@@ -400,6 +400,9 @@ impl Core {
         let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
         let of_parent = Answered::from_wire(reply.parent.as_ref(), reply.parent_lease.as_ref());
         self.order.stamp(directory.inode(), Stamp::Own);
+        if reply.created && request.kind == i32::from(Kind::Directory.to_wire()) {
+            self.keep_emptiness(&node, &ticket, &answered, directory.inode());
+        }
         let entry_valid = if request.unnamed {
             Duration::ZERO
         } else {
@@ -410,6 +413,20 @@ impl Core {
         }
         let answer = self.answer_by_name(&node, &answered, entry_valid)?;
         Ok(Made { node, answer, created: reply.created })
+    }
+
+    /// Of a directory just made, every absent name is known: what is then made in it need not be looked up first.
+    fn keep_emptiness(&self, made: &Node, ticket: &Ticket<'_>, answered: &Answered, parent: InodeId) {
+        let now = self.now();
+        let mut state = made.state();
+        let usable = answered.lease.is_some()
+            && made.may_keep(&state, ticket, answered, now)
+            && !ticket.is_before(made.inode(), Stamp::Own)
+            && !state.closing
+            && state.recalls_waiting == 0;
+        if usable {
+            state.entries.learn_all(&Arc::from([]), parent);
+        }
     }
 
     fn keep_made(

@@ -87,15 +87,15 @@ impl Client {
         while copied < length {
             let size = (length - copied).min(COPY_BYTES as u64) as usize;
             let read = core.read(&source, from_offset + copied, size, &mut piece, &|| true);
-            let step = read.and_then(|()| match piece.len() {
-                0 => Ok(()),
-                _ => core.write(&target, to_offset + copied, &piece, origin),
+            let step = read.and_then(|count| match count {
+                0 => Ok(0),
+                _ => core.write(&target, to_offset + copied, &piece[..count], origin).map(|()| count),
             });
             match step {
                 Err(errno) if copied == 0 => return Err(errno),
                 Err(_) => break,
-                Ok(()) if piece.is_empty() => break,
-                Ok(()) => copied += piece.len() as u64,
+                Ok(0) => break,
+                Ok(count) => copied += count as u64,
             }
         }
         Ok(copied)

@@ -19,6 +19,8 @@ use rfs_common::leaf::LEAF_BYTES;
 pub(crate) const BLOCK_LEAVES: u32 = 8;
 /// Bytes of one block: 128 KiB.
 pub(crate) const BLOCK_BYTES: u32 = BLOCK_LEAVES * LEAF_BYTES as u32;
+/// Blocks kept to be filled again.
+const FREE_BLOCKS_MAX: usize = 64;
 /// How long a reader waits for another's fetch before it fetches for itself.
 const WAIT_FOR_OTHERS: Duration = Duration::from_secs(10);
 
@@ -73,6 +75,8 @@ struct State {
     uses: u64,
     bytes: usize,
     fetches: Vec<ActiveFetch>,
+    /// Whole blocks that left, to be filled again: fresh memory has to be zeroed, or even to be got from the system.
+    free: Vec<Vec<u8>>,
 }
 
 /// The cache.
@@ -128,6 +132,12 @@ impl BlockCache {
         let number = state.uses;
         state.fetches.push(ActiveFetch { number, inode, chunk, leaves: leaves.clone(), spoiled: false });
         Some(Fetch { cache: Arc::clone(self), number })
+    }
+
+    /// A buffer for a fetch, all of which the fetch has to fill.
+    pub(crate) fn buffer(&self, bytes: usize) -> Vec<u8> {
+        let free = if bytes == BLOCK_BYTES as usize { self.state().free.pop() } else { None };
+        free.unwrap_or_else(|| vec![0; bytes])
     }
 
     /// Whether all of these leaves are here or on their way.
@@ -223,7 +233,15 @@ impl State {
         let mut evicted = Vec::new();
         while self.bytes > bytes_max {
             let Some((_, key)) = self.by_use.pop_first() else { break };
-            evicted.extend(self.remove(key));
+            let Some(mut block) = self.remove(key) else { continue };
+            if let [run] = &mut block.runs[..]
+                && run.bytes.len() == BLOCK_BYTES as usize
+                && self.free.len() < FREE_BLOCKS_MAX
+                && let Some(bytes) = Arc::get_mut(&mut run.bytes)
+            {
+                self.free.push(std::mem::take(bytes));
+            }
+            evicted.push(block);
         }
         evicted
     }

@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use rfs_common::ids::ChunkVersion;
 
-use super::dirty::{BufferPool, DirtyMap, gaps_between, lay_over};
+use super::dirty::{BufferPool, DirtyMap, PIECE_BYTES, gaps_between, lay_over};
 use super::places::{ChunkPlaces, WriteGrant};
 
-/// Pieces of one chunk that may be on their way at once.
+/// Frames of one chunk that may be on their way at once.
 const IN_FLIGHT_MAX: usize = 4;
+/// Pieces of one frame: with two hashes each they are well below the limit of a frame's message.
+const PIECES_MAX: usize = 256;
 
 /// Who may send for a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,15 +59,27 @@ pub(crate) struct Repair {
     pub(crate) reads_as: ReadsAs,
 }
 
-/// A piece on its way.
+/// What one frame carries: pieces in their order, which do not touch.
 #[derive(Clone, Debug)]
 pub(crate) struct InFlight {
-    pub(crate) offset: u32,
-    pub(crate) bytes: Arc<Vec<u8>>,
+    pub(crate) pieces: Vec<Piece>,
     pub(crate) sync: bool,
 }
 
 impl InFlight {
+    pub(crate) fn bytes(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.bytes.len()).sum()
+    }
+}
+
+/// Bytes on their way to one place.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    pub(crate) offset: u32,
+    pub(crate) bytes: Arc<Vec<u8>>,
+}
+
+impl Piece {
     pub(crate) fn range(&self) -> Range<u32> {
         self.offset..self.offset + self.bytes.len() as u32
     }
@@ -152,7 +166,7 @@ impl ActiveGrant {
 /// What the sender does next.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Send this piece, which now is on its way.
+    /// Send this, which now is on its way.
     Send(InFlight),
     /// Receive the oldest answer.
     Await,
@@ -179,7 +193,7 @@ pub(crate) struct ChunkState {
 impl ChunkState {
     /// Bytes held for this chunk.
     pub(crate) fn bytes(&self) -> usize {
-        self.dirty.bytes() + self.in_flight.iter().map(|piece| piece.bytes.len()).sum::<usize>()
+        self.dirty.bytes() + self.in_flight.iter().map(InFlight::bytes).sum::<usize>()
     }
 
     /// Not everything has been acknowledged.
@@ -223,31 +237,56 @@ impl ChunkState {
         let Some(run) = run else {
             return if self.in_flight.is_empty() { Step::Done } else { Step::Await };
         };
-        let overlaps = |piece: &InFlight| piece.range().start < run.end && run.start < piece.range().end;
-        if self.in_flight.iter().any(overlaps) {
+        if self.is_on_its_way(&run) {
             return Step::Await;
         }
-        *cursor = run.end;
-        let bytes = Arc::new(self.dirty.take_run(&run, pool));
-        let is_last = self.dirty.next_run(run.end).is_none();
-        let piece = InFlight { offset: run.start, bytes, sync: extent == Extent::EverythingSynced && is_last };
-        self.in_flight.push(piece.clone());
-        Step::Send(piece)
+        let mut pieces = vec![self.take_piece(&run, cursor, pool)];
+        if extent != Extent::WholePieces {
+            self.gather(&mut pieces, cursor, pool);
+        }
+        let is_last = self.dirty.next_run(*cursor).is_none();
+        let frame = InFlight { pieces, sync: extent == Extent::EverythingSynced && is_last };
+        self.in_flight.push(frame.clone());
+        Step::Send(frame)
     }
 
-    /// Every copy has the oldest piece on its way; it is the caller's to give back.
-    pub(crate) fn piece_acknowledged(&mut self) -> Option<InFlight> {
+    /// Adds the pieces that follow as long as a frame has room: small ones cost more apart than their bytes are worth.
+    fn gather(&mut self, pieces: &mut Vec<Piece>, cursor: &mut u32, pool: &BufferPool) {
+        let mut room = PIECE_BYTES - pieces.iter().map(|piece| piece.bytes.len()).sum::<usize>();
+        while pieces.len() < PIECES_MAX
+            && let Some(run) = self.dirty.next_run(*cursor)
+            && run.len() <= room
+            && !self.is_on_its_way(&run)
+        {
+            room -= run.len();
+            pieces.push(self.take_piece(&run, cursor, pool));
+        }
+    }
+
+    fn is_on_its_way(&self, run: &Range<u32>) -> bool {
+        let overlaps = |piece: &Piece| piece.range().start < run.end && run.start < piece.range().end;
+        self.in_flight.iter().flat_map(|frame| &frame.pieces).any(overlaps)
+    }
+
+    fn take_piece(&mut self, run: &Range<u32>, cursor: &mut u32, pool: &BufferPool) -> Piece {
+        *cursor = run.end;
+        Piece { offset: run.start, bytes: Arc::new(self.dirty.take_run(run, pool)) }
+    }
+
+    /// Every copy has the oldest frame on its way; its pieces are the caller's to give back.
+    pub(crate) fn frame_acknowledged(&mut self) -> Option<InFlight> {
         if self.in_flight.is_empty() {
             return None;
         }
-        let piece = self.in_flight.remove(0);
+        let frame = self.in_flight.remove(0);
         self.acknowledged += 1;
         if let Some(grant) = &mut self.grant {
             grant.acknowledge();
-            grant.unsynced = !piece.sync;
-            grant.valid_length = grant.valid_length.max(piece.range().end);
+            grant.unsynced = !frame.sync;
+            let end = frame.pieces.last().map_or(0, |last| last.range().end);
+            grant.valid_length = grant.valid_length.max(end);
         }
-        Some(piece)
+        Some(frame)
     }
 
     /// Every copy has carried out these repairs.
@@ -261,7 +300,8 @@ impl ChunkState {
 
     /// What was on its way is unsent again, below what has been written since.
     pub(crate) fn take_back(&mut self, pool: &BufferPool) {
-        for piece in std::mem::take(&mut self.in_flight).into_iter().rev() {
+        let pieces = std::mem::take(&mut self.in_flight).into_iter().rev().flat_map(|frame| frame.pieces);
+        for piece in pieces {
             self.dirty.write_below(piece.offset, &piece.bytes, pool);
             pool.give_back(piece.bytes);
         }
@@ -289,7 +329,7 @@ impl ChunkState {
     /// Gives up what is unsent: those ranges read as errors until they are written or repaired.
     pub(crate) fn lose_dirty(&mut self) {
         let mut lost: Vec<Range<u32>> = self.dirty.ranges().collect();
-        lost.extend(self.in_flight.iter().map(InFlight::range));
+        lost.extend(self.in_flight.iter().flat_map(|frame| &frame.pieces).map(Piece::range));
         self.dirty = DirtyMap::default();
         self.in_flight.clear();
         for range in lost {
@@ -344,7 +384,7 @@ impl ChunkState {
             }
         }
         let mut covered = zeroed;
-        for piece in &self.in_flight {
+        for piece in self.in_flight.iter().flat_map(|frame| &frame.pieces) {
             lay_over(offset, out, piece.offset, &piece.bytes, &mut covered);
         }
         self.dirty.read_into(offset, out, &mut covered);

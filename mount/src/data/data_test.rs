@@ -103,6 +103,21 @@ fn a_large_file_goes_in_whole_pieces_over_two_chunks_within_the_bound() {
 }
 
 #[test]
+fn scattered_small_writes_travel_together() {
+    let master = FakeMaster::new(2, 2);
+    let file = start(&master).file(INODE);
+    for number in (0..400_u64).rev() {
+        file.write(number * 20_000, &[number as u8; 4096], 0).unwrap();
+    }
+    file.sync().unwrap();
+    // 256 pieces, and the rest; the first also makes the chunk.
+    assert_eq!((frames(&master, FrameType::Write), frames(&master, FrameType::SyncChunk)), (2 * 2, 0));
+    for number in [0, 255, 256, 399_u64] {
+        assert_eq!(read(&file, number * 20_000, 5000, 0).unwrap()[..4096], [number as u8; 4096]);
+    }
+}
+
+#[test]
 fn an_acknowledged_rewrite_replaces_what_was_cached() {
     let master = FakeMaster::new(2, 2);
     let file = start(&master).file(INODE);

@@ -147,7 +147,6 @@ impl Server {
                 let request: data::Write = connection.message(&header)?;
                 let mut payload = Vec::new();
                 connection.receive_payload_into(&header, &mut payload)?;
-                assert_eq!(payload.len(), request.length as usize);
                 self.write(connection, &header, &request, &payload)?;
             }
             FrameType::Zero => {
@@ -185,13 +184,16 @@ impl Server {
         request: &data::Write,
         payload: &[u8],
     ) -> Result<(), Close> {
+        let first = data::Piece { offset: request.offset, length: request.length };
+        let pieces: Vec<data::Piece> = std::iter::once(first).chain(request.more.iter().copied()).collect();
+        assert_eq!(payload.len(), pieces.iter().map(|piece| piece.length as usize).sum::<usize>());
         let mut rest = payload;
         let mut hashes = Vec::new();
-        for part in split_at_leaves(request.offset, request.length) {
+        for part in pieces.iter().flat_map(|piece| split_at_leaves(piece.offset, piece.length)) {
             hashes.extend_from_slice(&hash_leaf(part.leaf_index, &rest[..part.length]).0);
             rest = &rest[part.length..];
         }
-        assert_eq!(hashes, request.hashes, "hashes of a write of {} at {}", request.length, request.offset);
+        assert_eq!(hashes, request.hashes, "hashes of a write of {pieces:?}");
         let change = Change {
             chunk: request.chunk,
             version_from: request.version_from,
@@ -204,7 +206,14 @@ impl Server {
             next: rest.to_vec(),
             ..request.clone()
         };
-        let apply = |copy: &mut Copy| put(copy, request.offset, payload);
+        let apply = |copy: &mut Copy| {
+            let mut rest = payload;
+            for piece in &pieces {
+                let (bytes, after) = rest.split_at(piece.length as usize);
+                put(copy, piece.offset, bytes);
+                rest = after;
+            }
+        };
         self.change(connection, header, &change, apply, (&request.next, &forwarded), payload)
     }
 

@@ -266,7 +266,8 @@ impl FileData {
             }
             let first = runs.len();
             let blocks = split_at_blocks(part.clone());
-            let mut buffers: Vec<Vec<u8>> = blocks.iter().map(|run| vec![0; run.len() * LEAF_BYTES]).collect();
+            let mut buffers: Vec<Vec<u8>> =
+                blocks.iter().map(|run| self.path.cache.buffer(run.len() * LEAF_BYTES)).collect();
             self.path.reader.read_leaves(chunk, part.start, &mut buffers)?;
             runs.extend(
                 blocks.iter().zip(buffers).map(|(run, bytes)| Run { first_leaf: run.start, bytes: Arc::new(bytes) }),

@@ -4,10 +4,10 @@
 //! copy. Whatever else comes back names the copies that failed, which the master is told.
 
 use rfs_common::errno::Errno;
-use rfs_common::leaf::{LEAF_HASH_BYTES, hash_leaf, leaves_of, split_at_leaves};
+use rfs_common::leaf::{LEAF_HASH_BYTES, hash_leaf, split_at_leaves, touched_leaves};
 use rfs_proto::data::{self, ChangeReply, CopyResult, NextCopy, Status};
 
-use super::chunk_state::{ActiveGrant, InFlight};
+use super::chunk_state::{ActiveGrant, InFlight, Piece};
 use super::connections::{CallError, DataConnection};
 use super::places::{CopyFailure, Place};
 
@@ -59,27 +59,32 @@ impl Chain {
         self.places[0].volume.get()
     }
 
-    /// Sends one piece; the request's id.
-    pub(crate) fn send_write(&self, connection: &mut DataConnection, piece: &InFlight) -> Result<u64, CallError> {
+    /// Sends one frame of pieces, or of none; the request's id.
+    pub(crate) fn send_write(&self, connection: &mut DataConnection, frame: &InFlight) -> Result<u64, CallError> {
+        let place = |piece: &Piece| data::Piece { offset: piece.offset, length: piece.bytes.len() as u32 };
+        let (first, more) =
+            frame.pieces.split_first().map_or((data::Piece::default(), &[][..]), |(first, more)| (place(first), more));
+        let payload: Vec<&[u8]> = frame.pieces.iter().map(|piece| &piece.bytes[..]).collect();
         let request = data::Write {
             volume: self.volume(),
             chunk: self.chunk,
             version_from: self.version_from,
             version: self.version,
             cut_to: self.cut_to,
-            offset: piece.offset,
-            length: piece.bytes.len() as u32,
-            hashes: hashes_of(piece.offset, &piece.bytes).into(),
-            sync: piece.sync,
+            offset: first.offset,
+            length: first.length,
+            hashes: hashes_of(&frame.pieces).into(),
+            sync: frame.sync,
             next: self.next.clone(),
+            more: more.iter().map(place).collect(),
         };
-        connection.send(&request, &[&piece.bytes])
+        connection.send(&request, &payload)
     }
 
     /// Zeroes a range, which may be empty, and cuts.
     pub(crate) fn zero(&self, connection: &mut DataConnection, offset: u32, length: u32) -> Result<(), Trouble> {
         if length == 0 {
-            let nothing = InFlight { offset, bytes: Default::default(), sync: false };
+            let nothing = InFlight { pieces: Vec::new(), sync: false };
             let id = self.send_write(connection, &nothing).map_err(|error| self.trouble(connection, &error))?;
             return self.receive::<data::Write>(connection, id);
         }
@@ -153,13 +158,16 @@ impl Chain {
 }
 
 /// One hash per part of a leaf.
-fn hashes_of(offset: u32, bytes: &[u8]) -> Vec<u8> {
-    let mut hashes = Vec::with_capacity((leaves_of(bytes.len() as u32) as usize + 1) * LEAF_HASH_BYTES);
-    let mut rest = bytes;
-    for part in split_at_leaves(offset, bytes.len() as u32) {
-        let (leaf, after) = rest.split_at(part.length);
-        hashes.extend_from_slice(hash_leaf(part.leaf_index, leaf).as_bytes());
-        rest = after;
+fn hashes_of(pieces: &[Piece]) -> Vec<u8> {
+    let count = |piece: &Piece| touched_leaves(piece.offset, piece.bytes.len() as u32).len();
+    let mut hashes = Vec::with_capacity(pieces.iter().map(count).sum::<usize>() * LEAF_HASH_BYTES);
+    for piece in pieces {
+        let mut rest = &piece.bytes[..];
+        for part in split_at_leaves(piece.offset, rest.len() as u32) {
+            let (leaf, after) = rest.split_at(part.length);
+            hashes.extend_from_slice(hash_leaf(part.leaf_index, leaf).as_bytes());
+            rest = after;
+        }
     }
     hashes
 }

@@ -85,15 +85,15 @@ impl FileData {
         loop {
             let step = self.state().chunk_of_mut(index, epoch)?.next_step(extent, &mut cursor, &self.path.buffers);
             match step {
-                Step::Send(piece) => {
-                    let id = chain.send_write(connection, &piece);
+                Step::Send(frame) => {
+                    let id = chain.send_write(connection, &frame);
                     sent.push_back(id.map_err(|error| chain.trouble(connection, &error))?);
                 }
                 Step::Await => {
                     let id = sent.pop_front().ok_or(Trouble::Resend)?;
                     chain.receive::<data::Write>(connection, id)?;
                     chain.was_raised();
-                    self.piece_acknowledged(index, epoch)?;
+                    self.frame_acknowledged(index, epoch)?;
                 }
                 Step::Done => break,
             }
@@ -108,21 +108,24 @@ impl FileData {
         Ok(())
     }
 
-    fn piece_acknowledged(&self, index: u32, epoch: u64) -> Result<(), Trouble> {
+    fn frame_acknowledged(&self, index: u32, epoch: u64) -> Result<(), Trouble> {
         let mut guard = self.state();
         let state = &mut *guard;
         let chunk = state.chunk_of_mut(index, epoch)?;
-        let Some(piece) = chunk.piece_acknowledged() else { return Ok(()) };
+        let Some(frame) = chunk.frame_acknowledged() else { return Ok(()) };
         if let Some(grant) = &chunk.grant {
-            self.path.cache.invalidate_bytes(self.inode, grant.grant.chunk, piece.range());
+            for piece in &frame.pieces {
+                self.path.cache.invalidate_bytes(self.inode, grant.grant.chunk, piece.range());
+            }
         }
-        let end = u64::from(index) * rfs_common::leaf::CHUNK_BYTES + u64::from(piece.range().end);
+        let end_in_chunk = frame.pieces.last().map_or(0, |last| last.range().end);
+        let end = u64::from(index) * rfs_common::leaf::CHUNK_BYTES + u64::from(end_in_chunk);
         state.acknowledged_end = state.acknowledged_end.max(end);
-        state.bytes -= piece.bytes.len();
+        state.bytes -= frame.bytes();
         drop(guard);
         self.changed.notify_all();
-        self.path.budget.release(piece.bytes.len());
-        self.path.buffers.give_back(piece.bytes);
+        self.path.budget.release(frame.bytes());
+        frame.pieces.into_iter().for_each(|piece| self.path.buffers.give_back(piece.bytes));
         Ok(())
     }
 

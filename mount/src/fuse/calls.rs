@@ -230,7 +230,7 @@ impl Filesystem for Adapter {
             let size = size.min(2 * REQUEST_BYTES_MAX) as usize;
             let read = self.client.read(handle(file), offset, size, buffer, &|| waiting.is_wanted());
             match (waiting.take(), read) {
-                (Some(reply), Ok(())) => reply.data(buffer),
+                (Some(reply), Ok(count)) => reply.data(&buffer[..count]),
                 (Some(reply), Err(errno)) => reply.error(reply::errno(errno)),
                 (None, _) => {}
             }
