@@ -91,6 +91,7 @@ errno_table! {
     117 EUCLEAN      "structure needs cleaning"
     122 EDQUOT       "disk quota exceeded"
     125 ECANCELED    "operation canceled"
+    131 ENOTRECOVERABLE "state not recoverable"
 }
 
 impl Errno {

@@ -23,6 +23,9 @@ use crate::namespace::check::check;
 use crate::session::calls;
 use crate::sessions::ClientDescription;
 
+#[path = "rejoin_test.rs"]
+mod rejoin;
+
 const STREAM: StreamId = StreamId(1);
 
 /// What a peer does with a recall.

@@ -61,8 +61,11 @@ pub(super) enum Ending {
     Lost,
 }
 
-/// More chunks than can be granted while one write of the log is on its way to the disk.
-const CHUNKS_PASSED_OVER: u64 = 1 << 16;
+/// More chunks, nodes or sessions than can be made while one write of the log is on its way to the disk.
+const IDS_PASSED_OVER: u64 = 1 << 16;
+
+/// Starts of the master of which it is remembered up to where the log reached.
+const STARTS_REMEMBERED: usize = 64;
 
 /// What the store has for the engine.
 pub(super) struct Loaded {
@@ -71,6 +74,7 @@ pub(super) struct Loaded {
     pub(super) orphans: OrphanIndex,
     pub(super) unsettled: Vec<ChunkId>,
     pub(super) master_start: u64,
+    pub(super) recovered: Vec<u64>,
 }
 
 /// Reads it, and notes the start.
@@ -87,13 +91,16 @@ pub(super) fn load(
         orphans: OrphanIndex::default(),
         unsettled: Vec::new(),
         master_start: 0,
+        recovered: Vec::new(),
     };
     let read = load_records(storage, &mut transaction, &mut loaded, now);
     read.map_err(|errno| {
         let failure = transaction.failure().map_or_else(|| format!("{errno}"), ToString::to_string);
         OpenError::Unreadable(failure)
     })?;
-    storage.commit_start(&transaction.into_changes()).map_err(|refused| OpenError::Unwritable(refused.message))?;
+    // A start that clients have seen is never counted again, nor is what it found in the log.
+    let noted = storage.commit_start(&transaction.into_changes()).and_then(|position| storage.wait_durable(position));
+    noted.map_err(|refused| OpenError::Unwritable(refused.message))?;
     Ok(loaded)
 }
 
@@ -108,10 +115,17 @@ fn load_records(
     loaded.master_start = system.master_start;
     loaded.chunks.set_next_chunk(ChunkId::new(system.chunk_next));
     if system.master_start > 1 {
-        // A power cut may have taken the records of chunks that clients were told of and still write: none of those ids
-        // is given to another file.
-        system.chunk_next += CHUNKS_PASSED_OVER;
+        // A power cut may have taken the records of chunks, nodes and sessions that clients were told of and still use:
+        // none of those ids is given to another.
+        system.chunk_next += IDS_PASSED_OVER;
+        system.inode_next += IDS_PASSED_OVER;
+        system.session_next += IDS_PASSED_OVER;
+        system.inode_floor = system.inode_next;
     }
+    system.recovered.push(storage.position().get());
+    let forgotten = system.recovered.len().saturating_sub(STARTS_REMEMBERED);
+    system.recovered.drain(..forgotten);
+    loaded.recovered.clone_from(&system.recovered);
     load_sessions(storage, loaded, now)?;
     transaction.scan::<OrphanRecord>(Bound::Unbounded, Bound::Unbounded, &mut |key, record| {
         if let Some((inode, _)) = records::split_key(key) {
@@ -191,6 +205,33 @@ impl Engine {
             Some(known) if known.is_proved_by(secret) => Ok(known.root()),
             Some(_) => Err(Failure::new(Errno::EACCES, "the secret is not that of the session")),
         }
+    }
+
+    /// Whether a power cut has taken from the log what a client was told under an earlier start of the master: something
+    /// up to this position. What cannot be known counts as taken.
+    pub(crate) fn has_lost(&self, master_start: u64, position: u64) -> bool {
+        let is_known_to_be_there = master_start == 0 || master_start == self.master_start;
+        !is_known_to_be_there && self.recovered_after(master_start).is_none_or(|recovered| position > recovered)
+    }
+
+    /// Up to where the log reached at the start after this one: whatever is missing then is missing for ever. None: nobody
+    /// remembers.
+    pub(crate) fn recovered_after(&self, master_start: u64) -> Option<u64> {
+        let starts_since = usize::try_from(self.master_start.checked_sub(master_start)?).ok()?;
+        self.recovered.get(self.recovered.len().checked_sub(starts_since)?).copied()
+    }
+
+    /// Ends a session that knows what the log has lost; what a client is told that asks for it.
+    pub(crate) fn end_deceived(&self, session: SessionId, secret: &[u8]) -> HelloRefusal {
+        let mut state = self.lock();
+        if state.sessions.get(session).is_some_and(|known| known.is_proved_by(secret))
+            && let Some(ended) = self.end_session(&mut state, session, Ending::Lost)
+        {
+            let what = format!("session {session} was told what a power cut has taken, and begins anew: {ended}");
+            self.report(Severity::Warning, what);
+        }
+        let message = "a power cut has taken from the master's log what this session was told: begin a new one";
+        Failure::new(Errno::ENOTRECOVERABLE, message)
     }
 
     /// The session has a push connection, in place of an earlier one. Everything that the session may have missed is told

@@ -188,6 +188,8 @@ pub struct Engine {
     config: EngineConfig,
     cluster: ClusterId,
     master_start: u64,
+    /// Up to where the log reached at each of the last starts, this one last.
+    recovered: Vec<u64>,
     events: Events,
     metrics: Metrics,
 }
@@ -226,9 +228,18 @@ impl Engine {
             closing: Vec::new(),
             waking: Vec::new(),
         };
-        let (events, metrics, master_start) = (Events::new(), Metrics::new(), loaded.master_start);
-        let state = Mutex::new(state);
-        Ok(Arc::new(Engine { state, storage, clock, random, config, cluster, master_start, events, metrics }))
+        Ok(Arc::new(Engine {
+            state: Mutex::new(state),
+            storage,
+            clock,
+            random,
+            config,
+            cluster,
+            master_start: loaded.master_start,
+            recovered: loaded.recovered,
+            events: Events::new(),
+            metrics: Metrics::new(),
+        }))
     }
 
     /// The cluster.

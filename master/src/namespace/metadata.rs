@@ -470,7 +470,8 @@ impl Transaction<'_> {
     /// `ESTALE` if there is no such directory.
     pub fn new_inode_id(&mut self, directory: InodeId) -> Result<InodeId, Errno> {
         let mut node = self.directory(directory)?;
-        if node.inode_next >= node.inode_end {
+        let floor = self.system()?.inode_floor;
+        if node.inode_next >= node.inode_end || node.inode_next < floor {
             let system = self.system_mut()?;
             node.inode_next = system.inode_next;
             system.inode_next += INODES_SET_ASIDE;

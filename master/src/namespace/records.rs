@@ -302,6 +302,12 @@ pub struct SystemRecord {
     /// Deleted chunks whose copies are not all gone yet.
     #[prost(uint64, tag = "12")]
     pub deleted_chunks: u64,
+    /// Up to where the log reached at each of the last starts of the master, the latest last.
+    #[prost(uint64, repeated, tag = "13")]
+    pub recovered: Vec<u64>,
+    /// Ids that directories had set aside before the last start are below, and are not given any more.
+    #[prost(uint64, tag = "14")]
+    pub inode_floor: u64,
 }
 
 /// A session. Table Sessions, key [`session_key`].

@@ -55,6 +55,9 @@ pub(super) fn welcome(
         }
         (Ok(session::ConnectionRole::Push), number) => {
             let session = SessionId::new(number);
+            if engine.has_lost(hello.master_start, hello.log_position) {
+                return Err(engine.end_deceived(session, &hello.secret));
+            }
             reply.root = engine.join_session(session, &hello.secret)?.get();
             reply.session = number;
             Purpose::Push { session }

@@ -11,9 +11,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use prost::Message;
 use rfs_common::background::spawn;
 use rfs_common::errno::Errno;
-use rfs_proto::frame::{FLAG_REPLY, FrameError, Header};
+use rfs_proto::frame::{FLAG_ERROR, FLAG_REPLY, FrameError, HEADER_BYTES, Header};
 use rfs_proto::session;
 use rfs_proto::session_calls::slot_and_sequence;
 use rfs_proto::wire::{Connection, Envelope, WireError};
@@ -238,7 +239,8 @@ impl Shared {
                 if failure.errno != Errno::ESTALE {
                     self.engine.metrics().connections_refused.add_one();
                 }
-                connection.send(Envelope::failure_of(&header), &failure_message(&failure), &[])?;
+                let position = self.engine.recovered_after(hello.master_start).unwrap_or(0);
+                send_failure(connection.stream(), &header, &failure, position)?;
                 Ok(None)
             }
         }
@@ -274,6 +276,8 @@ fn serve_operations(
     slot: u32,
     connection: &mut Connection<SessionStream>,
 ) -> Result<(), WireError> {
+    // Read after the operation has run: it may be more than the answer rests on, never less.
+    let position = || engine.storage().position().get();
     loop {
         let header = match connection.receive_head() {
             Ok(header) => header,
@@ -289,16 +293,14 @@ fn serve_operations(
         }
         let request = Request { session, slot, sequence };
         match calls::answer(engine, request, header.frame_type, connection.message_bytes()) {
-            Ok(reply) if reply.len() <= header.frame_type.limits().message_bytes as usize => {
-                send_encoded(connection.stream(), &header, &reply)?;
+            Ok(reply) if reply.len() + ANSWERED_BYTES <= header.frame_type.limits().message_bytes as usize => {
+                send_answer(connection.stream(), &header, FLAG_REPLY, reply, position())?;
             }
             Ok(_) => {
                 let failure = Failure::new(Errno::EOVERFLOW, "the answer is longer than a frame may be: ask for less");
-                connection.send(Envelope::failure_of(&header), &failure_message(&failure), &[])?;
+                send_failure(connection.stream(), &header, &failure, position())?;
             }
-            Err(Refusal::Failed(failure)) => {
-                connection.send(Envelope::failure_of(&header), &failure_message(&failure), &[])?;
-            }
+            Err(Refusal::Failed(failure)) => send_failure(connection.stream(), &header, &failure, position())?,
             Err(Refusal::Close(reason)) => {
                 tracing::debug!(%session, slot, reason, "an operations connection is closed");
                 return Ok(());
@@ -307,13 +309,30 @@ fn serve_operations(
     }
 }
 
-/// Sends a reply that is encoded already, in one write.
-fn send_encoded(stream: &SessionStream, request: &Header, reply: &[u8]) -> io::Result<()> {
-    let header = Header { flags: FLAG_REPLY, message_bytes: reply.len() as u32, payload_bytes: 0, ..*request };
-    let mut frame = Vec::with_capacity(rfs_proto::frame::HEADER_BYTES + reply.len());
+/// Bytes of [`session::Answered`]: a tag and a number of fixed size.
+const ANSWERED_BYTES: usize = 9;
+
+/// Sends an answer that is encoded already, in one write, with the position of the log that it rests on.
+fn send_answer(
+    stream: &SessionStream,
+    request: &Header,
+    flags: u16,
+    answer: impl AsRef<[u8]>,
+    log_position: u64,
+) -> io::Result<()> {
+    let (answer, answered) = (answer.as_ref(), session::Answered { log_position });
+    let message_bytes = answer.len() + answered.encoded_len();
+    let header = Header { flags, message_bytes: message_bytes as u32, payload_bytes: 0, ..*request };
+    let mut frame = Vec::with_capacity(HEADER_BYTES + message_bytes);
     frame.extend_from_slice(&header.encode());
-    frame.extend_from_slice(reply);
+    frame.extend_from_slice(answer);
+    answered.encode_raw(&mut frame);
     stream.socket().write_all(&frame)
+}
+
+fn send_failure(stream: &SessionStream, request: &Header, failure: &Failure, log_position: u64) -> io::Result<()> {
+    let message = failure_message(failure).encode_to_vec();
+    send_answer(stream, request, FLAG_REPLY | FLAG_ERROR, message, log_position)
 }
 
 /// Shows in `top` and `ps` what the thread is for.

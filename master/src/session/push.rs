@@ -19,7 +19,7 @@ use rfs_proto::wire::{Connection, Envelope, WireError, encode_head};
 use super::calls::{lease_from, lease_message};
 use super::lock_calls::{Wanted, wanted};
 use super::stream::SessionStream;
-use crate::engine::{Engine, Failure, Push, PushMessage, ReclaimedState};
+use crate::engine::{Engine, Failure, Push, PushMessage, ReclaimedState, Storage};
 use crate::leases::{RecallId, RecallItems};
 
 /// Frames that wait for one another thread is writing.
@@ -32,10 +32,10 @@ const UNLINKED_MAX: usize = 10_000;
 const RECLAIMED_MAX: usize = 4_096;
 
 /// The sending half of a push connection.
-#[derive(Debug)]
 pub(super) struct PushConnection {
     socket: TcpStream,
     address: String,
+    storage: Arc<dyn Storage>,
     outbox: Mutex<Outbox>,
 }
 
@@ -49,9 +49,9 @@ struct Outbox {
 
 impl PushConnection {
     /// Over this socket, whose write timeout is the send timeout.
-    pub(super) fn new(socket: TcpStream) -> PushConnection {
+    pub(super) fn new(socket: TcpStream, storage: Arc<dyn Storage>) -> PushConnection {
         let address = socket.peer_addr().map(|address| address.to_string()).unwrap_or_default();
-        PushConnection { socket, address, outbox: Mutex::new(Outbox::default()) }
+        PushConnection { socket, address, storage, outbox: Mutex::new(Outbox::default()) }
     }
 
     fn send(&self, envelope: Envelope, message: &impl Message) {
@@ -95,18 +95,19 @@ impl PushConnection {
 impl Push for PushConnection {
     fn deliver(&self, message: PushMessage) {
         let notice = Envelope::request(FrameType::Notice, 0);
+        let log_position = self.storage.position().get();
         match message {
             PushMessage::Recall(recall, items) => {
                 self.send(Envelope::request(FrameType::Recall, 0), &recall_message(recall, &items));
             }
             PushMessage::LockGranted(inode, ticket) => {
                 let granted = vec![session::LockGranted { inode: inode.get(), ticket: ticket.0 }];
-                self.send(notice, &session::Notice { granted, unlinked: Vec::new() });
+                self.send(notice, &session::Notice { granted, unlinked: Vec::new(), log_position });
             }
             PushMessage::Unlinked(inodes) => {
                 for part in inodes.chunks(UNLINKED_MAX) {
                     let unlinked = part.iter().map(|inode| inode.get()).collect();
-                    self.send(notice, &session::Notice { granted: Vec::new(), unlinked });
+                    self.send(notice, &session::Notice { granted: Vec::new(), unlinked, log_position });
                 }
             }
         }
@@ -144,7 +145,7 @@ pub(super) fn serve(
     connection: &mut Connection<SessionStream>,
     socket: TcpStream,
 ) -> Result<(), WireError> {
-    let push = Arc::new(PushConnection::new(socket));
+    let push = Arc::new(PushConnection::new(socket, engine.storage().clone()));
     let peer: Arc<dyn Push> = push.clone();
     engine.attach_push(session, Arc::clone(&peer));
     let result = read_frames(engine, session, connection, &push);

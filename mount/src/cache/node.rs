@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rfs_common::clock::Monotonic;
+use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 
@@ -17,6 +18,7 @@ use super::attributes::Attributes;
 use super::entries::Entries;
 use super::order::{Stamp, Ticket};
 use super::xattrs::Xattrs;
+use crate::data::error_state::ErrorState;
 
 /// The longest time between the announcement of another session's change and the change: it waits for other sessions, each
 /// of which is given up after its expiry.
@@ -95,6 +97,25 @@ pub struct NodeState {
     pub listed_dirty: bool,
     /// When something was last written.
     pub written_at: Monotonic,
+    /// Where in the master's log this client's last change of the node is, or before.
+    pub changed_position: u64,
+    /// Changes by this client that a power cut of the master has undone.
+    pub(crate) losses: ErrorState,
+}
+
+impl NodeState {
+    /// The master's log ends at `recovered` after a power cut: what was changed beyond is undone, which each open handle
+    /// is told once, or else the next one.
+    pub fn lose_changes(&mut self, recovered: u64) {
+        if self.changed_position > recovered {
+            self.losses.record(Errno::EIO);
+        }
+        self.changed_position = 0;
+        // The master counts revisions on from an older one: whatever it says next is younger than what is known.
+        if let Some(known) = &mut self.attributes {
+            known.revision = 0;
+        }
+    }
 }
 
 /// A node. `C` is what keeps a file's bytes.

@@ -246,6 +246,7 @@ impl Core {
         let (_asking, mut ticket) = (node.ask(), self.order.begin());
         let reply = self.call(&mut ticket, request)?;
         let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
+        self.changed(&node);
         let mut state = node.state();
         self.answer(&node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)
     }
@@ -280,6 +281,7 @@ impl Core {
             content.truncate(length);
         }
         let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
+        self.changed(&node);
         let mut state = node.state();
         self.answer(&node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)
     }
@@ -316,6 +318,7 @@ impl Core {
         self.order.stamp(inode, Stamp::Foreign);
         if let Some(node) = self.table.get(inode) {
             node.state().fresh = false;
+            self.changed(&node);
         }
         Ok(())
     }

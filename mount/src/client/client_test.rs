@@ -320,6 +320,42 @@ fn a_lost_session_drops_caches_and_fails_dirty_files_once() {
 }
 
 #[test]
+fn a_master_that_lost_what_this_client_was_told_gets_a_new_session_and_lost_changes_fail_fsync_once() {
+    let mounted = Mounted::new();
+    let client = &mounted.client;
+    mounted.master.state().log_position = 10;
+    let kept = mounted.open(libc::O_RDWR);
+    client.write(kept, 0, b"kept", CALL).unwrap();
+    client.flush(kept, 1).unwrap();
+    mounted.master.state().log_position = 20;
+    let (_, lost) = client.create(&mounted.caller, ROOT_INODE, b"new", NEW, libc::O_WRONLY).unwrap();
+    mounted.lookup("five").unwrap();
+    mounted.master.restart(15);
+    eventually("the loss", || client.statistics().sessions_lost() == 1);
+    let before = mounted.round_trips();
+    mounted.master.state().revert(FILE.get(), 3);
+    assert_eq!(mounted.lookup("five").unwrap().attributes.length, 3, "an older revision counts");
+    assert_eq!(mounted.round_trips(), before + 1, "nothing is cached");
+    assert_eq!(client.fsync(kept, false), Ok(()));
+    assert_eq!([client.fsync(lost.handle, false), client.fsync(lost.handle, false)], [Err(Errno::EIO), Ok(())]);
+    // Nobody was told of the directory before it was opened.
+    let directory = client.open_directory(&mounted.caller, ROOT_INODE).unwrap().handle;
+    assert_eq!([client.fsync_directory(directory), client.fsync_directory(directory)], [Err(Errno::EIO), Ok(())]);
+    eventually("the kernel", || mounted.kernel.was_told("entry 1 five") && mounted.kernel.was_told("data 5"));
+}
+
+#[test]
+fn a_master_that_kept_its_log_gets_the_same_session_back() {
+    let mounted = Mounted::new();
+    mounted.master.state().log_position = 20;
+    let (_, opened) = mounted.client.create(&mounted.caller, ROOT_INODE, b"new", NEW, libc::O_WRONLY).unwrap();
+    mounted.master.restart(20);
+    eventually("the reclaim", || mounted.client.statistics().reclaims() == 1);
+    assert_eq!(mounted.client.fsync(opened.handle, false), Ok(()));
+    assert_eq!(mounted.client.statistics().sessions_lost(), 0);
+}
+
+#[test]
 fn a_restarted_master_is_told_what_is_held_before_anything_is_asked() {
     let mounted = Mounted::new();
     mounted.lookup("five").unwrap();
@@ -327,7 +363,7 @@ fn a_restarted_master_is_told_what_is_held_before_anything_is_asked() {
     mounted.client.write(handle, 0, b"dirty", CALL).unwrap();
     let lock = Lock { family: LockFamily::Posix, lock_type: LockType::Shared, owner: 9, start: 0, end: 9, process: 1 };
     mounted.client.set_lock(FILE, &lock).unwrap();
-    mounted.master.restart();
+    mounted.master.restart(0);
     mounted.lookup("other").unwrap_err();
     mounted.client.flush(handle, 1).unwrap();
     let state = mounted.master.state();

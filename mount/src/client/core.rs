@@ -31,7 +31,7 @@ use super::types::{Attributes, AttributesAnswer, Caller, KERNEL_VALID, KernelCac
 use crate::cache;
 use crate::cache::attributes::time_to_wire;
 use crate::cache::node::{Answered, Mode, NodeState};
-use crate::cache::order::{Order, Ticket};
+use crate::cache::order::{Order, Stamp, Ticket};
 use crate::session::{Lane, Session};
 
 /// A file's bytes.
@@ -79,6 +79,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a handle has not been told of changes of its node that a power cut of the master has undone.
+pub(super) fn node_losses(node: &Node, told: &Mutex<u64>) -> Result<(), Errno> {
+    node.state().losses.take(&mut lock(told))
+}
+
 /// The caller for the wire.
 pub(super) fn caller_to_wire(caller: &Caller) -> Option<wire::Caller> {
     let groups = &caller.groups[..caller.groups.len().min(GROUPS_MAX)];
@@ -123,6 +128,19 @@ impl Core {
         let node = self.node(inode);
         self.learn(&node, ticket, &answered);
         Ok((node, answered))
+    }
+
+    /// This client has changed entries of a directory.
+    pub(super) fn entries_changed(&self, directory: InodeId) {
+        self.order.stamp(directory, Stamp::Own);
+        if let Some(node) = self.table.get(directory) {
+            self.changed(&node);
+        }
+    }
+
+    /// The master has answered a change of the node by this client: until it is on disk, a power cut may undo it.
+    pub(super) fn changed(&self, node: &Node) {
+        node.state().changed_position = self.session.log_position();
     }
 
     /// Notes attributes that came without a word about the lease, such as those of a changed directory.
@@ -410,6 +428,7 @@ impl Core {
         let mut ticket = self.order.begin();
         let reply = self.session.call_in(Lane::Reserved, &commit, &mut || ticket.renew())?;
         self.learn_node(&ticket, reply.node.as_ref())?;
+        self.changed(node);
         if let Some(prepared) = prepared {
             prepared.committed();
         }

@@ -14,7 +14,7 @@ use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 
 use super::Client;
-use super::core::{Core, Node, caller_to_wire, lock};
+use super::core::{Core, Node, caller_to_wire, lock, node_losses};
 use super::types::{Caller, Entry, Handle, KERNEL_VALID, Kind, NodeAnswer, Opened, Taken};
 use crate::cache::attributes::Kind as NodeKind;
 use crate::cache::entries::ListedEntry;
@@ -32,6 +32,7 @@ const AFTER_PARENT: u64 = 2;
 pub(super) struct OpenDirectory {
     node: Arc<Node>,
     cursor: Mutex<Cursor>,
+    losses_told: Mutex<u64>,
 }
 
 /// Where a handle stands.
@@ -71,8 +72,9 @@ impl Client {
         let mut state = node.state();
         state.open += 1;
         let keep_cache = state.mode > Mode::None && !state.closing;
+        let losses_told = Mutex::new(state.losses.cursor());
         drop(state);
-        let directory = OpenDirectory { node, cursor: Mutex::default() };
+        let directory = OpenDirectory { node, cursor: Mutex::default(), losses_told };
         Ok(Opened { handle: core.handles.add_directory(directory), keep_cache, contended: false })
     }
 
@@ -125,8 +127,9 @@ impl Client {
     /// # Errors
     /// EBADF; and the master's.
     pub fn fsync_directory(&self, handle: Handle) -> Result<(), Errno> {
-        self.core.handles.directory(handle)?;
-        self.core.session.call(&wire::Sync::default()).map(drop)
+        let open = self.core.handles.directory(handle)?;
+        let synced = self.core.session.call(&wire::Sync::default()).map(drop);
+        node_losses(&open.node, &open.losses_told).and(synced)
     }
 }
 

@@ -33,6 +33,10 @@ pub(crate) struct State {
     pub(crate) reclaims: Vec<wire::Reclaim>,
     pub(crate) releases: Vec<wire::Release>,
     pub(crate) unclaimed_operations: u32,
+    /// Where the log is.
+    pub(crate) log_position: u64,
+    /// Where the log ended at the last start.
+    recovered: u64,
     master_start: u64,
     session: u64,
     reclaimed: bool,
@@ -127,10 +131,11 @@ impl FakeMaster {
         state.break_connections();
     }
 
-    /// Restarts: connections break, and leases must be reclaimed.
-    pub(crate) fn restart(&self) {
+    /// Restarts: connections break, and leases must be reclaimed. Of the log there is what was up to this position.
+    pub(crate) fn restart(&self, recovered: u64) {
         let mut state = self.state();
         state.master_start += 1;
+        (state.recovered, state.log_position) = (recovered, recovered);
         state.reclaimed = false;
         state.break_connections();
     }
@@ -173,6 +178,12 @@ impl State {
         let attributes = self.nodes.get_mut(&inode).unwrap();
         change(attributes);
         attributes.revision = revision;
+    }
+
+    /// The node is as it was before its last changes, which nobody knows of any more.
+    pub(crate) fn revert(&mut self, inode: u64, length: u64) {
+        let attributes = self.nodes.get_mut(&inode).unwrap();
+        (attributes.length, attributes.revision) = (length, 1);
     }
 
     /// Carries out a request: the encoded reply or a refusal.
@@ -305,9 +316,14 @@ impl Server {
         let Ok(hello) = connection.message::<wire::Hello>(&header) else { return };
         {
             let mut state = self.state.lock().unwrap();
+            let is_older = hello.master_start > 0 && hello.master_start != state.master_start;
             if hello.session == 0 {
                 state.session += 1;
                 state.reclaimed = true;
+            } else if is_older && hello.log_position > state.recovered {
+                let (_, failure) = refusal(Errno::ENOTRECOVERABLE);
+                send_raw(&connection, &header, FLAG_REPLY | FLAG_ERROR, &failure, state.recovered);
+                return;
             } else if hello.session != state.session {
                 let failure = wire::Failure { errno: Errno::ESTALE.raw() as u32, message: String::new() };
                 let _ = connection.send(Envelope::failure_of(&header), &failure, &[]);
@@ -386,13 +402,14 @@ impl Server {
         if flags == FLAG_REPLY {
             state.replies.insert(u64::from(slot), (sequence, reply.clone()));
         }
+        let log_position = state.log_position;
         drop(state);
         match fault {
             Some(Fault::DropAfter) => return None,
             Some(Fault::Hold(gate)) => gate.pass(),
             _ => {}
         }
-        send_raw(connection, &header, flags, &reply)
+        send_raw(connection, &header, flags, &reply, log_position)
     }
 }
 
@@ -401,8 +418,15 @@ fn refusal(errno: Errno) -> (u16, Vec<u8>) {
     (FLAG_REPLY | FLAG_ERROR, failure.encode_to_vec())
 }
 
-fn send_raw(connection: &Connection<TcpStream>, header: &Header, flags: u16, reply: &[u8]) -> Option<()> {
+fn send_raw(
+    connection: &Connection<TcpStream>,
+    header: &Header,
+    flags: u16,
+    reply: &[u8],
+    log_position: u64,
+) -> Option<()> {
+    let reply = [reply, &wire::Answered { log_position }.encode_to_vec()].concat();
     let head = Header { flags, message_bytes: reply.len() as u32, payload_bytes: 0, ..*header };
     let mut stream = connection.stream().try_clone().ok()?;
-    std::io::Write::write_all(&mut stream, &[&head.encode()[..], reply].concat()).ok()
+    std::io::Write::write_all(&mut stream, &[&head.encode()[..], &reply].concat()).ok()
 }

@@ -4,7 +4,7 @@
 //! them. Closing commits, and gives the WRITE lease back in the same step when nobody else here writes the file.
 
 use std::cell::{Cell, OnceCell};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rfs_common::errno::Errno;
@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::Client;
 use super::bytes::Durability;
-use super::core::{Committed, Core, Node, caller_to_wire, lock};
+use super::core::{Committed, Core, Node, caller_to_wire, lock, node_losses};
 use super::handles::OpenFile;
 use super::kernel::Forget;
 use super::types::{Caller, Handle, LockFamily, Opened, WriteOrigin};
@@ -81,7 +81,8 @@ impl Client {
         let flushed = if open.writable { core.flush(&open.node) } else { Ok(()) };
         let told = open.bytes.take_error();
         let unlocked = core.unlock_closed(open.node.inode(), lock_owner);
-        told.and(flushed).and(unlocked)
+        let undone = node_losses(&open.node, &open.losses_told);
+        told.and(flushed).and(undone).and(unlocked)
     }
 
     /// Everything written to the file is on every copy's disk and on the master's when this returns.
@@ -92,7 +93,7 @@ impl Client {
         let core = &*self.core;
         let open = core.handles.file(handle)?;
         let synced = core.sync(&open.node);
-        open.bytes.take_error().and(synced)
+        open.bytes.take_error().and(synced).and(node_losses(&open.node, &open.losses_told))
     }
 
     /// The last use of the handle. `flock_owner`: a flock of this owner goes with it.
@@ -153,6 +154,7 @@ impl Core {
             append: flags & libc::O_APPEND != 0,
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
+            losses_told: Mutex::new(node.state().losses.cursor()),
         };
         let mut state = node.state();
         state.open += 1;

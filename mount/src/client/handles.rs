@@ -21,6 +21,8 @@ pub(super) struct OpenFile {
     pub(super) append: bool,
     pub(super) readable: bool,
     pub(super) writable: bool,
+    /// Up to which of the node's lost changes it has been told.
+    pub(super) losses_told: Mutex<u64>,
 }
 
 #[derive(Clone)]

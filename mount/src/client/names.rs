@@ -200,9 +200,10 @@ impl Client {
             name: new_name.to_vec().into(),
         };
         let reply = core.call(&mut ticket, &request)?;
-        core.order.stamp(new_parent, Stamp::Own);
+        core.entries_changed(new_parent);
         core.learn_attributes(&ticket, reply.parent.as_ref());
         let (node, answered) = core.learn_node(&ticket, reply.node.as_ref())?;
+        core.changed(&node);
         if answered.attributes.as_ref().is_some_and(|attributes| attributes.links > 0) {
             node.state().orphan = false;
         }
@@ -259,8 +260,8 @@ impl Client {
             flags,
         };
         let reply = core.call(&mut ticket, &request)?;
-        core.order.stamp(parent, Stamp::Own);
-        core.order.stamp(new_parent, Stamp::Own);
+        core.entries_changed(parent);
+        core.entries_changed(new_parent);
         for attributes in [&reply.parent, &reply.new_parent, &reply.moved, &reply.replaced] {
             core.learn_attributes(&ticket, attributes.as_ref());
         }
@@ -399,7 +400,8 @@ impl Core {
         let reply = self.call(&mut ticket, request)?;
         let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
         let of_parent = Answered::from_wire(reply.parent.as_ref(), reply.parent_lease.as_ref());
-        self.order.stamp(directory.inode(), Stamp::Own);
+        self.entries_changed(directory.inode());
+        self.changed(&node);
         if reply.created && request.kind == i32::from(Kind::Directory.to_wire()) {
             self.keep_emptiness(&node, &ticket, &answered, directory.inode());
         }
@@ -463,7 +465,7 @@ impl Core {
             directory,
         };
         let reply = self.call(&mut ticket, &request)?;
-        self.order.stamp(parent, Stamp::Own);
+        self.entries_changed(parent);
         self.learn_attributes(&ticket, reply.parent.as_ref());
         self.learn_attributes(&ticket, reply.removed.as_ref());
         self.keep_own_change(&from, &ticket, name, None);

@@ -17,7 +17,7 @@ use super::kernel::Forget;
 use super::types::{Forgotten, LockTicket};
 use crate::cache::node::Mode;
 use crate::cache::order::Stamp;
-use crate::session::{Holdings, SessionEvents};
+use crate::session::{Holdings, Loss, SessionEvents};
 
 /// The time in which a thread of the kernel that was answered gets to keep what it was told: entries have nothing by which
 /// it could tell an old answer from a new one.
@@ -85,12 +85,15 @@ impl SessionEvents for Events {
         self.0.tell_kernel_later(kernel);
     }
 
-    fn lost(&self) {
+    fn lost(&self, loss: Loss) {
         let core = &*self.0;
         core.order.forget_all();
         let mut kernel = KernelWork::default();
         for node in core.table.all() {
             core.drop_node(&node, &mut kernel);
+            if let Loss::Log { recovered } = loss {
+                node.state().lose_changes(recovered);
+            }
             // The old session's orphans are gone with it; their numbers mean nothing to the new one.
             node.state().orphan = false;
         }

@@ -138,6 +138,7 @@ impl Core {
             wire::PunchHole { caller: caller_to_wire(caller), inode: node.inode().get(), first_index, end_index };
         let reply = self.call(&mut ticket, &request)?;
         self.content(node).forget_chunks(first_index, end_index);
+        self.changed(node);
         self.learn_node(&ticket, reply.node.as_ref()).map(drop)
     }
 

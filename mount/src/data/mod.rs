@@ -26,7 +26,7 @@ mod block_cache;
 mod chunk_state;
 mod connections;
 mod dirty;
-mod error_state;
+pub(crate) mod error_state;
 mod flushers;
 mod read;
 mod sender;

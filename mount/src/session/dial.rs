@@ -8,13 +8,14 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message;
 use rfs_common::clock::Monotonic;
 use rfs_common::endpoint::{CLIENT_TO_MASTER_PORT, Endpoint};
 use rfs_common::errno::Errno;
 use rfs_common::ids::ClusterId;
 use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::frame::FrameType;
-use rfs_proto::session::{ClientInfo, ConnectionRole, Failure, Hello, HelloReply};
+use rfs_proto::session::{Answered, ClientInfo, ConnectionRole, Failure, Hello, HelloReply};
 use rfs_proto::wire::{Connection, Envelope};
 
 use super::error::{ConnectError, shown};
@@ -87,13 +88,15 @@ pub(super) fn begin_session(options: &SessionOptions, cluster: Option<ClusterId>
     greet_any(options, &hello)
 }
 
-/// Joins a session as its push connection.
+/// Joins a session as its push connection; it was told of the master's log up to this position.
 pub(super) fn join_push(
     options: &SessionOptions,
     cluster: ClusterId,
     identity: &Identity,
+    log_position: u64,
 ) -> Result<Greeted, ConnectError> {
-    join(options, cluster, identity, ConnectionRole::Push, 0)
+    let hello = Hello { master_start: identity.master_start, log_position, ..joining(cluster, identity) };
+    greet_any(options, &Hello { role: ConnectionRole::Push.into(), ..hello })
 }
 
 /// Joins a session as the connection of a slot.
@@ -103,24 +106,12 @@ pub(super) fn join_slot(
     identity: &Identity,
     slot: u32,
 ) -> Result<Greeted, ConnectError> {
-    join(options, cluster, identity, ConnectionRole::Operations, slot)
+    let hello = Hello { role: ConnectionRole::Operations.into(), slot, ..joining(cluster, identity) };
+    greet_any(options, &hello)
 }
 
-fn join(
-    options: &SessionOptions,
-    cluster: ClusterId,
-    identity: &Identity,
-    role: ConnectionRole,
-    slot: u32,
-) -> Result<Greeted, ConnectError> {
-    let hello = Hello {
-        role: role.into(),
-        session: identity.session,
-        secret: identity.secret.clone(),
-        slot,
-        ..hello(Some(cluster))
-    };
-    greet_any(options, &hello)
+fn joining(cluster: ClusterId, identity: &Identity) -> Hello {
+    Hello { session: identity.session, secret: identity.secret.clone(), ..hello(Some(cluster)) }
 }
 
 fn hello(cluster: Option<ClusterId>) -> Hello {
@@ -140,7 +131,7 @@ fn greet_any(options: &SessionOptions, hello: &Hello) -> Result<Greeted, Connect
     for endpoint in &options.endpoints {
         match greet(options, endpoint, hello) {
             Ok(greeted) => return Ok(greeted),
-            Err(error @ ConnectError::Expired { .. }) => return Err(error),
+            Err(error @ (ConnectError::Expired { .. } | ConnectError::LogLost { .. })) => return Err(error),
             Err(error) => last = error,
         }
     }
@@ -158,7 +149,10 @@ fn greet(options: &SessionOptions, endpoint: &Endpoint, hello: &Hello) -> Result
     let not_master = |source| ConnectError::NotMaster { endpoint: endpoint.clone(), source };
     connection.send(Envelope::request(FrameType::Hello, 0), hello, &[]).map_err(not_master)?;
     let reply = connection.receive_reply::<HelloReply>(FrameType::Hello, 0).map_err(not_master)?;
-    let reply = reply.map_err(|failure| refusal(&endpoint, hello, &failure))?;
+    let reply = reply.map_err(|failure| {
+        let recovered = Answered::decode(connection.message_bytes()).map_or(0, |answered| answered.log_position);
+        refusal(&endpoint, hello, &failure, recovered)
+    })?;
     connection.stream().set_read_timeout(None).map_err(unreachable)?;
     check_cluster(&endpoint, hello, &reply)?;
     Ok(Greeted { connection, reply, asked_at })
@@ -176,12 +170,13 @@ fn check_cluster(endpoint: &str, hello: &Hello, reply: &HelloReply) -> Result<()
 }
 
 /// What a refused Hello means.
-fn refusal(endpoint: &str, hello: &Hello, failure: &Failure) -> ConnectError {
+fn refusal(endpoint: &str, hello: &Hello, failure: &Failure, recovered: u64) -> ConnectError {
     let errno = Errno::from_raw(i32::try_from(failure.errno).unwrap_or(0));
     let endpoint = endpoint.to_owned();
     let message = failure.message.clone();
     match errno {
         Errno::ESTALE => ConnectError::Expired { endpoint },
+        Errno::ENOTRECOVERABLE => ConnectError::LogLost { endpoint, recovered },
         Errno::EPROTO => ConnectError::WrongVersion { endpoint, ours: PROTOCOL_VERSION, message },
         Errno::EXDEV if !hello.expected_cluster.is_empty() => {
             ConnectError::WrongCluster { endpoint, found: message, expected: cluster_of(&hello.expected_cluster) }

@@ -72,6 +72,14 @@ pub enum ConnectError {
         /// Where.
         endpoint: String,
     },
+    /// A power cut has taken from the master's log what this session was told (only when one is joined).
+    #[error("a power cut of the master at {endpoint} has taken what it had told this session")]
+    LogLost {
+        /// Where.
+        endpoint: String,
+        /// Up to which position the log has everything.
+        recovered: u64,
+    },
     /// Any other refusal.
     #[error("the master at {endpoint} refuses: {message} ({errno})")]
     Rejected {

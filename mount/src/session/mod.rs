@@ -91,10 +91,23 @@ pub trait SessionEvents: Send + Sync + 'static {
     fn holdings(&self) -> Holdings;
     /// Leases that could not be had again.
     fn reclaim_refused(&self, inodes: &[u64]);
-    /// The session expired: everything it held is gone; another has begun or will.
-    fn lost(&self);
+    /// The session is over: everything it held is gone; another has begun or will.
+    fn lost(&self, loss: Loss);
     /// Nothing was heard for so long that leases cannot be trusted. Calls wait; what the kernel keeps must go.
     fn silent(&self);
+}
+
+/// Why a session is over that nobody ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It was silent for too long.
+    Expired,
+    /// A power cut has taken from the master's log what the session was told: what it has changed since its last fsync
+    /// may be undone, and what it read of others' changes, too.
+    Log {
+        /// Up to where the log has everything.
+        recovered: u64,
+    },
 }
 
 /// Where the session stands.
@@ -143,6 +156,11 @@ struct Shared {
     /// When the youngest heartbeat that was answered was sent: nanoseconds of the monotonic clock.
     heard_nanoseconds: AtomicU64,
     silent: AtomicBool,
+    /// The highest position of the master's log that an answer rested on.
+    log_position: AtomicU64,
+    /// Rises before each attempt to join the session anew: an answer from a connection older than that was not counted in
+    /// the position that the master was told, and is asked for again.
+    joins: AtomicU64,
     statistics: Statistics,
 }
 
@@ -183,6 +201,8 @@ impl Session {
             push: push::PushState::new(begun.connection),
             heard_nanoseconds: AtomicU64::new(nanoseconds(begun.asked_at)),
             silent: AtomicBool::new(false),
+            log_position: AtomicU64::new(0),
+            joins: AtomicU64::new(0),
             statistics: Statistics::default(),
             options,
         };
@@ -218,6 +238,11 @@ impl Session {
     /// What the master said about the cluster.
     pub fn cluster(&self) -> Cluster {
         self.shared.cluster
+    }
+
+    /// The highest position of the master's log that an answer in this session rested on.
+    pub fn log_position(&self) -> u64 {
+        self.shared.log_position.load(Ordering::SeqCst)
     }
 
     /// The number of the present session.
@@ -292,6 +317,10 @@ impl Shared {
             drop(self.identity());
             self.identity_changed.notify_all();
         }
+    }
+
+    fn note_position(&self, position: u64) {
+        self.log_position.fetch_max(position, Ordering::SeqCst);
     }
 
     fn wait_trusted(&self) -> Result<(), Errno> {

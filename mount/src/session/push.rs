@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::dial::{self, Greeted, Stream};
 use super::error::ConnectError;
-use super::{Backoff, Phase, SessionEvents, Shared, nanoseconds};
+use super::{Backoff, Loss, Phase, SessionEvents, Shared, nanoseconds};
 
 /// Recalls that are carried out at once. Each may wait for the flushing of a file.
 const RECALL_THREADS: usize = 8;
@@ -199,7 +199,11 @@ impl Reader {
                     self.hand_over(Pushed::Recall(recall));
                 }
             }
-            FrameType::Notice => self.hand_over(Pushed::Notice(connection.message(header)?)),
+            FrameType::Notice => {
+                let notice: wire::Notice = connection.message(header)?;
+                self.shared.note_position(notice.log_position);
+                self.hand_over(Pushed::Notice(notice));
+            }
             FrameType::Goodbye => {}
             got => return Err(WireError::OutOfPlace { expected: "a recall, a notice or a heartbeat's answer", got }),
         }
@@ -218,7 +222,7 @@ impl Reader {
         while !self.shared.ended() {
             match self.join() {
                 Ok(connection) => return Some(connection),
-                Err(Unjoined::Lost) => self.lose_session(),
+                Err(Unjoined::Lost(loss)) => self.lose_session(loss),
                 Err(Unjoined::Wire(error)) => debug!(%error, "the master went away while it was greeted"),
                 Err(Unjoined::Connect(error)) => {
                     if !told {
@@ -236,10 +240,14 @@ impl Reader {
         let identity = self.shared.identity().clone();
         let cluster = self.shared.cluster.cluster;
         let begins = identity.session == 0;
+        // In this order: an answer that comes now is counted in the position, or its taker sees that it must ask again.
+        self.shared.joins.fetch_add(1, Ordering::SeqCst);
         let mut greeted = if begins {
+            self.shared.log_position.store(0, Ordering::SeqCst);
             dial::begin_session(&self.shared.options, Some(cluster))?
         } else {
-            dial::join_push(&self.shared.options, cluster, &identity)?
+            let log_position = self.shared.log_position.load(Ordering::SeqCst);
+            dial::join_push(&self.shared.options, cluster, &identity, log_position)?
         };
         greeted.connection.stream().set_read_timeout(Some(self.silence_max())).map_err(WireError::from)?;
         if !begins && greeted.reply.master_start != identity.master_start {
@@ -267,8 +275,16 @@ impl Reader {
     }
 
     /// Everything of the old session goes before a new one begins.
-    fn lose_session(&self) {
-        warn!("the master gave this client up after it was silent for too long: a new session begins");
+    fn lose_session(&self, loss: Loss) {
+        match loss {
+            Loss::Expired => {
+                warn!("the master gave this client up after it was silent for too long: a new session begins");
+            }
+            Loss::Log { .. } => warn!(
+                "the master lost power, and with it what it had told this client: caches are dropped, fsync fails once \
+                 on what is open, and a new session begins"
+            ),
+        }
         self.shared.statistics.lost();
         {
             let mut identity = self.shared.identity();
@@ -278,7 +294,7 @@ impl Reader {
         }
         self.shared.slots.break_all();
         self.shared.push.under_way().clear();
-        self.events.lost();
+        self.events.lost(loss);
     }
 
     /// Tells a restarted master what this client holds.
@@ -328,8 +344,8 @@ impl Reader {
 
 /// Why the session has no push connection yet.
 enum Unjoined {
-    /// The master does not know the session.
-    Lost,
+    /// The master does not know the session, or has ended it.
+    Lost(Loss),
     Connect(ConnectError),
     Wire(WireError),
 }
@@ -337,7 +353,8 @@ enum Unjoined {
 impl From<ConnectError> for Unjoined {
     fn from(error: ConnectError) -> Unjoined {
         match error {
-            ConnectError::Expired { .. } => Unjoined::Lost,
+            ConnectError::Expired { .. } => Unjoined::Lost(Loss::Expired),
+            ConnectError::LogLost { recovered, .. } => Unjoined::Lost(Loss::Log { recovered }),
             error => Unjoined::Connect(error),
         }
     }

@@ -5,12 +5,14 @@
 //! ([`Lane::Reserved`]): what the master waits for never queues behind threads that wait for the master.
 
 use std::cell::Cell;
+use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
+use prost::Message;
 use rfs_common::clock::Monotonic;
 use rfs_common::errno::Errno;
-use rfs_proto::session::Failure;
+use rfs_proto::session::{self as wire, Failure};
 use rfs_proto::session_calls::{Call, Effect, SLOTS_MAX, request_id};
 use rfs_proto::wire::{Connection, Envelope, WireError};
 use tracing::debug;
@@ -33,6 +35,8 @@ struct Slot {
     sequence: u64,
     /// The session that the sequence and the connection belong to.
     generation: u64,
+    /// How often the session had been joined when the connection was made.
+    joins: u64,
     connection: Option<Connection<Stream>>,
 }
 
@@ -54,7 +58,7 @@ thread_local! {
 impl SlotPool {
     pub(super) fn new(slots_max: u32) -> SlotPool {
         let count = slots_max.clamp(2, SLOTS_MAX);
-        let slot = |number| Slot { number, sequence: 0, generation: 0, connection: None };
+        let slot = |number| Slot { number, sequence: 0, generation: 0, joins: 0, connection: None };
         SlotPool {
             slots: (0..count).map(|number| Mutex::new(slot(number))).collect(),
             streams: (0..count).map(|_| Mutex::new(None)).collect(),
@@ -165,7 +169,7 @@ pub(super) fn call<C: Call>(
         if unsure_in.is_some_and(|generation| generation != slot.generation) && C::EFFECT == Effect::Changes {
             return Err(Errno::EIO);
         }
-        match attempt(slot, request) {
+        match attempt(shared, slot, request) {
             Attempt::Answered(reply) => {
                 shared.statistics.called(C::FRAME_TYPE);
                 return Ok(reply);
@@ -199,13 +203,22 @@ fn still_known(shared: &Shared, taken: &mut Taken<'_>, deadline: Option<Monotoni
     Ok(taken.slot().generation == before)
 }
 
-fn attempt<C: Call>(slot: &mut Slot, request: &C) -> Attempt<C::Reply> {
+fn attempt<C: Call>(shared: &Shared, slot: &mut Slot, request: &C) -> Attempt<C::Reply> {
     let id = request_id(slot.number, slot.sequence);
     let connection = slot.connection.as_mut().expect("connect() left a connection");
     if let Err(error) = connection.send(Envelope::request(C::FRAME_TYPE, id), request, &[]) {
         return Attempt::Broken(error);
     }
-    match connection.receive_reply::<C::Reply>(C::FRAME_TYPE, id) {
+    let received = connection.receive_reply::<C::Reply>(C::FRAME_TYPE, id);
+    if received.is_ok() {
+        let answered = wire::Answered::decode(connection.message_bytes());
+        shared.note_position(answered.map_or(0, |answered| answered.log_position));
+    }
+    // The session is being joined anew, and the master was not told of this answer's position: it may have lost it.
+    if shared.joins.load(Ordering::SeqCst) != slot.joins {
+        return Attempt::Broken(WireError::Closed);
+    }
+    match received {
         Ok(Ok(reply)) => Attempt::Answered(reply),
         Ok(Err(failure)) => Attempt::Refused(failure),
         Err(error) => Attempt::Broken(error),
@@ -219,7 +232,11 @@ fn connect(shared: &Shared, taken: &mut Taken<'_>, deadline: Option<Monotonic>) 
     }
     let mut backoff = Backoff::new();
     loop {
+        let joins = shared.joins.load(Ordering::SeqCst);
         let identity = shared.wait_live(deadline)?;
+        if shared.joins.load(Ordering::SeqCst) != joins {
+            continue;
+        }
         let number = taken.slot().number;
         match dial::join_slot(&shared.options, shared.cluster.cluster, &identity, number) {
             // Another start of the master: nothing is to be asked before the push connection has reclaimed.
@@ -230,7 +247,7 @@ fn connect(shared: &Shared, taken: &mut Taken<'_>, deadline: Option<Monotonic>) 
                 let _ = stream.set_read_timeout(shared.options.master_timeout);
                 taken.pool.set_stream(taken.index, Some(stream));
                 let slot = taken.slot();
-                slot.connection = Some(greeted.connection);
+                (slot.connection, slot.joins) = (Some(greeted.connection), joins);
                 if slot.generation != identity.generation {
                     (slot.generation, slot.sequence) = (identity.generation, 1);
                 }
