@@ -56,6 +56,11 @@ pub trait OpenBytes: Send + Sync {
     /// # Errors
     /// That.
     fn take_error(&self) -> Result<(), Errno>;
+    /// The same for close, which fsync repeats.
+    ///
+    /// # Errors
+    /// That.
+    fn take_error_at_close(&self) -> Result<(), Errno>;
 }
 
 /// One file's bytes. See [`crate::data`] for what each method does.

@@ -32,6 +32,7 @@ use crate::cache;
 use crate::cache::attributes::time_to_wire;
 use crate::cache::node::{Answered, Mode, NodeState};
 use crate::cache::order::{Order, Stamp, Ticket};
+use crate::data::error_state::ErrorCursor;
 use crate::session::{Lane, Session};
 
 /// A file's bytes.
@@ -80,7 +81,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What a handle has not been told of changes of its node that a power cut of the master has undone.
-pub(super) fn node_losses(node: &Node, told: &Mutex<u64>) -> Result<(), Errno> {
+pub(super) fn node_losses(node: &Node, told: &Mutex<ErrorCursor>) -> Result<(), Errno> {
     node.state().losses.take(&mut lock(told))
 }
 

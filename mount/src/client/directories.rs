@@ -20,6 +20,7 @@ use crate::cache::attributes::Kind as NodeKind;
 use crate::cache::entries::ListedEntry;
 use crate::cache::node::{Answered, Mode};
 use crate::cache::order::{Stamp, Ticket};
+use crate::data::error_state::ErrorCursor;
 
 /// Entries asked for at once.
 const ENTRIES_PER_READ: u32 = 1024;
@@ -32,7 +33,7 @@ const AFTER_PARENT: u64 = 2;
 pub(super) struct OpenDirectory {
     node: Arc<Node>,
     cursor: Mutex<Cursor>,
-    losses_told: Mutex<u64>,
+    losses_told: Mutex<ErrorCursor>,
 }
 
 /// Where a handle stands.

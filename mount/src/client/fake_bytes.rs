@@ -89,6 +89,10 @@ impl OpenBytes for Shared {
     fn take_error(&self) -> Result<(), Errno> {
         if std::mem::take(&mut self.0.state.lock().unwrap().lost) { Err(Errno::EIO) } else { Ok(()) }
     }
+
+    fn take_error_at_close(&self) -> Result<(), Errno> {
+        self.take_error()
+    }
 }
 
 impl FileBytes for Shared {

@@ -79,9 +79,9 @@ impl Client {
         let core = &*self.core;
         let open = core.handles.file(handle)?;
         let flushed = if open.writable { core.flush(&open.node) } else { Ok(()) };
-        let told = open.bytes.take_error();
+        let told = open.bytes.take_error_at_close();
         let unlocked = core.unlock_closed(open.node.inode(), lock_owner);
-        let undone = node_losses(&open.node, &open.losses_told);
+        let undone = open.node.state().losses.take_at_close(&mut lock(&open.losses_told));
         told.and(flushed).and(undone).and(unlocked)
     }
 

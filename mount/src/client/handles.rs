@@ -10,6 +10,7 @@ use super::bytes::OpenBytes;
 use super::core::{Node, lock};
 use super::directories::OpenDirectory;
 use super::types::Handle;
+use crate::data::error_state::ErrorCursor;
 
 const SHARDS: usize = 16;
 
@@ -22,7 +23,7 @@ pub(super) struct OpenFile {
     pub(super) readable: bool,
     pub(super) writable: bool,
     /// Up to which of the node's lost changes it has been told.
-    pub(super) losses_told: Mutex<u64>,
+    pub(super) losses_told: Mutex<ErrorCursor>,
 }
 
 #[derive(Clone)]

@@ -128,6 +128,10 @@ impl OpenBytes for OpenData {
     fn take_error(&self) -> Result<(), Errno> {
         self.file.take_error(&self.handle)
     }
+
+    fn take_error_at_close(&self) -> Result<(), Errno> {
+        self.file.take_error_at_close(&self.handle)
+    }
 }
 
 impl Prepared for DataCommit {

@@ -1,7 +1,8 @@
 //! Which open handle has been told of which write error, as the kernel's own `errseq_t` does it.
 //!
 //! Every error of a file is told once to each handle that was open when it happened. An error that nobody has been told
-//! of yet is also told to a handle opened later, so that it is not lost when the writer closed without asking.
+//! of yet is also told to a handle opened later, so that it is not lost when the writer closed without asking. Programs
+//! seldom look at what close says, so being told there does not count: the next fsync says it as well.
 
 use rfs_common::errno::Errno;
 
@@ -14,6 +15,14 @@ pub(crate) struct ErrorState {
     told: bool,
 }
 
+/// What one handle has been told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ErrorCursor {
+    seen: u64,
+    /// The same, as it counts for close: nothing from before the handle was opened.
+    seen_at_close: u64,
+}
+
 impl ErrorState {
     /// Something was lost.
     pub(crate) fn record(&mut self, errno: Errno) {
@@ -23,17 +32,27 @@ impl ErrorState {
     }
 
     /// What a handle opened now has seen.
-    pub(crate) fn cursor(&self) -> u64 {
-        if self.last.is_some() && !self.told { self.count - 1 } else { self.count }
+    pub(crate) fn cursor(&self) -> ErrorCursor {
+        let seen = if self.last.is_some() && !self.told { self.count - 1 } else { self.count };
+        ErrorCursor { seen, seen_at_close: self.count }
     }
 
     /// The error that the handle with this cursor has not been told of.
-    pub(crate) fn take(&mut self, cursor: &mut u64) -> Result<(), Errno> {
-        if *cursor == self.count {
+    pub(crate) fn take(&mut self, cursor: &mut ErrorCursor) -> Result<(), Errno> {
+        if cursor.seen == self.count {
             return Ok(());
         }
-        *cursor = self.count;
+        *cursor = ErrorCursor { seen: self.count, seen_at_close: self.count };
         self.told = true;
+        self.last.map_or(Ok(()), Err)
+    }
+
+    /// The same for close: what has happened while the handle was open, once.
+    pub(crate) fn take_at_close(&self, cursor: &mut ErrorCursor) -> Result<(), Errno> {
+        if cursor.seen == self.count || cursor.seen_at_close == self.count {
+            return Ok(());
+        }
+        cursor.seen_at_close = self.count;
         self.last.map_or(Ok(()), Err)
     }
 }
@@ -57,5 +76,17 @@ mod tests {
         assert_eq!(errors.take(&mut after_it_was_told), Ok(()));
         errors.record(Errno::ENOSPC);
         assert_eq!(errors.take(&mut first), Err(Errno::ENOSPC));
+    }
+
+    #[test]
+    fn what_close_said_is_said_by_fsync_as_well() {
+        let mut errors = ErrorState::default();
+        let mut writer = errors.cursor();
+        errors.record(Errno::EIO);
+        assert_eq!([errors.take_at_close(&mut writer), errors.take_at_close(&mut writer)], [Err(Errno::EIO), Ok(())]);
+        let mut later = errors.cursor();
+        assert_eq!(errors.take_at_close(&mut later), Ok(()), "nothing has happened since it was opened");
+        assert_eq!([errors.take(&mut later), errors.take(&mut later)], [Err(Errno::EIO), Ok(())]);
+        assert_eq!([errors.take(&mut writer), errors.take_at_close(&mut writer)], [Err(Errno::EIO), Ok(())]);
     }
 }

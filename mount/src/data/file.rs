@@ -18,7 +18,7 @@ use rfs_common::leaf::{CHUNK_BYTES, LEAF_BYTES, leaves_of, touched_leaves};
 
 use super::block_cache::{BLOCK_LEAVES, Run};
 use super::chunk_state::ChunkState;
-use super::error_state::ErrorState;
+use super::error_state::{ErrorCursor, ErrorState};
 use super::path::DataPath;
 use super::places::ChunkPlaces;
 use super::read::ReadError;
@@ -67,7 +67,7 @@ pub(crate) struct FileState {
 /// One open of a file: which errors it has been told of, and how it reads.
 #[derive(Debug)]
 pub struct DataHandle {
-    errors_seen: Mutex<u64>,
+    errors_seen: Mutex<ErrorCursor>,
     read_ahead: ReadAhead,
 }
 
@@ -126,6 +126,15 @@ impl FileData {
     pub fn take_error(&self, handle: &DataHandle) -> Result<(), Errno> {
         let mut seen = handle.errors_seen.lock().unwrap_or_else(PoisonError::into_inner);
         self.state().errors.take(&mut seen)
+    }
+
+    /// What close says: the same, of what happened while the file was open; fsync says it as well.
+    ///
+    /// # Errors
+    /// As [`FileData::take_error`].
+    pub fn take_error_at_close(&self, handle: &DataHandle) -> Result<(), Errno> {
+        let mut seen = handle.errors_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state().errors.take_at_close(&mut seen)
     }
 
     /// Reads into `out` up to the end of the file, whose length is `length_of_file` unless it has been written here since.
