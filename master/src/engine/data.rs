@@ -86,7 +86,7 @@ impl Turn<'_> {
             if state.grants.get(chunk).is_some() {
                 return Ok(());
             }
-            state.settling.add(chunk);
+            state.settling.add_awaited(chunk);
             self.sleep_for_chunks(deadline, || settles(chunk))?;
         }
     }
@@ -183,7 +183,7 @@ impl Turn<'_> {
             {
                 // Nothing but a lost writer can have left it so; the own reclaimed lease is one that knows its places.
                 if state.leases.writer(operation.inode).is_none() {
-                    state.settling.add(unsettled);
+                    state.settling.add_awaited(unsettled);
                     self.sleep_for_chunks(deadline, || settles(unsettled))?;
                     continue;
                 }

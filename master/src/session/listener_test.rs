@@ -90,7 +90,7 @@ fn strangers_are_told_why_they_are_not_let_in() {
     let old = session::Hello { protocol_version: 99, ..hello(session::ConnectionRole::Push) };
     assert!(refused(&old).message.contains("same release"));
     let lost = session::Hello { expected_cluster: vec![9; 16].into(), ..hello(session::ConnectionRole::Ask) };
-    assert!(refused(&lost).message.contains("check the address"));
+    assert!(refused(&lost).message.contains("this is the master of cluster"));
     let unknown =
         session::Hello { session: 77, secret: vec![0; 16].into(), ..hello(session::ConnectionRole::Operations) };
     assert_eq!(refused(&unknown).errno, Errno::ESTALE.raw() as u32);
