@@ -72,7 +72,7 @@ impl Turn<'_> {
             let grant = self.perform(operation)?.outcome;
             let in_time = self.engine.clock.monotonic() < deadline;
             let failure = match self.go_on_without(operation, grant, failed, in_time)? {
-                Tried::Granted(placed, remains) => return self.grant_the_rest(operation, placed, remains, shape),
+                Tried::Granted(placed, remains) => return self.grant_the_rest(operation, &placed, remains, shape),
                 Tried::NotNow(failure) => failure,
                 Tried::BeginAgain => match self.begin_again(operation, failed, &shape)? {
                     Ok(reply) => return Ok(reply),
@@ -127,7 +127,7 @@ impl Turn<'_> {
     fn grant_the_rest<R: Message>(
         &mut self,
         operation: &CopyFailed,
-        placed: PlacedGrant,
+        placed: &PlacedGrant,
         remains: Remains,
         shape: impl Fn(&PlacedGrant) -> R,
     ) -> Result<R, Refusal> {
@@ -142,9 +142,9 @@ impl Turn<'_> {
             record.lost = placed.grant.lost_version.get();
             transaction.put_chunk(operation.chunk, &record);
         }
-        let reply = shape(&placed);
+        let reply = shape(placed);
         self.commit(transaction.into_changes(), &reply)?;
-        self.state().grant_given(session, operation.inode, &placed);
+        self.state().grant_given(session, operation.inode, placed);
         Ok(reply)
     }
 
