@@ -261,13 +261,14 @@ enum PlacesRefusal {
     Failed(Failure),
 }
 
+/// The client asks again, for as long as it was told to.
 fn busy(chunk: ChunkId) -> Failure {
     let message =
         format!("chunk {chunk} has too few copies that can be written, or is being repaired: look at `rfs status`");
-    Failure::new(Errno::EIO, message)
+    Failure::new(Errno::EAGAIN, message)
 }
 
 fn settles(chunk: ChunkId) -> Failure {
     let message = format!("chunk {chunk} waits for copies since its last writer is gone: look at `rfs status`");
-    Failure::new(Errno::EIO, message)
+    Failure::new(Errno::EAGAIN, message)
 }

@@ -166,9 +166,9 @@ impl State {
                 let outcome = self.chunks.order_outcome(order)?;
                 let nowhere = outcome.absent == asked && self.chunks.settle_candidates(chunk).is_lost;
                 if nowhere {
-                    self.begin_anew(engine, chunk, now)
+                    self.begin_anew(engine, chunk, now);
                 } else {
-                    self.pause(chunk, now + PAUSE)
+                    self.pause(chunk, now + PAUSE);
                 }
                 None
             }
