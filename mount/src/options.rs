@@ -341,10 +341,6 @@ impl MountOptions {
         if name.is_empty() && value.is_none() || name.starts_with("x-") || name.starts_with("X-") {
             return Ok(());
         }
-        if name == "remount" {
-            let reason = "a mount of rfs keeps its options; unmount it, and mount it with others".to_owned();
-            return Err(UsageError::BadOption { name: name.to_owned(), reason });
-        }
         let entry = OPTIONS.iter().find(|entry| entry.name == name);
         let entry = entry.ok_or_else(|| UsageError::UnknownOption { name: name.to_owned() })?;
         let bad = |reason| UsageError::BadOption { name: name.to_owned(), reason };

@@ -107,7 +107,6 @@ fn what_is_meant_for_others_is_ignored() {
 fn mistakes_are_named() {
     for (list, expected) in [
         ("rw,colour=red", "unknown option \"colour\""),
-        ("remount,ro", "keeps its options"),
         ("ro=1", "option ro: it takes no value"),
         ("threads", "option threads: it needs a value: threads=N"),
         ("threads=0", "option threads: \"0\" is not possible; write a number from 1 to 48"),

@@ -29,8 +29,8 @@ const ALLOWANCES: &[Allowance] = &[
         kinds: &[Kind::UnreadableUnsynced, Kind::CannotSync, Kind::OneCopyDiffers],
     },
     Allowance {
-        name: "a living writer does not outlive the end of all chunkservers",
-        faults: &[Fault::AllChunkservers, Fault::KillChunkservers],
+        name: "a living writer does not outlive a power cut of all chunkservers",
+        faults: &[Fault::AllChunkservers],
         kinds: &[
             Kind::Bytes,
             Kind::BytesUnsynced,

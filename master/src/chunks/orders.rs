@@ -318,7 +318,7 @@ impl Chunks {
                 }
             }
             Purpose::DeleteOrphan if result.done || version == 0 && result.errno == ENOENT => {
-                self.drop_copy(pending.slot, pending.chunk)
+                self.drop_copy(pending.slot, pending.chunk);
             }
             Purpose::DeleteOrphan => {}
             Purpose::Repair { .. } | Purpose::Replicate { .. } if !result.done => {}

@@ -9,10 +9,11 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use rfs_common::clock::Monotonic;
-use rfs_common::ids::{ChunkId, ChunkVersion, ServerId};
+use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 
 use super::Chunks;
 use super::orders::Purpose;
+use super::servers::Volume;
 use super::types::{Order, Place};
 
 /// A writer is asked for its lease once in this time.
@@ -177,8 +178,24 @@ impl Chunks {
     }
 
     /// Whether known servers are still expected after the start.
-    pub(super) fn is_waiting_for_servers(&self) -> bool {
+    pub fn is_waiting_for_servers(&self) -> bool {
         !self.servers.all_inventoried() && self.now.since(self.started) < self.config.startup_wait
+    }
+
+    /// Whether the volume is away and may come back, or has just come and is about to say what it holds.
+    pub fn may_come_back(&self, volume: VolumeId) -> bool {
+        self.servers.slot(volume).is_some_and(|slot| self.is_expected(self.servers.volume(slot)))
+    }
+
+    /// Whether any volume may come back.
+    pub fn expects_volumes(&self) -> bool {
+        self.is_waiting_for_servers() || self.servers.volumes().any(|(_, volume)| self.is_expected(volume))
+    }
+
+    fn is_expected(&self, volume: &Volume) -> bool {
+        let server = self.servers.servers.get(&volume.server);
+        let away = server.is_some_and(|server| server.stream.is_none());
+        !volume.counts && !volume.forgotten && (away || volume.report.state.is_readable())
     }
 
     /// Whether every known volume is there and has said what is on it: a copy that nobody has named is nowhere.

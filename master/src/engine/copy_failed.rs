@@ -3,10 +3,14 @@
 //!
 //! Each version is reserved in the store before the first copy is raised to it, so no copy ever has a version above the
 //! record's. A raise that fails on one copy may have been done there after all: the others are raised once more.
+//! Copies whose chunkservers are away, as after their end or the master's, are waited for: nothing that was acknowledged is
+//! given up while a volume that may have it can come back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
+use rfs_common::clock::Monotonic;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
 
@@ -30,67 +34,161 @@ const ROUNDS_MAX: usize = 6;
 /// How many sets of places are drawn to find one that avoids those that have failed.
 const CHOICES: usize = 8;
 
+/// How long to leave a chunk alone that cannot go on before chunkservers are back.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// How one try ended.
+enum Tried {
+    /// The grant to go on with, and what its copies have.
+    Granted(PlacedGrant, Remains),
+    /// Not now; why.
+    NotNow(Failure),
+    /// Nothing of the chunk is left, and it never was committed: a new one takes its place.
+    BeginAgain,
+}
+
+/// What became of the copies that were to be raised.
+#[derive(Default)]
+struct Raised {
+    /// The version that these copies agree on; none: no copy is left.
+    agreed: Option<(ChunkVersion, Vec<Place>)>,
+    /// A copy was never made: nothing can have been acknowledged by all.
+    any_absent: bool,
+}
+
 impl Turn<'_> {
-    /// Takes the failed copies out and grants the rest, with fresh copies where too few are left.
+    /// Takes the failed copies out and grants the rest, with fresh copies where too few are left. Waits for chunkservers
+    /// that are away: what was acknowledged is on their disks or in their memory.
     pub(crate) fn copy_failed<R: Message>(
         &mut self,
         operation: &CopyFailed,
         failed: &[FailedCopy],
         shape: impl Fn(&PlacedGrant) -> R,
     ) -> Result<R, Refusal> {
-        // Only what it checks and finds counts here; the versions are reserved one by one below.
-        let mut grant = self.perform(operation)?.outcome;
-        let session = self.session();
-        let (before, version_from) = self.places_of(operation.chunk);
+        let deadline = self.chunk_deadline();
         self.log_failures(operation.chunk, failed);
-        let survivors: Vec<Place> =
-            before.iter().filter(|place| failed.iter().all(|copy| copy.volume != place.volume)).cloned().collect();
-        let from = [Some(operation.version), version_from].into_iter().flatten().collect();
-        let was_settled = self.state().chunks.info(operation.chunk).is_some_and(|info| info.is_settled());
-        let is_pending = self.state().chunks.info(operation.chunk).is_some_and(|info| info.version.get() == 0);
-        let from: Vec<ChunkVersion> = from;
-        let mut remains = Remains::Everything;
-        let mut raised = self.raise_until_agreed(operation.chunk, survivors, from.clone(), RaiseOf::Sound)?;
-        if raised.is_none() && is_pending {
-            return self.begin_again(operation, failed, shape);
+        loop {
+            // Only what it checks and finds counts here; the versions are reserved one by one.
+            let grant = self.perform(operation)?.outcome;
+            let in_time = self.engine.clock.monotonic() < deadline;
+            let failure = match self.go_on_without(operation, grant, failed, in_time)? {
+                Tried::Granted(placed, remains) => return self.grant_the_rest(operation, &placed, remains, shape),
+                Tried::NotNow(failure) => failure,
+                Tried::BeginAgain => match self.begin_again(operation, failed, &shape)? {
+                    Ok(reply) => return Ok(reply),
+                    Err(failure) => failure,
+                },
+            };
+            self.wait_for_volumes(deadline, failure)?;
         }
-        if raised.is_none() {
+    }
+
+    fn go_on_without(
+        &mut self,
+        operation: &CopyFailed,
+        mut grant: Grant,
+        failed: &[FailedCopy],
+        in_time: bool,
+    ) -> Result<Tried, Refusal> {
+        let chunk = operation.chunk;
+        let (before, version_from) = self.places_of(operation);
+        let has_failed = |place: &Place| failed.iter().any(|copy| copy.volume == place.volume);
+        let (named, survivors): (Vec<Place>, Vec<Place>) = before.iter().cloned().partition(has_failed);
+        let is_pending = self.state().chunks.info(chunk).is_some_and(|info| info.version.get() == 0);
+        let mut remains = Remains::Everything;
+        let mut raised = self.raise_until_agreed(operation, survivors, version_from, RaiseOf::Sound)?;
+        if raised.agreed.is_none() && is_pending && (raised.any_absent || !in_time) {
+            return Ok(Tried::BeginAgain);
+        }
+        if raised.agreed.is_none() {
+            // What was named failed to take a write. It has what was acknowledged before, if it has not lost its power.
+            raised = self.raise_until_agreed(operation, named, version_from, RaiseOf::Sound)?;
+        }
+        let may_wait = in_time && self.any_may_come_back(&before);
+        if raised.agreed.is_none() && is_pending && !may_wait {
+            return Ok(Tried::BeginAgain);
+        }
+        if raised.agreed.is_none() && !may_wait {
             // All of them failed, as after a power cut of all: what is left goes on, and the writer learns of it.
             remains = Remains::WhatWasSynced;
-            raised = self.raise_until_agreed(operation.chunk, before, from, RaiseOf::Whatever)?;
+            raised = self.raise_until_agreed(operation, before, version_from, RaiseOf::Whatever)?;
         }
-        let Some((version, places)) = raised else { return Err(no_copy_left(operation.chunk).into()) };
-        grant.version_from = version;
-        grant.version = version;
-        let places = self.fill_up(&grant, places)?;
+        let Some((version, places)) = raised.agreed else { return Ok(Tried::NotNow(no_copy_left(chunk))) };
+        (grant.version_from, grant.version) = (version, version);
         if remains == Remains::WhatWasSynced {
             grant.lost_version = version;
         }
-        let placed = PlacedGrant { grant, places };
-        let engine = self.engine;
+        Ok(match self.fill_up(&grant, places)? {
+            Ok(places) => Tried::Granted(PlacedGrant { grant, places }, remains),
+            Err(failure) => Tried::NotNow(failure),
+        })
+    }
+
+    fn grant_the_rest<R: Message>(
+        &mut self,
+        operation: &CopyFailed,
+        placed: &PlacedGrant,
+        remains: Remains,
+        shape: impl Fn(&PlacedGrant) -> R,
+    ) -> Result<R, Refusal> {
+        let (engine, session) = (self.engine, self.session());
+        let info = self.state().chunks.info(operation.chunk);
         let mut transaction = engine.transaction();
-        if was_settled {
+        // Committed under the grant that failed: versions reserved since say nothing.
+        if info.is_some_and(|info| info.version >= operation.version) {
             chunks::settle(&mut transaction, operation.chunk, placed.grant.version, remains)?;
         } else if let Some(mut record) = transaction.chunk(operation.chunk)? {
             record.granted = placed.grant.version.get();
             record.lost = placed.grant.lost_version.get();
             transaction.put_chunk(operation.chunk, &record);
         }
-        let reply = shape(&placed);
+        let reply = shape(placed);
         self.commit(transaction.into_changes(), &reply)?;
-        self.state().grant_given(session, operation.inode, &placed);
+        self.state().grant_given(session, operation.inode, placed);
         Ok(reply)
     }
 
+    /// Whether any of these places is away, and may have what was acknowledged.
+    fn any_may_come_back(&mut self, places: &[Place]) -> bool {
+        let chunks = &self.state().chunks;
+        chunks.is_waiting_for_servers() || places.iter().any(|place| chunks.may_come_back(place.volume))
+    }
+
+    /// Waits a little, if a volume is away that may come back; else the failure is the answer. One that waited in vain is
+    /// EAGAIN: the client asks again for as long as it was told to.
+    fn wait_for_volumes(&mut self, deadline: Monotonic, failure: Failure) -> Result<(), Refusal> {
+        if !self.state().chunks.expects_volumes() {
+            return Err(failure.into());
+        }
+        let clock = &self.engine.clock;
+        let until = deadline.min(clock.monotonic() + PAUSE);
+        if clock.monotonic() >= deadline {
+            return Err(Failure { errno: Errno::EAGAIN, ..failure }.into());
+        }
+        while clock.monotonic() < until {
+            self.sleep(super::waiting::Reason::Chunks, Some(until))?;
+        }
+        Ok(())
+    }
+
     /// The places of the chunk's grant, and the version they had before it.
-    fn places_of(&mut self, chunk: ChunkId) -> (Vec<Place>, Option<ChunkVersion>) {
+    fn places_of(&mut self, operation: &CopyFailed) -> (Vec<Place>, Option<ChunkVersion>) {
+        let (chunk, version) = (operation.chunk, operation.version);
         let state = self.state();
         if let Some(held) = state.grants.get(chunk) {
             return (held.placed.places.clone(), Some(held.placed.grant.version_from));
         }
-        // Granted before the master restarted: whatever copies are there.
-        let candidates = state.chunks.settle_candidates(chunk).candidates;
-        (candidates.into_iter().map(|candidate| candidate.place).collect(), state.readable_version(chunk))
+        // Granted before the master restarted. Copies below the grant's version miss what was acknowledged under it, unless
+        // that was the first since the commit, and came to nothing everywhere.
+        let mut copies = state.chunks.settle_candidates(chunk).candidates;
+        let before = state.readable_version(chunk).filter(|before| before.next() == version);
+        let is_raised = |version_of: ChunkVersion| version_of >= version;
+        if copies.iter().any(|copy| is_raised(copy.version)) {
+            copies.retain(|copy| is_raised(copy.version));
+        } else {
+            copies.retain(|copy| Some(copy.version) == before);
+        }
+        (copies.into_iter().map(|copy| copy.place).collect(), before)
     }
 
     fn log_failures(&mut self, chunk: ChunkId, failed: &[FailedCopy]) {
@@ -102,25 +200,27 @@ impl Turn<'_> {
         }
     }
 
-    /// Raises the copies, all from one of these versions, to one version that every copy left has. None: no copy is left.
+    /// Raises the copies to one version that every copy left has.
     fn raise_until_agreed(
         &mut self,
-        chunk: ChunkId,
+        operation: &CopyFailed,
         mut places: Vec<Place>,
-        mut from: Vec<ChunkVersion>,
+        version_from: Option<ChunkVersion>,
         of: RaiseOf,
-    ) -> Result<Option<(ChunkVersion, Vec<Place>)>, Refusal> {
-        from.retain(|version| version.get() > 0);
-        from.dedup();
+    ) -> Result<Raised, Refusal> {
+        let chunk = operation.chunk;
+        let mut from = self.versions_of(operation, version_from);
+        let mut any_absent = false;
         for _ in 0..ROUNDS_MAX {
             if places.is_empty() {
-                return Ok(None);
+                break;
             }
             let to = self.reserve_version(chunk)?;
             let mut left = places.clone();
             let mut raised = Vec::new();
             for version in &from {
                 let outcome = self.raise(chunk, *version, to, &left, of)?;
+                any_absent |= outcome.absent > 0;
                 raised.extend(outcome.done.into_iter().map(|(place, _)| place));
                 left.retain(|place| raised.iter().all(|done: &Place| done.volume != place.volume));
                 if left.is_empty() {
@@ -128,13 +228,25 @@ impl Turn<'_> {
                 }
             }
             if left.is_empty() {
-                return Ok(Some((to, raised)));
+                return Ok(Raised { agreed: Some((to, raised)), any_absent });
             }
             // Those that failed may have taken the version after all: it must not be used.
             places = raised;
             from = vec![to];
         }
-        Ok(None)
+        Ok(Raised { agreed: None, any_absent })
+    }
+
+    /// The versions that copies may have: the writer's, the one before its first write, and those of tries before this one.
+    fn versions_of(&mut self, operation: &CopyFailed, version_from: Option<ChunkVersion>) -> Vec<ChunkVersion> {
+        let candidates = self.state().chunks.settle_candidates(operation.chunk).candidates;
+        let mut versions = vec![operation.version];
+        for version in version_from.into_iter().chain(candidates.into_iter().map(|candidate| candidate.version)) {
+            if version.get() > 0 && !versions.contains(&version) {
+                versions.push(version);
+            }
+        }
+        versions
     }
 
     fn reserve_version(&mut self, chunk: ChunkId) -> Result<ChunkVersion, Refusal> {
@@ -168,13 +280,13 @@ impl Turn<'_> {
     }
 
     /// Copies a survivor to fresh places until there are as many as a write needs.
-    fn fill_up(&mut self, grant: &Grant, mut places: Vec<Place>) -> Result<Vec<Place>, Refusal> {
+    fn fill_up(&mut self, grant: &Grant, mut places: Vec<Place>) -> Result<Result<Vec<Place>, Failure>, Refusal> {
         let needed = usize::from(grant.goal.get()).min(self.state().chunks.config().copies_min);
         let mut excluded: Vec<_> = places.iter().map(|place| place.server).collect();
         while places.len() < needed {
             let chosen = self.state().chunks.choose_new(grant.goal, &excluded);
             let Some(target) = chosen.ok().and_then(|places| places.into_iter().next()) else {
-                return Err(nowhere(grant.chunk, places.len(), needed).into());
+                return Ok(Err(nowhere(grant.chunk, places.len(), needed)));
             };
             excluded.push(target.server);
             let order = self.state().chunks.order_replicate(grant.chunk, grant.version, &places, &target);
@@ -187,7 +299,7 @@ impl Turn<'_> {
                 }
             }
         }
-        Ok(places)
+        Ok(Ok(places))
     }
 
     /// Nothing of a chunk that was never committed is left: the writer gets a new chunk in its place.
@@ -196,7 +308,7 @@ impl Turn<'_> {
         operation: &CopyFailed,
         failed: &[FailedCopy],
         shape: impl Fn(&PlacedGrant) -> R,
-    ) -> Result<R, Refusal> {
+    ) -> Result<Result<R, Failure>, Refusal> {
         let session = self.session();
         let again = GrantWrite { inode: operation.inode, index: operation.index };
         let Performed { outcome: grant, changes } = self.perform(&again)?;
@@ -204,7 +316,10 @@ impl Turn<'_> {
         let mut best: Option<Vec<Place>> = None;
         for _ in 0..CHOICES {
             let chosen = self.state().chunks.choose_new(grant.goal, &[]);
-            let chosen = chosen.map_err(|none| Failure::new(Errno::ENOSPC, none.to_string()))?;
+            let chosen = match chosen {
+                Ok(chosen) => chosen,
+                Err(none) => return Ok(Err(Failure::new(Errno::ENOSPC, none.to_string()))),
+            };
             let count = |places: &[Place]| places.iter().filter(|place| has_failed(place)).count();
             if best.as_ref().is_none_or(|best| count(&chosen) < count(best)) {
                 best = Some(chosen);
@@ -214,7 +329,7 @@ impl Turn<'_> {
         let reply = shape(&placed);
         self.commit(changes, &reply)?;
         self.state().grant_given(session, operation.inode, &placed);
-        Ok(reply)
+        Ok(Ok(reply))
     }
 }
 

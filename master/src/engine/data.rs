@@ -86,7 +86,7 @@ impl Turn<'_> {
             if state.grants.get(chunk).is_some() {
                 return Ok(());
             }
-            state.settling.add(chunk);
+            state.settling.add_awaited(chunk);
             self.sleep_for_chunks(deadline, || settles(chunk))?;
         }
     }
@@ -183,7 +183,7 @@ impl Turn<'_> {
             {
                 // Nothing but a lost writer can have left it so; the own reclaimed lease is one that knows its places.
                 if state.leases.writer(operation.inode).is_none() {
-                    state.settling.add(unsettled);
+                    state.settling.add_awaited(unsettled);
                     self.sleep_for_chunks(deadline, || settles(unsettled))?;
                     continue;
                 }
@@ -261,13 +261,14 @@ enum PlacesRefusal {
     Failed(Failure),
 }
 
+/// The client asks again, for as long as it was told to.
 fn busy(chunk: ChunkId) -> Failure {
     let message =
         format!("chunk {chunk} has too few copies that can be written, or is being repaired: look at `rfs status`");
-    Failure::new(Errno::EIO, message)
+    Failure::new(Errno::EAGAIN, message)
 }
 
 fn settles(chunk: ChunkId) -> Failure {
     let message = format!("chunk {chunk} waits for copies since its last writer is gone: look at `rfs status`");
-    Failure::new(Errno::EIO, message)
+    Failure::new(Errno::EAGAIN, message)
 }

@@ -178,6 +178,14 @@ impl World {
         }
     }
 
+    /// Their connections end.
+    fn chunkservers_gone(&self, count: u64) {
+        let now = self.clock.shared().monotonic();
+        for id in 1..=count {
+            self.engine.with_chunks(|chunks, _| chunks.disconnected(now, ServerId::new(id), STREAM));
+        }
+    }
+
     /// Carries out the commands of the chunkservers; those of `failing` fail. Returns what was ordered.
     fn carry_out(&self, count: u64, failing: &[u64]) -> Vec<Command> {
         self.carry_out_or_fail(count, |server, _| failing.contains(&server).then_some(5))
@@ -829,4 +837,40 @@ fn a_writer_that_asks_for_committed_bytes_learns_that_all_copies_lost_power() {
     let chunk = located();
     assert_eq!((chunk.version, chunk.lost_version, chunk.places.len()), (2, 2, 2));
     world.check();
+}
+
+#[test]
+fn a_failed_copy_waits_for_chunkservers_that_are_away_and_nothing_is_lost() {
+    for committed in [true, false] {
+        let world = World::new();
+        world.chunkservers(3);
+        let client = world.client(Manners::Answers);
+        let made = client.make("f", true);
+        let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+        if committed {
+            commit_as(&client, file, &first, 10, false);
+        }
+        world.chunkservers_gone(3);
+        let lost = &first.places[0];
+        let failure =
+            session::CopyFailure { server: lost.server, volume: lost.volume, errno: 104, reason: "gone".into() };
+        let (chunk, version) = (first.chunk, first.version);
+        let failures = vec![failure];
+        let waiting = client.spawn(session::CopyFailed { inode: file, index: 0, chunk, version, failures });
+        until("the wait", || world.engine.totals().waiting == 1);
+        world.tick_after(1);
+        until("the second wait", || world.engine.totals().waiting == 1);
+        assert!(!waiting.is_finished());
+        world.chunkservers_holding(3, |volume| open_copies(&first.places, first.chunk, 1, volume));
+        until("the new grant", || {
+            world.tick_after(1);
+            world.carry_out(3, &[]);
+            waiting.is_finished()
+        });
+        let next = waiting.join().unwrap().unwrap().grant.unwrap();
+        assert_eq!((next.chunk, next.lost_version, next.places.len()), (first.chunk, 0, 2), "{next:?}");
+        assert!(next.version > first.version && next.version_from == next.version, "{next:?}");
+        commit(&client, file, &next, 20);
+        world.check();
+    }
 }

@@ -12,7 +12,7 @@
 //! What always holds: no reader gets a chunk between its writer's end and its settling; a version is reserved in the store
 //! before a copy is raised to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rfs_common::clock::Monotonic;
@@ -66,6 +66,8 @@ struct Work {
 pub(super) struct Settling {
     work: BTreeMap<ChunkId, Work>,
     cursor: Option<ChunkId>,
+    /// Chunks that somebody waits for: they come before the others, of which a restart may leave a great many.
+    awaited: BTreeSet<ChunkId>,
 }
 
 /// Copies to compare, taken out of the lock.
@@ -90,9 +92,16 @@ impl Settling {
         self.work.entry(chunk).or_insert_with(work);
     }
 
+    /// Somebody waits for the chunk.
+    pub(super) fn add_awaited(&mut self, chunk: ChunkId) {
+        self.add(chunk);
+        self.awaited.insert(chunk);
+    }
+
     /// The chunk is gone, is settled, or has a writer again.
     pub(super) fn remove(&mut self, chunk: ChunkId) {
         self.work.remove(&chunk);
+        self.awaited.remove(&chunk);
     }
 
     /// Whether the chunk is being settled.
@@ -110,14 +119,17 @@ impl Settling {
         self.work.len()
     }
 
-    /// The chunks to look at now: some of them, in turn.
+    /// The chunks to look at now: those that somebody waits for, and some of the others, in turn.
     fn next(&mut self) -> Vec<ChunkId> {
         let from = self.cursor.map_or(ChunkId::new(0), ChunkId::next);
         let after = self.work.range(from..).map(|(chunk, _)| *chunk);
         let before = self.work.range(..from).map(|(chunk, _)| *chunk);
-        let chosen: Vec<ChunkId> = after.chain(before).take(AT_ONCE_MAX).collect();
+        let mut chosen: Vec<ChunkId> = after.chain(before).take(AT_ONCE_MAX).collect();
         self.cursor = chosen.last().copied();
-        chosen
+        let mut first: Vec<ChunkId> = self.awaited.iter().copied().collect();
+        chosen.retain(|chunk| !self.awaited.contains(chunk));
+        first.append(&mut chosen);
+        first
     }
 }
 
@@ -154,9 +166,9 @@ impl State {
                 let outcome = self.chunks.order_outcome(order)?;
                 let nowhere = outcome.absent == asked && self.chunks.settle_candidates(chunk).is_lost;
                 if nowhere {
-                    self.begin_anew(engine, chunk, now)
+                    self.begin_anew(engine, chunk, now);
                 } else {
-                    self.pause(chunk, now + PAUSE)
+                    self.pause(chunk, now + PAUSE);
                 }
                 None
             }
@@ -369,4 +381,23 @@ impl State {
 /// Asks for the digests of the copies.
 pub(super) fn compare(comparison: &Comparison, copies: &dyn CompareCopies) -> Vec<Option<[u8; 32]>> {
     comparison.places.iter().map(|place| copies.digest(place, comparison.chunk, comparison.version)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_waits_for_does_not_wait_for_the_rest() {
+        let mut settling = Settling::new((1..=10_000).map(ChunkId::new).collect());
+        settling.next();
+        settling.add_awaited(ChunkId::new(9_000));
+        for _ in 0..3 {
+            let next = settling.next();
+            assert_eq!((next[0], next.len()), (ChunkId::new(9_000), AT_ONCE_MAX + 1));
+        }
+        settling.remove(ChunkId::new(9_000));
+        let seen: BTreeSet<ChunkId> = (0..10_000 / AT_ONCE_MAX + 1).flat_map(|_| settling.next()).collect();
+        assert_eq!((seen.len(), seen.contains(&ChunkId::new(9_000))), (9_999, false));
+    }
 }

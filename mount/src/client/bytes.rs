@@ -9,6 +9,7 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 
+use super::chunk_sync::Holds;
 use crate::data::{ReadPatience, WriteGrant};
 
 /// All files' bytes.
@@ -71,7 +72,7 @@ pub trait FileBytes: Send + Sync {
     fn prepare_commit(&self, durability: Durability) -> Result<Box<dyn Prepared>, Errno>;
     fn committable(&self) -> Option<Box<dyn Prepared>>;
     /// Has every copy sync what was committed without being durable.
-    fn sync_committed(&self) -> Result<(), Errno>;
+    fn sync_committed(&self, holds: Holds) -> Result<(), Errno>;
     fn give_grant(&self, grant: WriteGrant);
     fn truncate(&self, length: u64);
     fn zero(&self, offset: u64, length: u64) -> Result<(), Errno>;

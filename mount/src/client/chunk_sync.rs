@@ -15,17 +15,26 @@ use rfs_common::clock::SharedClock;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, InodeId};
 use rfs_proto::PROTOCOL_VERSION;
-use rfs_proto::data::{ChangeReply, Hello, HelloReply, NextCopy, Status, SyncChunk};
+use rfs_proto::data::{ChangeReply, CopyResult, Hello, HelloReply, NextCopy, Status, SyncChunk};
 use rfs_proto::frame::FrameType;
 use rfs_proto::wire::{Connection, Envelope};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::core::lock;
-use crate::data::{ChunkPlaces, CommittedChunk, DataSettings, FileMaster};
+use crate::data::{ChunkPlaces, CommittedChunk, CopyFailure, DataSettings, FailedWrite, FileMaster, Place};
 
-/// How often a chunk is tried: copies may be raised or moved meanwhile, and the master then names others.
-const ATTEMPTS: u32 = 10;
-const PAUSE: Duration = Duration::from_millis(300);
+/// How long a chunk is tried without the WRITE lease: copies may be raised or moved meanwhile, and the master then names others.
+const TRIED_WITHOUT_LEASE: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the caller holds on the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Perhaps nothing: copies that fail are only waited for, and not for long.
+    Anything,
+    /// The WRITE lease: copies that fail are reported, and the others go on without them.
+    WriteLease,
+}
 
 /// Chunks of one file that are on their copies, but perhaps not on their disks, and the version they were committed with.
 #[derive(Debug, Default)]
@@ -80,12 +89,12 @@ impl ChunkSync {
     ///
     /// # Errors
     /// EIO if that cannot be had; the chunks stay noted.
-    pub(super) fn sync(&self, inode: InodeId, unsynced: &Unsynced) -> Result<Waiting, Errno> {
+    pub(super) fn sync(&self, inode: InodeId, unsynced: &Unsynced, holds: Holds) -> Result<Waiting, Errno> {
         let noted: Vec<(u32, ChunkVersion)> = lock(&unsynced.0).iter().map(|(at, version)| (*at, *version)).collect();
         let mut waiting = Waiting::Kept;
         let mut synced: Vec<ChunkId> = Vec::new();
         for (index, version) in &noted {
-            let Some(chunk) = self.sync_chunk(inode, *index)? else { continue };
+            let Some(chunk) = self.sync_chunk(inode, *index, holds)? else { continue };
             synced.push(chunk.chunk);
             if chunk.lost_version > *version {
                 warn!(inode = inode.get(), index, "a chunk's copies lost power before they were synced: fsync fails");
@@ -106,29 +115,67 @@ impl ChunkSync {
     }
 
     /// The chunk as it was synced; `None`: truncated or punched since, there is nothing to sync.
-    fn sync_chunk(&self, inode: InodeId, index: u32) -> Result<Option<ChunkPlaces>, Errno> {
-        let mut last = Errno::EIO;
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
-                self.clock.sleep(PAUSE);
-            }
-            let chunk = match self.master.locate(inode, index, 1) {
-                Ok(chunks) => chunks.into_iter().find(|chunk| chunk.index == index),
-                Err(Errno::EAGAIN) => continue,
+    fn sync_chunk(&self, inode: InodeId, index: u32, holds: Holds) -> Result<Option<ChunkPlaces>, Errno> {
+        let patience = match holds {
+            Holds::Anything => TRIED_WITHOUT_LEASE,
+            Holds::WriteLease => self.settings.write_give_up,
+        };
+        let deadline = self.clock.monotonic() + patience;
+        loop {
+            match self.try_chunk(inode, index, holds) {
+                Ok(synced) => return Ok(synced),
+                Err(errno) if self.clock.monotonic() >= deadline => {
+                    if holds == Holds::WriteLease {
+                        warn!(inode = inode.get(), index, %errno, "the copies of a chunk could not be synced: fsync fails");
+                    }
+                    return Err(Errno::EIO);
+                }
+                Err(Errno::EAGAIN) => self.clock.sleep(PAUSE),
                 Err(errno) => return Err(errno),
-            };
-            let Some(chunk) = chunk else { return Ok(None) };
-            match self.sync_copies(&chunk) {
-                Ok(()) => return Ok(Some(chunk)),
-                Err(errno) => last = errno,
             }
         }
-        warn!(inode = inode.get(), index, errno = %last, "the copies of a chunk could not all be synced: fsync fails");
-        Err(Errno::EIO)
     }
 
-    fn sync_copies(&self, chunk: &ChunkPlaces) -> Result<(), Errno> {
-        let Some((first, rest)) = chunk.places.split_first() else { return Err(Errno::EIO) };
+    /// EAGAIN: not now.
+    fn try_chunk(&self, inode: InodeId, index: u32, holds: Holds) -> Result<Option<ChunkPlaces>, Errno> {
+        let chunks = self.master.locate(inode, index, 1)?;
+        let Some(chunk) = chunks.into_iter().find(|chunk| chunk.index == index) else { return Ok(None) };
+        let failures = match self.sync_copies(&chunk) {
+            Ok(()) => return Ok(Some(chunk)),
+            Err(failures) if failures.is_empty() || holds == Holds::Anything => return Err(Errno::EAGAIN),
+            Err(failures) => failures,
+        };
+        info!(inode = inode.get(), index, ?failures, "copies failed a sync: asking the master to go on without them");
+        let failed = FailedWrite { inode, index, chunk: chunk.chunk, version: chunk.version, failures: &failures };
+        match self.master.copy_failed(&failed) {
+            // The copies that are left have all bytes, under a version that those which failed do not have. They are synced
+            // with the next try.
+            Ok(_) | Err(Errno::ESTALE) => Err(Errno::EAGAIN),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Which copies failed, if it is known.
+    fn sync_copies(&self, chunk: &ChunkPlaces) -> Result<(), Vec<CopyFailure>> {
+        let Some(first) = chunk.places.first() else { return Err(Vec::new()) };
+        let results = self.ask_to_sync(chunk, first).map_err(|errno| vec![first.failure(errno, "it did not sync")])?;
+        let result_of = |place: &Place| {
+            results.iter().find(|result| result.server == place.server.get() && result.volume == place.volume.get())
+        };
+        let failed = |place: &&Place| {
+            result_of(place).is_some_and(|result| !matches!(result.status(), Status::Ok | Status::NextFailed))
+        };
+        let failure = |place: &Place| place.failure(Errno::EIO, "it did not sync");
+        let mut failures: Vec<CopyFailure> = chunk.places.iter().filter(failed).map(failure).collect();
+        if failures.is_empty() {
+            // The first that was not reached is to blame only if none before it is.
+            failures.extend(chunk.places.iter().find(|place| result_of(place).is_none()).map(failure));
+        }
+        if failures.is_empty() { Ok(()) } else { Err(failures) }
+    }
+
+    fn ask_to_sync(&self, chunk: &ChunkPlaces, first: &Place) -> Result<Vec<CopyResult>, Errno> {
+        let rest = &chunk.places[1..];
         let failed = |_| Errno::EIO;
         let address = first.address.to_socket_addrs()?.next().ok_or(Errno::EHOSTUNREACH)?;
         let stream = TcpStream::connect_timeout(&address, self.settings.connect_timeout)?;
@@ -153,8 +200,6 @@ impl ChunkSync {
         };
         connection.send(Envelope::request(FrameType::SyncChunk, 1), &request, &[]).map_err(failed)?;
         let reply = connection.receive_reply::<ChangeReply>(FrameType::SyncChunk, 1).map_err(failed)?;
-        let results = reply.map_err(|_| Errno::EIO)?.results;
-        let synced = results.iter().filter(|result| result.status() == Status::Ok).count();
-        if synced == chunk.places.len() { Ok(()) } else { Err(Errno::EIO) }
+        Ok(reply.map_err(|_| Errno::EIO)?.results)
     }
 }

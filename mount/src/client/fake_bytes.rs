@@ -9,6 +9,7 @@ use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 
 use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
+use super::chunk_sync::Holds;
 use crate::data::{ReadPatience, WriteGrant};
 
 #[derive(Default)]
@@ -125,7 +126,7 @@ impl FileBytes for Shared {
         self.prepare_commit(Durability::Acknowledged).ok()
     }
 
-    fn sync_committed(&self) -> Result<(), Errno> {
+    fn sync_committed(&self, _holds: Holds) -> Result<(), Errno> {
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use tracing::debug;
 
 use super::Client;
 use super::bytes::Durability;
+use super::chunk_sync::Holds;
 use super::core::{Committed, Core, Node, caller_to_wire, lock, node_losses};
 use super::handles::OpenFile;
 use super::kernel::Forget;
@@ -79,7 +80,7 @@ impl Client {
         let core = &*self.core;
         let open = core.handles.file(handle)?;
         let flushed = if open.writable { core.flush(&open.node) } else { Ok(()) };
-        let told = open.bytes.take_error_at_close();
+        let told = core.without_what_was_lost(&open, open.bytes.take_error_at_close());
         let unlocked = core.unlock_closed(open.node.inode(), lock_owner);
         let undone = open.node.state().losses.take_at_close(&mut lock(&open.losses_told));
         told.and(flushed).and(undone).and(unlocked)
@@ -93,7 +94,8 @@ impl Client {
         let core = &*self.core;
         let open = core.handles.file(handle)?;
         let synced = core.sync(&open.node);
-        open.bytes.take_error().and(synced).and(node_losses(&open.node, &open.losses_told))
+        let told = core.without_what_was_lost(&open, open.bytes.take_error());
+        told.and(synced).and(node_losses(&open.node, &open.losses_told))
     }
 
     /// The last use of the handle. `flock_owner`: a flock of this owner goes with it.
@@ -265,13 +267,27 @@ impl Core {
         }
     }
 
+    /// After an error of data written earlier, what is kept of the file here and in the kernel may be what was lost: it is not
+    /// to be read any more.
+    fn without_what_was_lost(&self, open: &OpenFile, told: Result<(), Errno>) -> Result<(), Errno> {
+        if told.is_err() {
+            self.content(&open.node).invalidate();
+            self.post(Forget::Data(open.node.inode()));
+        }
+        told
+    }
+
     fn sync(&self, node: &Arc<Node>) -> Result<(), Errno> {
         self.session.wait_trusted()?;
         let used = self.try_use(node, Mode::Write)?;
         let told = self.commit(node, Durability::Durable, None)?;
         drop(used);
-        if let Some(content) = node.content() {
-            content.sync_committed()?;
+        if let Some(content) = node.content()
+            && content.sync_committed(Holds::Anything).is_err()
+        {
+            // Copies fail. Who holds the WRITE lease can have the others go on without them.
+            let _used = self.use_lease(node, Mode::Write)?;
+            content.sync_committed(Holds::WriteLease)?;
         }
         // The commit was answered from the master's disk; without one, earlier changes may not be there yet.
         if told == Committed::Nothing {

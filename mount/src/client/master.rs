@@ -12,7 +12,7 @@ use rfs_proto::session as wire;
 use tracing::debug;
 
 use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
-use super::chunk_sync::{ChunkSync, Unsynced, Waiting};
+use super::chunk_sync::{ChunkSync, Holds, Unsynced, Waiting};
 use crate::data::{
     self, ChunkPlaces, Committable, CopyFailure, DataHandle, DataPath, FailedWrite, FileData, FileMaster, ReadPatience,
     WriteGrant,
@@ -182,8 +182,8 @@ impl FileBytes for DataFile {
         self.file.committable().map(|committable| self.prepared(committable, Durability::Acknowledged))
     }
 
-    fn sync_committed(&self) -> Result<(), Errno> {
-        if self.sync.sync(self.file.inode(), &self.unsynced)? == Waiting::Lost {
+    fn sync_committed(&self, holds: Holds) -> Result<(), Errno> {
+        if self.sync.sync(self.file.inode(), &self.unsynced, holds)? == Waiting::Lost {
             self.file.note_loss();
         }
         Ok(())

@@ -153,7 +153,8 @@ impl FileData {
     }
 
     fn zero_in_chunk(&self, index: u32, range: Range<u32>) -> Result<(), Errno> {
-        let is_hole = self.places(index)?.is_none();
+        let places = self.places(index).map_err(|errno| if errno == Errno::EAGAIN { Errno::EIO } else { errno })?;
+        let is_hole = places.is_none();
         let mut state = self.wait_until_free(index..index + 1);
         if is_hole && !state.chunks.contains_key(&index) {
             return Ok(());

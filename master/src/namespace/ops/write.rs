@@ -121,7 +121,11 @@ impl Operation for CopyFailed {
     }
 
     fn run(&self, transaction: &mut Transaction<'_>, _context: &Context<'_>) -> Result<Grant, Errno> {
-        let (reference, mut record) = granted(transaction, self.inode, self.index, self.chunk, self.version)?;
+        let (reference, mut record) = chunk_of(transaction, self.inode, self.index, self.chunk)?;
+        // Versions above the grant's were reserved by tries that came to nothing.
+        if record.granted < self.version.get() {
+            return Err(Errno::ESTALE);
+        }
         let was_settled = record.is_settled();
         record.granted = raised(record.granted)?;
         // Committed under this grant already: what copies have is known to be the file's state under the new version too.
@@ -281,10 +285,19 @@ fn granted(
     chunk: ChunkId,
     version: ChunkVersion,
 ) -> Result<(ChunkRef, ChunkRecord), Errno> {
+    let (reference, record) = chunk_of(transaction, inode, index, chunk)?;
+    if record.granted == version.get() { Ok((reference, record)) } else { Err(Errno::ESTALE) }
+}
+
+fn chunk_of(
+    transaction: &mut Transaction<'_>,
+    inode: InodeId,
+    index: u32,
+    chunk: ChunkId,
+) -> Result<(ChunkRef, ChunkRecord), Errno> {
     let reference = transaction.chunk_ref(inode, index)?.filter(|reference| reference.chunk_id() == chunk);
     let reference = reference.ok_or(Errno::ESTALE)?;
-    let record = transaction.chunk(chunk)?.ok_or(Errno::EIO)?;
-    if record.granted == version.get() { Ok((reference, record)) } else { Err(Errno::ESTALE) }
+    Ok((reference, transaction.chunk(chunk)?.ok_or(Errno::EIO)?))
 }
 
 fn grant_of(index: u32, chunk: ChunkId, record: &ChunkRecord, length: u32, version_from: u32) -> Grant {
