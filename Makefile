@@ -40,6 +40,7 @@ test: prerequisites test-tools build
 ## make torture     500 rounds of power cuts and kills, then every fault on every daemon (RFS_POWER_ROUNDS=, RFS_TEST_SEED=)
 .PHONY: torture
 torture: prerequisites test-tools build
+	deploy/prerequisites.sh torture
 	RFS_POWER_ROUNDS=$(or $(RFS_POWER_ROUNDS),500) \
 	$(CARGO) test --release --locked -p rfs-tests --test power_cut -- --nocapture nothing_that_was_promised_is_lost
 	$(CARGO) test --release --locked -p rfs-tests --test fault_matrix -- --nocapture
