@@ -91,9 +91,9 @@ impl XfsVolume {
     pub fn set_error(&self, error: DiskError, fails: bool) -> anyhow::Result<()> {
         let file = self.errors.as_ref().context("its disk cannot fail")?.join(error.name());
         if fails {
-            File::create(file).map(drop)?
+            File::create(file).map(drop)?;
         } else {
-            fs::remove_file(file)?
+            fs::remove_file(file)?;
         }
         Ok(())
     }

@@ -54,7 +54,7 @@ pub fn look(root: &Path) -> Found {
             }
         }
     }
-    let images = in_parallel(files.values().collect(), |(path, length)| {
+    let images = in_parallel(&files.values().collect::<Vec<_>>(), |(path, length)| {
         read(&root.join(path)).map_err(|error| format!("{path}, {length} bytes, cannot be read: {error}"))
     });
     found.files = files.keys().copied().zip(images).collect();
@@ -62,7 +62,7 @@ pub fn look(root: &Path) -> Found {
 }
 
 /// Does something with each item, [`READERS`] at a time; what it gives, in order.
-pub fn in_parallel<T: Sync, R: Send>(items: Vec<T>, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub fn in_parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let take = || {
         let mut done = Vec::new();

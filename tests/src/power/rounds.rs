@@ -308,7 +308,7 @@ impl Campaign {
             let folder = root.join(format!("a{actor}"));
             found.names.keys().map(String::as_str).chain([""]).map(move |path| folder.join(path))
         });
-        let failures = observe::in_parallel(paths.collect(), |path: &PathBuf| {
+        let failures = observe::in_parallel(&paths.collect::<Vec<PathBuf>>(), |path: &PathBuf| {
             let error = File::open(path).and_then(|file| file.sync_all()).err()?;
             Some(Problem::new(Kind::CannotSync, format!("{}: {error}", path.display())))
         });
@@ -393,7 +393,7 @@ fn difference(one: &[Found], other: &[Found]) -> String {
                     ));
                 }
                 (Err(error), Some(Ok(_))) => {
-                    said.push(format!("file {inode} of a{actor}: first {error}, then readable"))
+                    said.push(format!("file {inode} of a{actor}: first {error}, then readable"));
                 }
                 (Ok(_), Some(Err(error))) => said.push(format!("file {inode} of a{actor}: readable, then {error}")),
                 _ => {}
