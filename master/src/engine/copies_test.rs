@@ -1,0 +1,304 @@
+//! Tests of the engine's hand in copies: grants, failed copies, and what is settled after a loss.
+
+use super::*;
+
+fn grant(client: &Client, file: u64) -> session::WriteGrant {
+    client.call(&session::GrantWrite { inode: file, index: 0 }).unwrap().grant.unwrap()
+}
+
+fn commit(client: &Client, file: u64, grant: &session::WriteGrant, length: u32) {
+    commit_as(client, file, grant, length, true);
+}
+
+fn commit_as(client: &Client, file: u64, grant: &session::WriteGrant, length: u32, durable: bool) {
+    let chunk = session::CommittedChunk { index: 0, chunk: grant.chunk, version: grant.version, length };
+    let commit = session::Commit {
+        inode: file,
+        length: Some(u64::from(length)),
+        chunks: vec![chunk],
+        durable,
+        ..session::Commit::default()
+    };
+    client.call(&commit).unwrap();
+}
+
+#[test]
+fn a_new_file_comes_with_its_first_chunk_and_readers_find_it_after_the_commit() {
+    let world = World::new();
+    world.chunkservers(3);
+    let (writer, reader) = (world.client(Manners::Answers), world.client(Manners::Answers));
+    let made = writer.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    assert_eq!((first.version_from, first.version, first.places.len()), (0, 1, 2));
+    assert_eq!(grant(&writer, file), first, "asking again is told the same");
+    commit(&writer, file, &first, 100);
+    let again = grant(&writer, file);
+    assert_eq!(again.version_from, 1, "the copies are raised already");
+    assert_eq!(again.length, 100, "the writer cuts the copies to this: it must be what is committed by now");
+    let located = reader.call(&session::Locate { inode: file, first_index: 0, count: 9 }).unwrap();
+    assert_eq!((located.chunks.len(), located.chunks[0].length, located.chunks[0].places.len()), (1, 100, 2));
+    // The reader took the write lease away, and with it the grant: the next one has its own version.
+    assert_eq!(errno_of(writer.call(&session::GrantWrite { inode: file, index: 0 })), Errno::ESTALE);
+    writer.write_lease(file).unwrap();
+    let next = grant(&writer, file);
+    assert_eq!((next.chunk, next.version_from, next.version), (first.chunk, 1, 2));
+    world.check();
+}
+
+#[test]
+fn without_chunkservers_files_are_made_and_writing_says_what_lacks() {
+    let world = World::new();
+    let client = world.client(Manners::Answers);
+    let made = client.make("f", true);
+    assert!(made.created && made.first_chunk.is_none());
+    let Err(Refusal::Failed(failure)) = client.call(&session::GrantWrite { inode: inode_of(&made), index: 0 }) else {
+        panic!("granted without servers");
+    };
+    assert_eq!(failure.errno, Errno::ENOSPC);
+    assert!(failure.message.contains("chunkserver"), "{}", failure.message);
+    world.check();
+}
+
+#[test]
+fn a_failed_copy_is_replaced_and_the_others_are_raised() {
+    let world = World::new();
+    world.chunkservers(3);
+    let client = world.client(Manners::Answers);
+    let made = client.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    commit(&client, file, &first, 10);
+    let lost = first.places[0].clone();
+    let failure = session::CopyFailure { server: lost.server, volume: lost.volume, errno: 5, reason: "gone".into() };
+    let failed = session::CopyFailed {
+        inode: file,
+        index: 0,
+        chunk: first.chunk,
+        version: first.version,
+        failures: vec![failure],
+    };
+    let waiting = client.spawn(failed);
+    let mut ordered = Vec::new();
+    until("the new grant", || {
+        ordered.extend(world.carry_out(3, &[]));
+        waiting.is_finished()
+    });
+    let next = waiting.join().unwrap().unwrap().grant.unwrap();
+    assert_eq!((next.chunk, next.version_from, next.version), (first.chunk, 2, 2));
+    assert_eq!(next.places.len(), 2);
+    assert!(next.places.iter().all(|place| place.volume != lost.volume));
+    assert!(ordered.iter().any(|command| matches!(command.order, Order::Raise { .. })));
+    assert!(ordered.iter().any(|command| matches!(command.order, Order::Replicate { .. })));
+    commit(&client, file, &next, 20);
+    world.check();
+}
+
+#[test]
+fn what_a_lost_writer_leaves_is_settled_before_anyone_reads_it() {
+    for alike in [true, false] {
+        let world = World::new();
+        world.chunkservers(3);
+        let (writer, reader) = (world.client(Manners::Keeps), world.client(Manners::Answers));
+        let made = writer.make("f", true);
+        let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+        commit(&writer, file, &first, 10);
+        world.clock.advance(Duration::from_secs(9));
+        world.engine.heartbeat(reader.session).unwrap();
+        world.clock.advance(Duration::from_secs(2));
+        world.engine.tick(&Digests(alike));
+        assert_eq!(world.engine.totals().settling, 1);
+        let waiting = reader.spawn(session::Locate { inode: file, first_index: 0, count: 1 });
+        until("the wait", || world.engine.totals().waiting == 1);
+        until("the settling", || {
+            world.carry_out(3, &[]);
+            world.engine.tick(&Digests(alike));
+            waiting.is_finished()
+        });
+        let chunk = waiting.join().unwrap().unwrap().chunks.remove(0);
+        let expected = if alike { (2, 2) } else { (3, 1) };
+        assert_eq!((chunk.version, chunk.places.len()), expected, "alike: {alike}");
+        assert_eq!(world.engine.totals().settling, 0);
+        world.check();
+    }
+}
+
+#[test]
+fn a_chunk_that_was_never_committed_goes_with_its_writer() {
+    let world = World::new();
+    world.chunkservers(2);
+    let writer = world.client(Manners::Keeps);
+    let made = writer.make("f", true);
+    assert!(made.first_chunk.is_some());
+    world.tick_after(11);
+    world.tick_after(1);
+    let other = world.client(Manners::Answers);
+    let located = other.call(&session::Locate { inode: inode_of(&made), first_index: 0, count: 1 }).unwrap();
+    assert_eq!(located.chunks, []);
+    assert_eq!(world.engine.totals().grants, 0);
+    world.check();
+}
+
+/// Every volume of the grant has its chunk in this version, marked as taking writes.
+fn open_copies(places: &[session::Place], chunk: u64, version: u32, volume: u64) -> Vec<Held> {
+    let (chunk, version) = (ChunkId::new(chunk), ChunkVersion::new(version));
+    let held = Held { chunk, version, open: true, suspect: false, unreadable: false };
+    if places.iter().any(|place| place.volume == volume) { vec![held] } else { Vec::new() }
+}
+
+#[test]
+fn what_was_written_after_a_commit_is_compared_when_master_and_writer_are_gone() {
+    for comes_back in [false, true] {
+        let mut world = World::new();
+        world.chunkservers(3);
+        let writer = world.client(Manners::Keeps);
+        let made = writer.make("f", true);
+        let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+        commit(&writer, file, &first, 10);
+        world.restart();
+        world.chunkservers_holding(3, |volume| open_copies(&first.places, first.chunk, 1, volume));
+        if comes_back {
+            let grant = rfs_common::ids::LeaseGrant::new(1);
+            let lease = Lease { inode: InodeId::new(file), mode: LeaseMode::Write, grant };
+            let reclaimed = ReclaimedState { leases: vec![lease], last: true, ..ReclaimedState::default() };
+            assert_eq!(world.engine.reclaim(writer.session, &reclaimed).unwrap(), []);
+            world.tick_after(1);
+            assert_eq!(world.engine.totals().settling, 0, "its writer is back and goes on");
+        }
+        world.tick_after(11);
+        assert_eq!(world.engine.totals().settling, 1, "its writer is gone; back before: {comes_back}");
+        let reader = world.client(Manners::Answers);
+        let waiting = reader.spawn(session::Locate { inode: file, first_index: 0, count: 1 });
+        until("the settling", || {
+            world.carry_out(3, &[]);
+            world.engine.tick(&Digests(false));
+            waiting.is_finished()
+        });
+        let chunk = waiting.join().unwrap().unwrap().chunks.remove(0);
+        assert_eq!((chunk.version, chunk.places.len(), chunk.lost_version), (3, 1, 0));
+        world.check();
+    }
+}
+
+#[test]
+fn a_writer_whose_copies_all_lost_power_goes_on_and_learns_that_bytes_are_gone() {
+    let world = World::new();
+    world.chunkservers(2);
+    let client = world.client(Manners::Answers);
+    let made = client.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    commit(&client, file, &first, 10);
+    let failure = |place: &session::Place| session::CopyFailure {
+        server: place.server,
+        volume: place.volume,
+        errno: 5,
+        reason: "it is suspect".into(),
+    };
+    let (chunk, version) = (first.chunk, first.version);
+    let failures = first.places.iter().map(failure).collect();
+    let waiting = client.spawn(session::CopyFailed { inode: file, index: 0, chunk, version, failures });
+    until("the new grant", || {
+        let suspect = |_, order: &Order| matches!(order, Order::Raise { of: RaiseOf::Sound, .. }).then_some(5);
+        world.carry_out_or_fail(2, suspect);
+        waiting.is_finished()
+    });
+    let next = waiting.join().unwrap().unwrap().grant.unwrap();
+    assert!(next.version > first.version && next.version_from == next.version, "{next:?}");
+    assert_eq!((next.lost_version, next.places.len()), (next.version, 2));
+    world.check();
+}
+
+#[test]
+fn a_chunk_that_a_power_cut_took_from_everywhere_is_made_anew_if_nobody_ever_synced_it() {
+    const ENOENT: u32 = 2;
+    for synced in [false, true] {
+        let mut world = World::new();
+        world.chunkservers(3);
+        let writer = world.client(Manners::Answers);
+        let made = writer.make("f", true);
+        let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+        commit_as(&writer, file, &first, 10, false);
+        if synced {
+            writer.call(&session::Sync { chunks: vec![first.chunk] }).unwrap();
+        }
+        world.engine.goodbye(writer.session);
+        world.restart();
+        world.chunkservers(3);
+        let mut asked = 0;
+        for _ in 0..20 {
+            world.tick_after(1);
+            let missing =
+                |_, order: &Order| matches!(order, Order::Raise { from, .. } if from.get() != 0).then_some(ENOENT);
+            let ordered = world.carry_out_or_fail(3, missing);
+            let search = |command: &&Command| matches!(command.order, Order::Raise { from, to, .. } if from == to);
+            asked += ordered.iter().filter(search).count();
+        }
+        let chunk = world.engine.with_chunks(|chunks, _| chunks.info(ChunkId::new(first.chunk)).unwrap());
+        let places = world.engine.with_chunks(|chunks, _| chunks.places(ChunkId::new(first.chunk)).len());
+        if synced {
+            assert_eq!((asked, places, chunk.version.get()), (0, 0, 1), "what was promised is waited for");
+        } else {
+            assert_eq!((asked, places, chunk.version.get()), (3, 2, 2));
+        }
+        world.check();
+    }
+}
+
+#[test]
+fn a_writer_that_asks_for_committed_bytes_learns_that_all_copies_lost_power() {
+    let world = World::new();
+    world.chunkservers(2);
+    let writer = world.client(Manners::Answers);
+    let made = writer.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    commit_as(&writer, file, &first, 10, false);
+    world.chunkservers_holding(2, |volume| {
+        let copies = open_copies(&first.places, first.chunk, 1, volume);
+        copies.into_iter().map(|held| Held { suspect: true, ..held }).collect()
+    });
+    let locate = session::Locate { inode: file, first_index: 0, count: 1 };
+    let located = || writer.call(&locate).unwrap().chunks.remove(0);
+    assert_eq!(located().lost_version, 0);
+    until("the settling", || {
+        world.carry_out(2, &[]);
+        world.engine.tick(&Digests(true));
+        located().lost_version > 0
+    });
+    let chunk = located();
+    assert_eq!((chunk.version, chunk.lost_version, chunk.places.len()), (2, 2, 2));
+    world.check();
+}
+
+#[test]
+fn a_failed_copy_waits_for_chunkservers_that_are_away_and_nothing_is_lost() {
+    for committed in [true, false] {
+        let world = World::new();
+        world.chunkservers(3);
+        let client = world.client(Manners::Answers);
+        let made = client.make("f", true);
+        let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+        if committed {
+            commit_as(&client, file, &first, 10, false);
+        }
+        world.chunkservers_gone(3);
+        let lost = &first.places[0];
+        let failure =
+            session::CopyFailure { server: lost.server, volume: lost.volume, errno: 104, reason: "gone".into() };
+        let (chunk, version) = (first.chunk, first.version);
+        let failures = vec![failure];
+        let waiting = client.spawn(session::CopyFailed { inode: file, index: 0, chunk, version, failures });
+        until("the wait", || world.engine.totals().waiting == 1);
+        world.tick_after(1);
+        until("the second wait", || world.engine.totals().waiting == 1);
+        assert!(!waiting.is_finished());
+        world.chunkservers_holding(3, |volume| open_copies(&first.places, first.chunk, 1, volume));
+        until("the new grant", || {
+            world.tick_after(1);
+            world.carry_out(3, &[]);
+            waiting.is_finished()
+        });
+        let next = waiting.join().unwrap().unwrap().grant.unwrap();
+        assert_eq!((next.chunk, next.lost_version, next.places.len()), (first.chunk, 0, 2), "{next:?}");
+        assert!(next.version > first.version && next.version_from == next.version, "{next:?}");
+        commit(&client, file, &next, 20);
+        world.check();
+    }
+}
