@@ -61,7 +61,7 @@ test-tools:
 .PHONY: verify
 verify: lint test
 	$(CARGO) test --release --locked --workspace --doc
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --release --locked --workspace --no-deps --document-private-items
 	deploy/prerequisites.sh verify
 	$(CARGO) deny --locked check
 	$(CARGO) machete

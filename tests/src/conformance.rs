@@ -1,4 +1,4 @@
-//! Runs the [`Model`](crate::model::Model)'s operations on a real folder, and compares: one folder, or one seen through
+//! Runs the `Model`'s operations on a real folder, and compares: one folder, or one seen through
 //! several mounts, each operation through another of them.
 
 use std::fs::{self, OpenOptions};

@@ -9,7 +9,7 @@ use rfs_common::endpoint::{CLIENT_TO_MASTER_PORT, Endpoint};
 #[derive(Debug, Parser)]
 #[command(name = "rfs", version, max_term_width = 100)]
 pub struct Cli {
-    /// The master, HOST[:PORT] (port 9421 if not given). Without it: RFS_MASTER, else the mount that the given path or the
+    /// The master (port 9421 if none is given). Without it: RFS_MASTER, else the mount that the given path or the
     /// current folder is on, else the only rfs mount of this machine, else this machine.
     #[arg(long, short = 'm', global = true, env = "RFS_MASTER", value_parser = parse_endpoint, value_name = "HOST[:PORT]")]
     pub master: Option<Endpoint>,
