@@ -102,7 +102,7 @@ fn what_a_lost_writer_leaves_is_settled_before_anyone_reads_it() {
         let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
         commit(&writer, file, &first, 10);
         world.clock.advance(Duration::from_secs(9));
-        world.engine.heartbeat(reader.session).unwrap();
+        world.engine.heartbeat(reader.session, []).unwrap();
         world.clock.advance(Duration::from_secs(2));
         world.engine.tick(&Digests(alike));
         assert_eq!(world.engine.totals().settling, 1);

@@ -59,7 +59,7 @@ pub struct EngineConfig {
     pub session_expiry: Duration,
     /// How often clients send one.
     pub heartbeat: Duration,
-    /// A session that has not answered a recall for this long is over.
+    /// A session that has neither answered a recall nor said that it is at work on it for this long is over.
     pub recall_timeout: Duration,
     /// How long an operation waits for copies, repairs and settling before it is answered with an error.
     pub chunk_wait: Duration,
