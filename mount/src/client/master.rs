@@ -54,7 +54,7 @@ impl FileMaster for SessionMaster {
     }
 
     fn locate(&self, inode: InodeId, first_index: u32, count: u32) -> Result<Vec<ChunkPlaces>, Errno> {
-        let request = wire::Locate { inode: inode.get(), first_index, count };
+        let request = wire::Locate { inode: inode.get(), first_index, count, existing: false };
         let reply = self.session.call(&request)?;
         Ok(reply.chunks.into_iter().map(ChunkPlaces::from).collect())
     }
