@@ -46,6 +46,28 @@ fn a_new_file_comes_with_its_first_chunk_and_readers_find_it_after_the_commit() 
 }
 
 #[test]
+fn asking_where_chunks_are_leaves_the_lease_as_it_is_known() {
+    let world = World::new();
+    world.chunkservers(3);
+    let (reader, writer) = (world.client(Manners::Keeps), world.client(Manners::Answers));
+    let made = writer.make("f", true);
+    let file = inode_of(&made);
+    commit(&writer, file, &made.first_chunk.unwrap(), 100);
+    let told = reader.attributes(file).unwrap().node.unwrap().lease.unwrap().grant;
+    reader.call(&session::Locate { inode: file, first_index: 0, count: 9, existing: false }).unwrap();
+    let waiting = writer.spawn(session::AcquireLease { inode: file, mode: session::LeaseMode::Write as i32 });
+    until("the recall", || !reader.peer.recalls().is_empty());
+    let (recall, items) = reader.peer.recalls().remove(0);
+    assert_eq!(
+        items.leases[0].grant.get(),
+        told,
+        "the reader would wait for an answer with the grant it does not know"
+    );
+    world.engine.recall_done(reader.session, recall);
+    waiting.join().unwrap().unwrap();
+}
+
+#[test]
 fn without_chunkservers_files_are_made_and_writing_says_what_lacks() {
     let world = World::new();
     let client = world.client(Manners::Answers);
@@ -131,7 +153,8 @@ fn a_chunk_that_was_never_committed_goes_with_its_writer() {
     world.tick_after(11);
     world.tick_after(1);
     let other = world.client(Manners::Answers);
-    let located = other.call(&session::Locate { inode: inode_of(&made), first_index: 0, count: 1, existing: false }).unwrap();
+    let located =
+        other.call(&session::Locate { inode: inode_of(&made), first_index: 0, count: 1, existing: false }).unwrap();
     assert_eq!(located.chunks, []);
     assert_eq!(world.engine.totals().grants, 0);
     world.check();

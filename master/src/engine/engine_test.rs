@@ -164,6 +164,7 @@ impl World {
                 free: 1 << 39,
                 chunks: 0,
                 storage_machine: String::new(),
+                lost_power: true,
                 scrub: Default::default(),
             };
             let registration = Registration {

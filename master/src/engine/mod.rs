@@ -19,6 +19,7 @@ mod settle;
 pub mod storage;
 mod ticker;
 pub(crate) mod turn;
+mod unawaited;
 mod view;
 mod waiting;
 

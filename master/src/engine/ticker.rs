@@ -11,9 +11,9 @@ use rfs_common::ids::InodeId;
 
 use super::life::Ending;
 use super::settle::{self, CompareCopies, Comparison};
-use super::{Engine, PushMessage, State};
+use super::{Engine, State};
 use crate::chunks::Severity;
-use crate::leases::{Lease, LeaseMode, Outstanding, RecallItems};
+use crate::leases::{Lease, LeaseMode, RecallItems};
 use crate::namespace::ops::chunks;
 
 /// How often the ticker looks at everything.
@@ -169,9 +169,7 @@ impl State {
             };
             let lease = Lease { mode: LeaseMode::Read, ..lease };
             let items = RecallItems { leases: vec![lease], ..RecallItems::default() };
-            let outstanding = Outstanding { session, items: items.clone(), waiter: None, since: now };
-            let recall = self.recalls.begin(outstanding);
-            self.push(session, PushMessage::Recall(recall, items));
+            self.recall_unawaited(session, items, now);
         }
     }
 

@@ -26,7 +26,6 @@ translations! {
         |(found, chunks), surroundings| session::LocateReply {
             chunks: chunks.iter().map(|chunk| located(chunk, surroundings)).collect(),
             attributes: attributes_of(&found),
-            lease: surroundings.lease(found.inode),
         };
 
     session::GrantWrite => GrantWrite,
