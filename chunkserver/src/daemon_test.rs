@@ -24,7 +24,7 @@ use rfs_proto::data::{
 use rfs_proto::data_calls::DataCall;
 use rfs_proto::frame::FrameType;
 use rfs_proto::session;
-use rfs_proto::wire::{Connection, Envelope};
+use rfs_proto::wire::{Awaited, Connection, Envelope};
 use tempfile::TempDir;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -107,7 +107,7 @@ impl Master {
         std::thread::spawn(move || {
             while let Ok((stream, _)) = ask.accept() {
                 let mut connection = Connection::new(stream);
-                let Ok(header) = connection.receive_head() else { continue };
+                let Ok(header) = connection.receive_head(&Awaited::ANY) else { continue };
                 let hello: session::Hello = connection.message(&header).unwrap();
                 assert_eq!(hello.role(), session::ConnectionRole::Ask);
                 let reply = session::HelloReply {
@@ -228,7 +228,7 @@ impl Client {
 
     fn ask<R: DataCall>(&mut self, request: &R, payload: &[u8]) -> R::Reply {
         self.connection.send(Envelope::request(R::FRAME_TYPE, 9), request, &[payload]).unwrap();
-        let header = self.connection.receive_head().unwrap();
+        let header = self.connection.receive_head(&Awaited::ANY).unwrap();
         assert!(header.is_reply() && !header.is_error() && header.request_id == 9, "{header:?}");
         let reply = self.connection.message(&header).unwrap();
         self.payload.resize(header.payload_bytes as usize, 0);
@@ -547,3 +547,6 @@ fn verify_names_what_is_wrong() {
     assert!(problems[1].0 == 2 && problems[1].1.ends_with("hashes: 1"), "{problems:?}");
     assert!(crate::verify::verify(&folder.join("chunks")).is_err());
 }
+
+#[path = "hostile_peers_test.rs"]
+mod hostile_peers;

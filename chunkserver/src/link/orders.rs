@@ -14,6 +14,7 @@ use rfs_proto::cluster::from_chunkserver::Message;
 use rfs_proto::cluster::{Command, CommandResult, Delete, FromChunkserver, Raise, Replicate, Source};
 use rfs_proto::data::{NextCopy, Read, ReadReply, Status};
 use rfs_proto::frame::PAYLOAD_BYTES_MAX;
+use rfs_proto::wire::cut_foreign_text;
 use tokio::sync::mpsc;
 
 use crate::chunk::change::{Action, Piece, Terms};
@@ -130,7 +131,7 @@ fn result(command: u64, done: Result<Option<Held>, Failed>) -> FromChunkserver {
         }
         Err(failed) => {
             told.errno = failed.errno.raw() as u32;
-            told.message = failed.message;
+            told.message = cut_foreign_text(failed.message);
             told.version = failed.version;
         }
     }
