@@ -38,6 +38,8 @@ pub struct Held {
     pub open: bool,
     /// Was open in a power cut.
     pub suspect: bool,
+    /// A write or sync of it failed.
+    pub bad: bool,
 }
 
 /// Why a file is not a usable copy.
@@ -412,6 +414,7 @@ fn held_of(state: &State) -> Held {
         data_length: state.header.data_length,
         open: state.header.is_open(),
         suspect: state.suspect,
+        bad: state.bad.is_some(),
     }
 }
 

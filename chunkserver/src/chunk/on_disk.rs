@@ -30,9 +30,9 @@ const _: () = assert!(DATA_AT.is_multiple_of(ALIGNMENT as u64) && DATA_AT as usi
 pub enum Comparison {
     /// The disk has what it should.
     Same,
-    /// The copy takes writes, was open in a power cut, is bad or gone: not a case for a scrub.
+    /// The copy takes writes, was open in a power cut, or is gone: not a case for a scrub.
     NotNow,
-    /// The disk has something else.
+    /// The disk has something else, or a write or sync of the copy failed, so that nobody knows what it has.
     Differs(String),
 }
 
@@ -88,6 +88,9 @@ impl ChunkCopy {
     /// [`Fault`] of the reading.
     pub fn compare_header_on_disk(&self, reader: &mut DiskReader) -> Result<Comparison, Fault> {
         let state = self.read_state();
+        if let (Some(reason), false) = (&state.bad, state.gone) {
+            return Ok(Comparison::Differs(reason.clone()));
+        }
         if !state.is_at_rest() {
             return Ok(Comparison::NotNow);
         }

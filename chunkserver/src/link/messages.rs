@@ -77,6 +77,7 @@ fn held(chunk: ChunkId, listed: Listed) -> WireHeld {
             open: held.open,
             suspect: held.suspect,
             unreadable: false,
+            bad: held.bad,
         },
         Listed::Unreadable => WireHeld { chunk, unreadable: true, ..WireHeld::default() },
     }
@@ -108,7 +109,8 @@ mod tests {
 
     #[test]
     fn inventories_begin_and_end_once_however_many_parts() {
-        let held = Listed::Copy(Held { version: ChunkVersion::FIRST, data_length: 5, open: false, suspect: true });
+        let held = Held { version: ChunkVersion::FIRST, data_length: 5, open: false, suspect: true, bad: true };
+        let held = Listed::Copy(held);
         for count in [0, 1, PART_CHUNKS, PART_CHUNKS + 1, 3 * PART_CHUNKS] {
             let chunks: Vec<_> = (0..count as u64).map(|id| (ChunkId::new(id + 1), held)).collect();
             let parts: Vec<Inventory> = inventory(7, &chunks)
@@ -119,6 +121,7 @@ mod tests {
                 })
                 .collect();
             assert_eq!(parts.iter().map(|part| part.chunks.len()).sum::<usize>(), count);
+            assert!(parts.iter().flat_map(|part| &part.chunks).all(|held| held.suspect && held.bad && !held.open));
             assert_eq!(parts.iter().filter(|part| part.first).count(), 1);
             assert!(parts[0].first && parts[parts.len() - 1].last);
             assert_eq!(parts.iter().filter(|part| part.last).count(), 1);

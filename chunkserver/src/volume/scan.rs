@@ -94,10 +94,11 @@ fn read_table(folder: &Path, last_end: LastEnd) -> Result<Table, Box<dyn std::er
         };
         match header_at(path, chunk) {
             Ok(header) => {
-                let suspect = header.is_suspect() || header.is_open() && became_suspect(path, chunk, last_end);
                 let (version, data_length, open) = (header.version, header.data_length, header.is_open());
-                table.add(chunk, Held { version, data_length, open, suspect });
-                if open && !suspect {
+                let bad = header.is_bad();
+                let suspect = header.is_suspect() || open && !bad && became_suspect(path, chunk, last_end);
+                table.add(chunk, Held { version, data_length, open, suspect, bad });
+                if open && !suspect && !bad {
                     table.add_left_open(chunk);
                 }
             }

@@ -316,3 +316,26 @@ fn what_is_mounted_in_place_of_a_volume_is_not_written_to() {
     let (volume, _bad) = open(&aside);
     assert_eq!(read(&volume, 1, 1).unwrap(), [1; 100]);
 }
+
+#[test]
+fn a_bad_copy_is_named_bad_also_after_a_restart() {
+    let folder = new_volume();
+    let (volume, _bad) = open(folder.path());
+    write(&volume, 1, &new_terms(1), &[1; 100], Sync::BeforeAnswer).unwrap();
+    volume.close_idle(Duration::ZERO);
+    write(&volume, 2, &new_terms(1), &[2; 100], Sync::Later).unwrap();
+    for id in 1..=2 {
+        volume.copy(chunk(id)).unwrap().mark_bad("a test");
+    }
+    let bad = |volume: &Volume| held(volume).iter().map(|(_, held)| (held.bad, held.suspect)).collect::<Vec<_>>();
+    assert_eq!(bad(&volume), [(true, false); 2]);
+    volume.close();
+    drop(volume);
+    for crash in [0, 1] {
+        let after = crashed(folder.path(), crash);
+        let (volume, _bad) = open(after.path());
+        assert_eq!(bad(&volume), [(true, false); 2], "before a file is opened");
+        assert!(matches!(read(&volume, 1, 1), Err(Fault::BadCopy { .. })));
+        assert_eq!(bad(&volume), [(true, false); 2]);
+    }
+}

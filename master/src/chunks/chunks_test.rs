@@ -53,6 +53,7 @@ fn held(chunk: u64, version: u32) -> Held {
         open: false,
         suspect: false,
         unreadable: version == 0,
+        bad: false,
     }
 }
 
@@ -441,4 +442,20 @@ fn what_lacks_copies_says_why() {
     assert!(matches!(hindrance(&chunks), Hindrance::Delay(1..=11)), "{:?}", hindrance(&chunks));
     pass(&mut chunks, 12, &[1, 2, 4]);
     assert_eq!(hindrance(&chunks), Hindrance::BeingMade);
+}
+
+#[test]
+fn a_copy_that_its_server_lists_as_bad_does_not_count_and_is_replaced() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    chunks.load(ChunkId::new(1), info(3, 3, Goal::TWO));
+    connect(&mut chunks, 1, &[held(1, 3)]);
+    connect(&mut chunks, 2, &[Held { bad: true, ..held(1, 3) }]);
+    assert_eq!(chunks.places(ChunkId::new(1)).len(), 1);
+    connect(&mut chunks, 3, &[]);
+    pass(&mut chunks, 60, &[1, 2, 3]);
+    let replicates = |order: &Order| matches!(order, Order::Replicate { chunk, .. } if *chunk == ChunkId::new(1));
+    assert!(commands(&mut chunks, 3).iter().any(replicates), "no good copy takes the place of the bad one");
+    // A later inventory of the same copy says the same.
+    connect(&mut chunks, 2, &[Held { bad: true, ..held(1, 3) }]);
+    assert_eq!(chunks.places(ChunkId::new(1)).len(), 1);
 }

@@ -166,11 +166,12 @@ impl Chunks {
         }
         let Some(copy) = entry.copy_on_mut(slot) else { return };
         let newly_unreadable = held.unreadable && !(copy.version == 0 && copy.flags.has(CopyFlags::BAD));
+        let newly_bad = held.bad && !(copy.version == version && copy.flags.has(CopyFlags::BAD));
         if copy.version != version {
             copy.version = version;
             copy.flags.clear(CopyFlags::BAD);
         }
-        if held.unreadable {
+        if held.unreadable || held.bad {
             copy.flags.set(CopyFlags::BAD);
         }
         if held.suspect {
@@ -188,6 +189,8 @@ impl Chunks {
         self.refresh(held.chunk);
         if newly_unreadable {
             self.notice_unreadable(slot, held.chunk);
+        } else if newly_bad {
+            self.notice_bad(slot, held.chunk);
         }
     }
 
@@ -199,6 +202,17 @@ impl Chunks {
         );
         let then = "another copy replaces it where there is one; the chunkserver's log says what is wrong with it";
         self.notice(Severity::Warning, format!("{what}: {then}"));
+    }
+
+    fn notice_bad(&mut self, slot: u16, chunk: ChunkId) {
+        let volume = self.servers.volume(slot);
+        let what = format!("the copy of chunk {chunk} on {} of chunkserver {}", volume.report.path, volume.server);
+        self.notice(
+            Severity::Warning,
+            format!(
+                "{what} is marked bad: a write or sync of it failed before; another copy replaces it where there is one"
+            ),
+        );
     }
 
     /// Everything that was not named is not there; what is there counts.
@@ -368,7 +382,8 @@ impl Chunks {
     pub fn bad_copy(&mut self, volume: VolumeId, chunk: ChunkId, version: ChunkVersion, fault: &CopyFault) {
         let Some(slot) = self.servers.slot(volume) else { return };
         if version.get() == 0 && matches!(fault, CopyFault::Found(_)) {
-            return self.hold(slot, &Held { chunk, version, open: false, suspect: false, unreadable: true });
+            let unreadable = Held { chunk, version, open: false, suspect: false, unreadable: true, bad: false };
+            return self.hold(slot, &unreadable);
         }
         let Some(entry) = self.entries.get(&chunk) else { return };
         let Some(copy) = entry.copy_on(slot).filter(|copy| copy.version == version.get()) else { return };
