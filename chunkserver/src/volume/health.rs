@@ -96,7 +96,8 @@ fn uuid_by_udev(device: (u32, u32)) -> Option<String> {
 /// Those of the system.
 pub fn space_of(file: &File) -> io::Result<Space> {
     let known = rustix::fs::fstatvfs(file)?;
-    Ok(Space { total: known.f_blocks * known.f_frsize, free: known.f_bavail * known.f_frsize })
+    let bytes = |blocks: u64| blocks.saturating_mul(known.f_frsize);
+    Ok(Space { total: bytes(known.f_blocks), free: bytes(known.f_bavail) })
 }
 
 #[cfg(test)]

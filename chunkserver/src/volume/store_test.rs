@@ -339,3 +339,37 @@ fn a_bad_copy_is_named_bad_also_after_a_restart() {
         assert_eq!(bad(&volume), [(true, false); 2]);
     }
 }
+
+#[test]
+fn nothing_grows_into_the_last_blocks_and_everything_else_goes_on() {
+    let folder = new_volume();
+    let (volume, _bad) = open(folder.path());
+    write(&volume, 1, &new_terms(1), &[1; 100], Sync::Later).unwrap();
+    *volume.space.lock().unwrap() = Space { total: 1 << 40, free: 1 << 20 };
+    let plain = Terms { version_from: Some(ChunkVersion::new(1)), ..new_terms(1) };
+    assert_eq!(write(&volume, 1, &plain, &[2; 101], Sync::Later), Err(Fault::NoSpace));
+    write(&volume, 1, &plain, &[3; 100], Sync::BeforeAnswer).unwrap();
+    assert_eq!(read(&volume, 1, 1).unwrap(), [3; 100]);
+    assert_eq!(write(&volume, 2, &new_terms(1), &[2; 1], Sync::Later), Err(Fault::NoSpace));
+    assert_eq!(volume.chunk_count(), 1, "a chunk that could not be written is not made");
+}
+
+#[test]
+fn the_failure_of_an_early_sync_is_reported() {
+    let folder = new_volume();
+    let (volume, mut bad) = open(folder.path());
+    write(&volume, 1, &new_terms(1), &[1; 100], Sync::Later).unwrap();
+    let copy = volume.copy(chunk(1)).unwrap();
+    copy.mark_bad("a test");
+    let entrance = || (Arc::clone(&volume.gate), Arc::clone(&volume.clock), Duration::from_secs(5));
+    volume.early_syncs.ask(&copy, entrance);
+    let deadline = volume.now() + Duration::from_secs(10);
+    let report = loop {
+        volume.note_early_syncs();
+        match bad.try_recv() {
+            Ok(report) => break report,
+            Err(_) => assert!(volume.now() < deadline, "nothing is reported"),
+        }
+    };
+    assert_eq!((report.chunk, report.version), (chunk(1), 1));
+}

@@ -28,6 +28,7 @@ const DIRECT_BYTES: usize = 4096;
 impl Volume {
     /// One look at the filesystem. Hangs if the volume does, which the gate shows.
     pub fn look_after(&self) {
+        self.note_early_syncs();
         let Ok(_pass) = self.gate.enter(self.now(), self.settings.io_deadline) else { return };
         match Ground::of(&self.folder) {
             Err(error) => return self.take_out(format!("its folder cannot be looked at: {error}")),
@@ -90,7 +91,7 @@ impl Volume {
             if together {
                 copy.note_synced(generation);
             }
-            let closed = copy.sync().and_then(|()| self.close_copy(&copy, generation));
+            let closed = copy.sync(self.entrance()).and_then(|()| self.close_copy(&copy, generation));
             if let Err(fault) = closed {
                 self.note(copy.chunk(), copy.held().version, &fault);
             }
