@@ -10,6 +10,7 @@ use super::super::change::{Action, Piece, Raise, Terms};
 use super::super::check::RaiseOf;
 use super::super::format::{DATA_AT, FLAG_OPEN, leaf_hash_at};
 use super::*;
+use crate::small_disk::SmallDisk;
 
 const CHUNK: ChunkId = ChunkId::new(77);
 
@@ -476,47 +477,10 @@ fn a_deadline_begins_when_the_copy_is_free() {
     });
 }
 
-/// A filesystem in memory, as small as asked for; none where the tests may not mount.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn of(size: &str) -> Option<SmallDisk> {
-        let folder = TempDir::new().unwrap();
-        let options = format!("size={size}");
-        let mut mount = std::process::Command::new("mount");
-        let mounted = mount.args(["-t", "tmpfs", "-o", &options, "rfs-test"]).arg(folder.path()).output();
-        mounted.is_ok_and(|mounted| mounted.status.success()).then(|| SmallDisk(folder))
-    }
-
-    fn remount(&self, mode: &str) {
-        let options = format!("remount,{mode}");
-        let mut mount = std::process::Command::new("mount");
-        assert!(mount.args(["-o", &options]).arg(self.0.path()).status().unwrap().success());
-    }
-
-    /// Leaves room for so many pages.
-    fn fill(&self, pages_free: u64) -> PathBuf {
-        let path = self.0.path().join("filler");
-        let filler = File::create(&path).unwrap();
-        let mut at = 0;
-        while filler.write_all_at(&[1; 4096], at).is_ok() {
-            at += 4096;
-        }
-        filler.set_len(at - pages_free * 4096).unwrap();
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_volume_costs_no_copy() {
     let Some(disk) = SmallDisk::of("4m") else { return };
-    let copy = created(&disk.0);
+    let copy = created(disk.folder());
     // The next leaf needs another page of the table of leaf hashes.
     let mut expected = content(120 * LEAF_BYTES);
     write(&copy, &plain(1), 0, &expected).unwrap();
@@ -536,23 +500,23 @@ fn a_full_volume_costs_no_copy() {
         assert!(!copy.is_bad(), "{pages_free} pages free");
         expected[5..5 + bytes.len()].copy_from_slice(&bytes);
         assert!(read_all(&copy, 1) == expected, "{pages_free} pages free");
-        assert!(read_all(&reopened(&disk.0), 1) == expected, "{pages_free} pages free, from the file");
+        assert!(read_all(&reopened(disk.folder()), 1) == expected, "{pages_free} pages free, from the file");
         std::fs::remove_file(filler).unwrap();
     }
     write(&copy, &plain(1), 120 * leaf, &content(LEAF_BYTES)).unwrap();
     expected.extend(content(LEAF_BYTES));
-    assert!(read_all(&reopened(&disk.0), 1) == expected);
+    assert!(read_all(&reopened(disk.folder()), 1) == expected);
 }
 
 #[test]
 fn a_copy_opened_on_a_read_only_filesystem_is_written_once_that_takes_writes() {
     let Some(disk) = SmallDisk::of("4m") else { return };
-    let copy = created(&disk.0);
+    let copy = created(disk.folder());
     write(&copy, &plain(1), 0, &content(100)).unwrap();
     copy.sync(unhurried).unwrap();
     drop(copy);
     disk.remount("ro");
-    let copy = reopened(&disk.0);
+    let copy = reopened(disk.folder());
     assert_eq!(read_all(&copy, 1), content(100));
     let refused = write(&copy, &plain(1), 0, &content(10));
     assert!(matches!(refused, Err(Fault::Io { errno: rfs_common::errno::Errno::EROFS, .. })), "{refused:?}");
@@ -562,5 +526,5 @@ fn a_copy_opened_on_a_read_only_filesystem_is_written_once_that_takes_writes() {
     copy.sync(unhurried).unwrap();
     copy.note_entry_durable();
     copy.close(copy.generation()).unwrap();
-    assert_eq!(reopened(&disk.0).held().data_length, 150);
+    assert_eq!(reopened(disk.folder()).held().data_length, 150);
 }

@@ -42,8 +42,15 @@ impl Ground {
     /// # Errors
     /// Those of the system: the folder is not there, or its filesystem is dead.
     pub fn of(folder: &Path) -> io::Result<Ground> {
-        let file = File::open(folder)?;
-        let known = rustix::fs::statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | MOUNT_ID_UNIQUE)?;
+        Ground::of_open(&File::open(folder)?, folder)
+    }
+
+    /// Looks at a folder that is open.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn of_open(file: &File, folder: &Path) -> io::Result<Ground> {
+        let known = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | MOUNT_ID_UNIQUE)?;
         let mount = if known.stx_mask & MOUNT_ID_UNIQUE.bits() != 0 { known.stx_mnt_id } else { 0 };
         let is_mount_point = if known.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
             known.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
@@ -51,7 +58,7 @@ impl Ground {
             is_on_another_device_than_its_parent(folder)?
         };
         let device = (known.stx_dev_major, known.stx_dev_minor);
-        let uuid = system::filesystem_uuid(&file).map(|bytes| uuid_text(&bytes));
+        let uuid = system::filesystem_uuid(file).map(|bytes| uuid_text(&bytes));
         let filesystem_uuid = uuid.or_else(|| uuid_by_udev(device)).unwrap_or_default();
         Ok(Ground { device, mount, filesystem_uuid, is_mount_point })
     }

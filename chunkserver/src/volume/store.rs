@@ -5,7 +5,6 @@
 //! volume out of service or makes it read-only.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +26,9 @@ use super::early_sync::EarlySyncs;
 use super::gate::{Gate, Pass};
 use super::health::{Ground, Space};
 use super::identity::Identity;
-use super::layout::Layout;
+use super::layout::{LOST, Layout};
 use super::running::LastEnd;
+use super::scan::anchor_of;
 use super::scrub::{Progress, ScrubSettings};
 use super::table::{Known, Table};
 
@@ -116,6 +116,8 @@ pub struct Volume {
     /// Held for creations and removals of files of the same remainder, so that two do not meet at one path.
     pub(super) files: [Mutex<()>; 16],
     pub(super) scrubbed: Mutex<Progress>,
+    /// Files that stand aside in `lost`.
+    pub(super) lost: AtomicU64,
     condition: Mutex<Condition>,
     out: AtomicBool,
     bad_copies: BadCopies,
@@ -140,6 +142,7 @@ pub(super) struct Parts {
     pub(super) space: Space,
     pub(super) last_end: LastEnd,
     pub(super) lock: FolderLock,
+    pub(super) lost: u64,
 }
 
 /// What volumes share with the daemon.
@@ -157,7 +160,7 @@ pub struct Surroundings {
 
 impl Volume {
     pub(super) fn assemble(parts: Parts, table: Table, around: &Surroundings) -> Volume {
-        let anchor = PathBuf::from(format!("/proc/self/fd/{}", parts.root.as_raw_fd()));
+        let anchor = anchor_of(&parts.root);
         Volume {
             layout: Layout::new(&anchor),
             anchor,
@@ -173,6 +176,7 @@ impl Volume {
             last_end: parts.last_end,
             files: Default::default(),
             scrubbed: Mutex::default(),
+            lost: AtomicU64::new(parts.lost),
             condition: Mutex::default(),
             out: AtomicBool::new(false),
             bad_copies: around.bad_copies.clone(),
@@ -519,7 +523,14 @@ impl Volume {
         if self.free_above_reserve() == 0 {
             return (VolumeState::Full, "it is filled up to its reserve".to_owned());
         }
-        (VolumeState::InService, String::new())
+        (VolumeState::InService, self.lost_words())
+    }
+
+    fn lost_words(&self) -> String {
+        match self.lost.load(Ordering::Relaxed) {
+            0 => String::new(),
+            count => format!("files without a header in its folder {LOST}: {count}; look at them, then remove them"),
+        }
     }
 
     /// How far its scrub is.
