@@ -6,6 +6,7 @@ use rfs_proto::cluster::{
     FromChunkserver, Heartbeat, Held as WireHeld, Inventory, Scrub as WireScrub, Volume as WireVolume, VolumeState,
 };
 
+use crate::volume::identity::Identity;
 use crate::volume::store::{Counters, Listed};
 use crate::volumes::{Current, Slot, Volumes};
 
@@ -16,13 +17,12 @@ pub(super) fn message(message: Message) -> FromChunkserver {
     FromChunkserver { message: Some(message) }
 }
 
-/// Every volume whose identity is known; one that was never readable has no id to be reported under.
+/// Every volume of this server whose identity is known; one that was never readable has no id to be reported under.
 pub(super) fn volumes(volumes: &Volumes) -> Vec<WireVolume> {
-    volumes.slots().iter().filter_map(|slot| volume(slot)).collect()
+    volumes.own_slots().map(|(slot, identity)| volume(slot, identity)).collect()
 }
 
-fn volume(slot: &Slot) -> Option<WireVolume> {
-    let identity = slot.identity()?;
+fn volume(slot: &Slot, identity: Identity) -> WireVolume {
     let mut told = WireVolume {
         volume: identity.volume.get(),
         path: slot.folder().display().to_string(),
@@ -52,7 +52,7 @@ fn volume(slot: &Slot) -> Option<WireVolume> {
             });
         }
     }
-    Some(told)
+    told
 }
 
 /// The inventory of a volume in parts; an empty volume has one empty part.

@@ -37,16 +37,18 @@ impl Chunks {
     }
 
     /// A chunkserver connected. An earlier stream of the same server is void from now on. The signal is raised whenever
-    /// there are commands to take.
+    /// there are commands to take. Gives the volumes that are refused because another server that is connected has them: a
+    /// volume in dispute is no reason to do without the others.
     pub fn register(
         &mut self,
         now: Monotonic,
-        registration: Registration,
+        mut registration: Registration,
         stream: StreamId,
         signal: Signal,
-    ) -> Result<(), RegistrationRefusal> {
+    ) -> Result<Vec<VolumeId>, RegistrationRefusal> {
         self.now = self.now.max(now);
-        self.check_registration(&registration)?;
+        let disputed = self.check_registration(&registration)?;
+        registration.volumes.retain(|report| !disputed.contains(&report.volume));
         let id = registration.server;
         self.end_stream(id);
         self.notice(Severity::Information, format!("chunkserver {id} on {} has connected", registration.host));
@@ -68,10 +70,10 @@ impl Chunks {
             volume.inventory_asked = Some(now);
         }
         self.note_unnamed_volumes(id, &named);
-        Ok(())
+        Ok(disputed)
     }
 
-    fn check_registration(&self, registration: &Registration) -> Result<(), RegistrationRefusal> {
+    fn check_registration(&mut self, registration: &Registration) -> Result<Vec<VolumeId>, RegistrationRefusal> {
         let duplicates = registration.volumes.iter().filter_map(|report| {
             let volume = self.servers.volume(self.servers.slot(report.volume)?);
             let holder = self.servers.servers.get(&volume.server)?;
@@ -79,14 +81,22 @@ impl Chunks {
             elsewhere.then(|| (report.volume, report.path.clone(), holder.id, holder.host.clone()))
         });
         let duplicates: Vec<_> = duplicates.collect();
-        if !duplicates.is_empty() {
+        if !duplicates.is_empty() && duplicates.len() == registration.volumes.len() {
             return Err(RegistrationRefusal::DuplicateVolumes(duplicates));
         }
         let known = self.servers.volume_count();
         if known + registration.volumes.len() > VOLUMES_MAX {
             return Err(RegistrationRefusal::TooManyVolumes(known));
         }
-        Ok(())
+        let volumes = duplicates.iter().map(|(volume, ..)| *volume).collect();
+        for (volume, path, holder, host) in duplicates {
+            let (server, here) = (registration.server, &registration.host);
+            let what = format!("volume {volume} at {path} of chunkserver {server} on {here} is refused");
+            let why =
+                format!("chunkserver {holder} on {host} has it; end one of the two, or correct the copy's identity");
+            self.notice(Severity::Error, format!("{what}: {why}"));
+        }
+        Ok(volumes)
     }
 
     fn note_unnamed_volumes(&mut self, id: ServerId, named: &[VolumeId]) {
@@ -309,7 +319,8 @@ impl Chunks {
         self.servers.server_mut(server).traffic += traffic;
         let mut wanted = Vec::new();
         for report in reports {
-            let Some(slot) = self.volume_of(server, stream, report.volume) else { continue };
+            let slot = self.volume_of(server, stream, report.volume);
+            let Some(slot) = slot.or_else(|| self.take_over(server, &report)) else { continue };
             self.take_report(slot, report);
             let volume = self.servers.volume_mut(slot);
             let asked = volume.inventory_asked.is_some_and(|asked| now.since(asked) < INVENTORY_ASK_AGAIN);
@@ -319,6 +330,23 @@ impl Chunks {
             }
         }
         wanted
+    }
+
+    /// A volume that its server did not name when it registered, or that another had then: it is taken if nobody who is
+    /// connected has it now.
+    fn take_over(&mut self, server: ServerId, report: &VolumeReport) -> Option<u16> {
+        let holder = self.servers.slot(report.volume).map(|slot| self.servers.volume(slot).server);
+        let is_held =
+            holder.and_then(|holder| self.servers.servers.get(&holder)).is_some_and(|one| one.stream.is_some());
+        if is_held || self.servers.volume_count() >= VOLUMES_MAX {
+            return None;
+        }
+        let slot = self.servers.adopt(server, report.clone());
+        let volume = self.servers.volume_mut(slot);
+        volume.inventory = Inventory::Awaited;
+        volume.inventory_asked = None;
+        self.update_counting(slot);
+        Some(slot)
     }
 
     fn take_report(&mut self, slot: u16, report: VolumeReport) {
