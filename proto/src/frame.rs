@@ -147,7 +147,7 @@ frame_types! {
     /// Ends the wait for a lock.
     CancelLock = 27, asks <= SMALL, answers <= SMALL;
     /// The client is alive.
-    Heartbeat = 28, asks <= SMALL, answers <= SMALL;
+    Heartbeat = 28, asks <= VALUE, answers <= SMALL;
     /// What a client held before the master restarted.
     Reclaim = 29, asks <= LISTS, answers <= LISTS;
     /// Master to client: give up leases, forget names.

@@ -95,6 +95,8 @@ fn requests_and_replies_have_limits_of_their_own() {
     frame(FrameType::Read, 0, 100, 1).unwrap_err();
     frame(FrameType::Write, 0, 100, PAYLOAD_BYTES_MAX).unwrap();
     frame(FrameType::Write, FLAG_REPLY, 100, 1).unwrap_err();
+    // A heartbeat that names 4,096 recalls, with numbers as long as they get.
+    frame(FrameType::Heartbeat, 0, 4096 * 10 + 8, 0).unwrap();
     for frame_type in FrameType::ALL {
         frame(*frame_type, FLAG_REPLY | FLAG_ERROR, 4 << 10, 0).unwrap();
         frame(*frame_type, FLAG_REPLY | FLAG_ERROR, (4 << 10) + 1, 0).unwrap_err();
