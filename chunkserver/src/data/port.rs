@@ -16,10 +16,6 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::connection::{Served, Shared};
 
-/// How long a peer may take to accept an answer before its connection is given up.
-const SEND_LIMIT: Duration = Duration::from_secs(30);
-/// How long a stranger may take to say hello before its connection is given up.
-const HELLO_LIMIT: Duration = Duration::from_secs(5);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 /// A data port in service.
@@ -120,13 +116,9 @@ impl Inner {
 
     fn take(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
         stream.set_nonblocking(false)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(SEND_LIMIT))?;
-        // Until the hello; afterwards a connection may be idle for as long as its client likes.
-        stream.set_read_timeout(Some(HELLO_LIMIT))?;
-        rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let handle = stream.try_clone()?;
+        let served = Served::new(Arc::clone(&self.shared), stream, Arc::clone(&self.clock))?;
         {
             let mut connections = self.connections();
             if connections.len() >= self.connections_max {
@@ -135,15 +127,14 @@ impl Inner {
             connections.insert(number, handle);
         }
         let inner = Arc::clone(self);
-        let spawned = background::spawn("data", move || inner.serve(number, stream));
+        let spawned = background::spawn("data", move || inner.serve(number, served));
         if spawned.is_err() {
             self.connections().remove(&number);
         }
         spawned.map(|_| ())
     }
 
-    fn serve(&self, number: u64, stream: TcpStream) {
-        let mut served = Served::new(Arc::clone(&self.shared), stream);
+    fn serve(&self, number: u64, mut served: Served) {
         while !self.stop.is_requested() {
             match served.serve_one() {
                 Ok(()) => {}

@@ -127,8 +127,8 @@ impl Chunks {
             summary.volumes.0 += 1;
             if volume.counts {
                 summary.volumes.1 += 1;
-                summary.space.0 += volume.report.total;
-                summary.space.1 += volume.report.free;
+                summary.space.0 = summary.space.0.saturating_add(volume.report.total);
+                summary.space.1 = summary.space.1.saturating_add(volume.report.free);
             }
         }
         summary

@@ -3,7 +3,6 @@
 use rfs_common::errno::Errno;
 use rfs_common::ids::SessionId;
 use rfs_proto::PROTOCOL_VERSION;
-use rfs_proto::frame::FrameType;
 use rfs_proto::session;
 use rfs_proto::session_calls::SLOTS_MAX;
 
@@ -129,6 +128,3 @@ fn reply(engine: &Engine, announced: &Announced) -> session::HelloReply {
         ..session::HelloReply::default()
     }
 }
-
-/// The type of the frame that must come first.
-pub(super) const FIRST: FrameType = FrameType::Hello;

@@ -21,7 +21,8 @@ const UNMOUNTED_WITHIN: Duration = Duration::from_secs(30);
 /// point, or hold what is not ours.
 const OURS_IN_META: &[&str] =
     &["identity", "log", "pages", "checkpoint", "reserve", "lock", "addresses.json", "exports"];
-const OURS_IN_DATA: &[&str] = &["volume.toml", "running.toml", "chunks", "incoming", "lock", "probe", "scrub.toml"];
+const OURS_IN_DATA: &[&str] =
+    &["volume.toml", "running.toml", "chunks", "incoming", "lost", "lock", "probe", "scrub.toml"];
 const OURS_IN_DIR: &[&str] = &["run", "log"];
 
 /// `rfs quickstart --stop [--purge]`
