@@ -86,7 +86,7 @@ impl ChunkCopy {
         let mut syncing = None;
         let mut state = loop {
             let state = self.write_state();
-            if syncing.is_some() || !state.needs_header_sync(terms, changes, raise) {
+            if syncing.is_some() || !(state.needs_header_sync(terms, changes, raise) || state.is_cut_by(terms)) {
                 break state;
             }
             drop(state);
@@ -156,8 +156,10 @@ impl ChunkCopy {
         Ok(())
     }
 
-    /// Drops the data beyond `length`. The file is cut before the header says so: bytes beyond the header's length would
-    /// come back as data when the chunk grows again.
+    /// Drops the data beyond `length`, durably. The file is cut before the header says so: bytes beyond the header's length
+    /// would come back as data when the chunk grows again. And they would come back where a power cut took the cut
+    /// and what was written after it, while the master keeps the length that this had: it has to be zeros then. The caller has
+    /// locked `syncing`.
     fn cut(&self, state: &mut State, length: u32) -> Result<(), Fault> {
         if length >= state.header.data_length {
             return Ok(());
@@ -179,7 +181,10 @@ impl ChunkCopy {
         state.header.data_length = length;
         state.header_dirty = true;
         let changed = if partial > 0 { last..last + 1 } else { 0..0 };
-        self.write_table(state, changed).inspect_err(|_| self.set_bad(state, "a cut of it failed half way"))
+        self.write_table(state, changed).inspect_err(|_| self.set_bad(state, "a cut of it failed half way"))?;
+        rustix::fs::fdatasync(self.file()).map_err(|error| self.sync_failed(state, error.into()))?;
+        state.synced = state.generation;
+        Ok(())
     }
 
     /// Data first, all of it, then leaf hashes and length. After a failure the copy is as long as it was.
@@ -400,6 +405,11 @@ fn take_over(state: &mut State, new_leaves: &[LeafHash], changed: Range<u32>, ne
 }
 
 impl State {
+    /// Whether a change begins with a cut.
+    fn is_cut_by(&self, terms: &Terms) -> bool {
+        terms.cut_to.is_some_and(|length| length < self.header.data_length)
+    }
+
     /// Whether a change begins with a header that has to be on the disk first: a new version, or the open mark.
     fn needs_header_sync(&self, terms: &Terms, changes: bool, raise: Raise) -> bool {
         let marked = self.header.is_open() && self.mark_durable;

@@ -89,6 +89,23 @@ fn an_open_copy_is_raised_by_the_sync_of_what_is_written() {
 }
 
 #[test]
+fn a_cut_is_durable_before_anything_is_written_behind_it() {
+    let folder = TempDir::new().unwrap();
+    let copy = created(&folder);
+    write(&copy, &plain(1), 0, &content(3 * LEAF_BYTES)).unwrap();
+    copy.note_entry_durable();
+    let cut = |length| Terms { cut_to: Some(length), ..plain(1) };
+    copy.change(&cut(100), Action::Nothing, Raise::Durably, unhurried).unwrap();
+    assert!(!copy.needs_sync(), "a power cut would bring back what the master has as zeros");
+    write(&copy, &cut(100), 200, &content(50)).unwrap();
+    assert!(copy.needs_sync());
+    let mut expected = content(100);
+    expected.resize(200, 0);
+    expected.extend(content(50));
+    assert_eq!(read_all(&copy, 1), expected);
+}
+
+#[test]
 fn pieces_in_any_leaves_are_written_with_one_change() {
     let folder = TempDir::new().unwrap();
     let copy = created(&folder);

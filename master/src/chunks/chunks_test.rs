@@ -352,6 +352,33 @@ fn a_chunk_without_any_copy_is_lost_only_if_never_synced_and_while_every_volume_
 }
 
 #[test]
+fn a_granted_copy_that_is_not_there_is_no_candidate_any_more() {
+    let (mut chunks, chunk) = (table(ChunksConfig::default()), ChunkId::new(1));
+    connect(&mut chunks, 1, &[]);
+    connect(&mut chunks, 2, &[]);
+    chunks.load(chunk, ChunkInfo { unsynced: true, ..info(1, 1, Goal::TWO) });
+    let places = chunks.choose_new(Goal::TWO, &[]).unwrap();
+    chunks.changed(chunk, ChunkInfo { unsynced: true, ..info(1, 2, Goal::TWO) });
+    chunks.granted(chunk, ChunkVersion::new(1), ChunkVersion::new(2), &places);
+    for server in [1, 2] {
+        assert!(chunks.disconnected(chunks.now, ServerId::new(server), StreamId(server)));
+        connect(&mut chunks, server, &[]);
+    }
+    let candidates: Vec<Place> =
+        chunks.settle_candidates(chunk).candidates.into_iter().map(|candidate| candidate.place).collect();
+    assert_eq!(candidates.len(), 2, "an inventory says nothing of a copy that its writer may be making");
+    chunks.order_raise(chunk, ChunkVersion::new(1), ChunkVersion::new(2), &candidates, RaiseOf::Whatever);
+    for server in [1, 2] {
+        let command = chunks.take_commands(ServerId::new(server), StreamId(server))[0].id;
+        let (message, version) = (String::new(), ChunkVersion::new(0));
+        let result = CommandResult { command, done: false, errno: 2, message, version, length: 0 };
+        chunks.command_result(chunks.now, ServerId::new(server), StreamId(server), &result);
+    }
+    let view = chunks.settle_candidates(chunk);
+    assert!(view.candidates.is_empty() && view.is_lost);
+}
+
+#[test]
 fn a_chunk_without_any_copy_is_not_begun_anew_where_no_volume_lost_power() {
     let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
     chunks.load(ChunkId::new(1), ChunkInfo { unsynced: true, ..info(2, 2, Goal::TWO) });

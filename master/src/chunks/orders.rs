@@ -325,6 +325,10 @@ impl Chunks {
             Purpose::Repair { version: made, .. } | Purpose::Replicate { version: made, .. } => {
                 self.set_copy(pending.slot, pending.chunk, if version == 0 { made.get() } else { version });
             }
+            // Also one that a writer was granted and the volume lost: it would be raised for ever.
+            Purpose::Raise { .. } if version == 0 && result.errno == ENOENT => {
+                self.drop_copy(pending.slot, pending.chunk);
+            }
             Purpose::Raise { .. } | Purpose::Probe if version == 0 => {}
             Purpose::Raise { .. } if result.done => self.set_copy(pending.slot, pending.chunk, version),
             Purpose::Raise { .. } | Purpose::Probe => self.set_version(pending.slot, pending.chunk, version),
