@@ -276,6 +276,8 @@ fn serve_operations(
     // Read after the operation has run: it may be more than the answer rests on, never less.
     let position = || engine.storage().position().get();
     loop {
+        // A large request is seldom followed by another one.
+        connection.shrink_buffers();
         let header = match connection.receive_head(&Awaited::REQUEST) {
             Ok(header) => header,
             Err(WireError::Closed) => return Ok(()),

@@ -182,6 +182,7 @@ fn read_frames(
     push: &PushConnection,
 ) -> Result<(), WireError> {
     loop {
+        connection.shrink_buffers();
         let header = connection.receive_head(&FROM_CLIENT)?;
         match header.frame_type {
             FrameType::Heartbeat => {
