@@ -10,7 +10,7 @@ use rfs_proto::session as wire;
 
 use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
 use super::chunk_sync::Holds;
-use crate::data::{ReadPatience, WriteGrant};
+use crate::data::{Keep, ReadPatience, WriteGrant};
 
 #[derive(Default)]
 pub(crate) struct MemoryBytes {
@@ -78,7 +78,7 @@ impl OpenBytes for Shared {
         offset: u64,
         out: &mut [u8],
         length_of_file: u64,
-        _patience: &ReadPatience<'_>,
+        (keep, _patience): (Keep, &ReadPatience<'_>),
     ) -> Result<usize, Errno> {
         let state = self.0.state.lock().unwrap();
         let end = length_of_file.min(state.data.len() as u64).min(offset + out.len() as u64);

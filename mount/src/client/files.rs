@@ -21,7 +21,7 @@ use super::handles::OpenFile;
 use super::kernel::Forget;
 use super::types::{Caller, Handle, LockFamily, Opened, WriteOrigin};
 use crate::cache::node::Mode;
-use crate::data::ReadPatience;
+use crate::data::{Keep, ReadPatience};
 
 const READ: u32 = 4;
 const WRITE: u32 = 2;
@@ -208,11 +208,15 @@ impl Core {
         if into.len() < wanted {
             into.resize(wanted, 0);
         }
-        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length, patience) };
-        if used.mode() == Mode::None {
-            // Somebody is about to change the file and will not tell us again: nothing of this is kept.
-            self.content(&open.node).invalidate();
+        // Without a lease, somebody is about to change the file and will not tell us again: nothing of this is kept.
+        let keep = if used.mode() == Mode::None { Keep::Nothing } else { Keep::UnderLease };
+        let how = (keep, patience);
+        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length, how) };
+        if keep == Keep::Nothing {
             self.post(Forget::Data(open.node.inode()));
+        } else if open.node.state().mode == Mode::None {
+            // The lease was lost with the session while it was in use, perhaps before the read looked what it may keep.
+            self.content(&open.node).invalidate();
         }
         got
     }

@@ -138,7 +138,12 @@ impl Core {
         if to == Mode::None {
             state.noticed_at = Some(self.now());
         }
+        let nothing_held = state.mode == Mode::None;
         drop(state);
+        // Also where nothing had to come down: whatever was begun under an earlier lease keeps nothing any more.
+        if nothing_held && let (Ok(Lowered::No), Some(content)) = (&lowered, node.content()) {
+            content.invalidate();
+        }
         if unneeded {
             self.table.note_idle(node.inode(), self.now());
         }

@@ -210,6 +210,7 @@ impl FileData {
     /// Settles the accounts after pieces were dropped, and wakes who waits.
     fn contents_changed(&self, mut state: MutexGuard<'_, FileState>) {
         state.located_epoch += 1;
+        state.invalidations += 1;
         self.settle_bytes(&mut state);
         self.path.cache.invalidate(self.inode);
         drop(state);
