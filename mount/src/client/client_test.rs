@@ -472,6 +472,37 @@ fn a_directory_is_read_in_parts_resumed_anywhere_and_then_kept() {
 }
 
 #[test]
+fn a_listing_goes_on_at_entries_that_were_removed_meanwhile() {
+    let mounted = Mounted::new();
+    (0..8).for_each(|number| mounted.master.file(&format!("n{number}"), 20 + number));
+    let handle = mounted.client.open_directory(&mounted.caller, ROOT_INODE).unwrap().handle;
+    let read = |offset: u64| {
+        let mut entries = Vec::new();
+        let mut take = |entry: &Entry<'_>| {
+            entries.push((String::from_utf8_lossy(entry.name).into_owned(), entry.next_offset));
+            Taken::Yes
+        };
+        mounted.client.read_directory(&mounted.caller, handle, offset, false, &mut take).unwrap();
+        entries
+    };
+    let names = |entries: &[(String, u64)]| entries.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let all = read(0);
+    let offset_after = |name: &str| all.iter().find(|(known, _)| known == name).unwrap().1;
+    for name in ["n1", "n6", "n4"] {
+        mounted.master.state().entries.remove(name.as_bytes());
+    }
+    assert_eq!(names(&read(offset_after("n6"))), ["n7"], "near the end");
+    assert_eq!(names(&read(offset_after("n1"))), ["n2", "n3", "n5", "n7"], "far back");
+    assert_eq!(names(&read(offset_after("n4"))), ["n5", "n7"], "between");
+    // The kernel asks again from what found room, which may be of the batch before the last.
+    let before = mounted.round_trips();
+    read(offset_after("n5"));
+    let again = mounted.round_trips();
+    read(offset_after("n5"));
+    assert!(again <= before + 1 && mounted.round_trips() == again, "both batches are still here");
+}
+
+#[test]
 fn an_orphan_is_released_when_it_is_closed() {
     let mounted = Mounted::new();
     let handle = mounted.open(libc::O_RDONLY);

@@ -17,6 +17,8 @@ mod space;
 
 mod directories;
 
+mod listing_places;
+
 mod locks;
 
 mod core;
