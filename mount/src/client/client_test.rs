@@ -503,6 +503,42 @@ fn a_listing_goes_on_at_entries_that_were_removed_meanwhile() {
 }
 
 #[test]
+fn attributes_and_length_can_be_set_although_written_bytes_are_lost() {
+    let mounted = Mounted::new();
+    let handle = mounted.open(libc::O_WRONLY);
+    mounted.client.write(handle, 0, b"no room", CALL).unwrap();
+    mounted.bytes.memory(FILE).state.lock().unwrap().refusal = Some(Errno::ENOSPC);
+    let set = |changes: AttributeChanges| mounted.client.set_attributes(&mounted.caller, FILE, &changes);
+    let modified = Some(SetTime::At(Time::from_seconds(5)));
+    assert!(set(AttributeChanges { mode: Some(0o600), ..AttributeChanges::default() }).is_ok());
+    assert!(set(AttributeChanges { modified, ..AttributeChanges::default() }).is_ok());
+    let length = Some(0);
+    let cut = set(AttributeChanges { length, handle: Some(handle), ..AttributeChanges::default() }).unwrap();
+    assert_eq!(cut.attributes.length, 0);
+    assert!(mounted.client.open(&mounted.caller, FILE, libc::O_WRONLY | libc::O_TRUNC).is_ok());
+}
+
+#[test]
+fn a_file_whose_copies_are_away_holds_up_no_other_commit() {
+    let mounted = Mounted::new();
+    let other = InodeId::new(6);
+    mounted.master.file("six", other.get());
+    let gate = Arc::new(Gate::default());
+    mounted.bytes.memory(FILE).state.lock().unwrap().gate = Some(Arc::clone(&gate));
+    let stuck = mounted.open(libc::O_WRONLY);
+    mounted.client.write(stuck, 0, b"stuck", CALL).unwrap();
+    gate.wait_reached();
+    let free = mounted.client.open(&mounted.caller, other, libc::O_WRONLY).unwrap().handle;
+    mounted.client.write(free, 0, b"free", CALL).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let committed: Vec<u64> = mounted.master.state().commits.iter().map(|commit| commit.inode).collect();
+    assert_eq!(committed, [other.get()]);
+    mounted.bytes.memory(FILE).state.lock().unwrap().gate = None;
+    gate.open();
+    eventually("the commit", || mounted.master.state().commits.iter().any(|commit| commit.inode == FILE.get()));
+}
+
+#[test]
 fn an_orphan_is_released_when_it_is_closed() {
     let mounted = Mounted::new();
     let handle = mounted.open(libc::O_RDONLY);

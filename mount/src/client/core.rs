@@ -24,6 +24,7 @@ use rfs_proto::session_calls::Call;
 use tracing::warn;
 
 use super::bytes::{Bytes, Durability, FileBytes, Prepared};
+use super::committer::Dirty;
 use super::handles::Handles;
 use super::kernel::{Forget, KernelNotifier};
 use super::locks::Locks;
@@ -66,8 +67,8 @@ pub(super) struct Core {
 /// What the background thread is to do.
 #[derive(Default)]
 pub(super) struct Later {
-    /// Files with something to be committed, and since when.
-    pub(super) dirty: Mutex<Vec<(Arc<Node>, Monotonic)>>,
+    /// Files with something to be committed.
+    pub(super) dirty: Mutex<Vec<Dirty>>,
     /// Files that nobody writes any more, and whose WRITE lease is to go back.
     pub(super) idle_writers: Mutex<Vec<(Arc<Node>, Monotonic)>>,
     /// Orphans that may be without open handles.
@@ -434,17 +435,5 @@ impl Core {
             prepared.committed();
         }
         Ok(Committed::Told)
-    }
-
-    /// Puts the file on the list of those to be committed in the background.
-    pub(super) fn note_written(&self, node: &Arc<Node>) {
-        let now = self.now();
-        let mut state = node.state();
-        state.written_at = now;
-        if !state.listed_dirty {
-            state.listed_dirty = true;
-            drop(state);
-            lock(&self.later.dirty).push((Arc::clone(node), now));
-        }
     }
 }

@@ -191,7 +191,7 @@ impl Client {
         let core = &*self.core;
         core.session.wait_trusted()?;
         let (node, directory) = (core.node(inode), core.node(new_parent));
-        core.commit_if_written(&node)?;
+        core.commit_if_possible(&node);
         let (_asking, mut ticket) = (directory.ask(), core.order.begin());
         let request = wire::Link {
             caller: caller_to_wire(caller),

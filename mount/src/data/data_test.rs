@@ -271,6 +271,20 @@ fn the_masters_refusal_reaches_the_application() {
 }
 
 #[test]
+fn what_was_lost_is_not_lost_again_by_the_next_try() {
+    let master = FakeMaster::new(2, 2);
+    let file = start(&master).file(INODE);
+    let handle = file.open_handle();
+    master.refuse(Some(Errno::ENOSPC));
+    file.write(0, &[1; 10], 0).unwrap();
+    assert_eq!((file.flush(), file.take_error(&handle)), (Err(Errno::ENOSPC), Err(Errno::ENOSPC)));
+    assert_eq!((file.flush(), file.take_error(&handle)), (Err(Errno::ENOSPC), Ok(())), "only repairs were left");
+    assert_eq!(file.take_error_at_close(&handle), Ok(()));
+    file.truncate(0);
+    assert_eq!((file.flush(), file.has_uncommitted()), (Ok(()), false));
+}
+
+#[test]
 fn discarding_drops_the_unsent_and_tells() {
     let master = FakeMaster::new(2, 2);
     let path = start(&master);
