@@ -323,6 +323,10 @@ impl Core {
             name: name.to_vec().into(),
             ..wire::SetXattr::default()
         };
+        if name == FILE_CAPABILITIES {
+            // What was written before would take away with its commit what is set now.
+            self.commit_if_possible(&self.node(inode));
+        }
         self.session.call(&finish(request))?;
         // The change time (and, of an access list, the mode) changed with it; the answer does not say how. The kernel
         // forgets by itself what its own call changed. Answers that are on their way may be from before.

@@ -539,6 +539,18 @@ fn a_file_whose_copies_are_away_holds_up_no_other_commit() {
 }
 
 #[test]
+fn a_capability_that_is_set_after_a_write_is_not_removed_by_its_commit() {
+    let mounted = Mounted::new();
+    let handle = mounted.open(libc::O_WRONLY);
+    mounted.client.write(handle, 0, b"program", CALL).unwrap();
+    mounted.client.set_xattr(&mounted.caller, FILE, b"security.capability", b"value", 0).unwrap();
+    mounted.client.flush(handle, 1).unwrap();
+    let changes = |entry: &&String| ["Commit", "SetXattr"].contains(&entry.as_str());
+    let order: Vec<String> = mounted.master.state().journal.iter().filter(changes).cloned().collect();
+    assert_eq!(order, ["Commit", "SetXattr"]);
+}
+
+#[test]
 fn an_orphan_is_released_when_it_is_closed() {
     let mounted = Mounted::new();
     let handle = mounted.open(libc::O_RDONLY);
