@@ -91,7 +91,7 @@ pub struct NodeState {
     pub target: Option<Arc<[u8]>>,
     /// When another session's change of the node, or of entries in it, was last announced.
     pub noticed_at: Option<Monotonic>,
-    /// When the kernel was last told that it may keep something.
+    /// When the kernel was last told that it may keep something: attributes, or an entry of the directory.
     pub kernel_told_at: Option<Monotonic>,
     /// It is on the list of files with something to be committed.
     pub listed_dirty: bool,

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rfs_common::clock::{SystemClock, Time};
+use rfs_common::clock::{Clock, Monotonic, SystemClock, Time};
 use rfs_common::errno::Errno;
 use rfs_proto::frame::FrameType;
 use rfs_proto::session as wire;
@@ -23,6 +23,8 @@ const FILE: InodeId = InodeId::new(5);
 #[derive(Default)]
 struct RecordedKernel {
     told: Mutex<Vec<String>>,
+    /// When it was last told to forget an entry.
+    entry_forgotten_at: Mutex<Option<Monotonic>>,
     /// How often it will still say that it does not know a node.
     unknown: AtomicU32,
 }
@@ -52,6 +54,7 @@ impl KernelCaches for RecordedKernel {
     }
 
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]) {
+        *self.entry_forgotten_at.lock().unwrap() = Some(SystemClock.monotonic());
         self.told.lock().unwrap().push(format!("entry {parent} {}", String::from_utf8_lossy(name)));
     }
 }
@@ -548,6 +551,22 @@ fn a_capability_that_is_set_after_a_write_is_not_removed_by_its_commit() {
     let changes = |entry: &&String| ["Commit", "SetXattr"].contains(&entry.as_str());
     let order: Vec<String> = mounted.master.state().journal.iter().filter(changes).cloned().collect();
     assert_eq!(order, ["Commit", "SetXattr"]);
+}
+
+#[test]
+fn the_kernel_gets_time_to_take_in_an_entry_before_it_has_to_forget_it() {
+    let mounted = Mounted::new();
+    mounted.lookup("five").unwrap();
+    // Later than the attributes of the directory, of which nobody asks here.
+    std::thread::sleep(Duration::from_millis(20));
+    for _ in 0..5 {
+        let answered = SystemClock.monotonic();
+        assert_eq!(mounted.lookup("five").unwrap().entry_valid, KERNEL_VALID);
+        let entries = vec![wire::EntryNotice { directory: ROOT, names: vec![(&b"five"[..]).into()] }];
+        mounted.master.wait_done(mounted.master.recall(wire::Recall { entries, ..wire::Recall::default() }));
+        let forgotten = mounted.kernel.entry_forgotten_at.lock().unwrap().unwrap();
+        assert!(forgotten.since(answered) >= Duration::from_millis(5), "after {:?}", forgotten.since(answered));
+    }
 }
 
 #[test]

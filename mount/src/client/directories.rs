@@ -364,10 +364,10 @@ impl Reading<'_> {
     /// directory still knows it.
     fn node_of(&self, entry: &ListedEntry) -> Option<(Arc<Node>, NodeAnswer)> {
         let entry_valid = {
-            let state = self.node.state();
+            let mut state = self.node.state();
             let known = state.entries.get(&entry.name) == crate::cache::entries::Known::Node(entry.inode);
             let keep = known && state.mode > Mode::None && !state.closing && state.recalls_waiting == 0;
-            if keep { KERNEL_VALID } else { Duration::ZERO }
+            if keep { self.core.told_to_keep(&mut state) } else { Duration::ZERO }
         };
         let node = self.core.table.get(entry.inode)?;
         let answer = self.core.cached_attributes(&node)?;

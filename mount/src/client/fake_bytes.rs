@@ -83,7 +83,7 @@ impl OpenBytes for Shared {
         offset: u64,
         out: &mut [u8],
         length_of_file: u64,
-        (keep, _patience): (Keep, &ReadPatience<'_>),
+        (_keep, _patience): (Keep, &ReadPatience<'_>),
     ) -> Result<usize, Errno> {
         let state = self.0.state.lock().unwrap();
         let end = length_of_file.min(state.data.len() as u64).min(offset + out.len() as u64);
