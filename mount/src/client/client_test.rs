@@ -570,6 +570,14 @@ fn the_kernel_gets_time_to_take_in_an_entry_before_it_has_to_forget_it() {
 }
 
 #[test]
+fn a_handle_knows_what_its_writes_wait_for() {
+    let mounted = Mounted::new();
+    let after = |flags| mounted.client.sync_after(mounted.open(libc::O_WRONLY | flags));
+    let wanted = [None, Some(SyncAfter::Data), Some(SyncAfter::File)];
+    assert_eq!([0, libc::O_DSYNC, libc::O_SYNC].map(after), wanted);
+}
+
+#[test]
 fn an_orphan_is_released_when_it_is_closed() {
     let mounted = Mounted::new();
     let handle = mounted.open(libc::O_RDONLY);

@@ -19,7 +19,7 @@ use super::chunk_sync::Holds;
 use super::core::{Committed, Core, Node, caller_to_wire, lock, node_losses};
 use super::handles::OpenFile;
 use super::kernel::Forget;
-use super::types::{Caller, Handle, LockFamily, Opened, WriteOrigin};
+use super::types::{Caller, Handle, LockFamily, Opened, SyncAfter, WriteOrigin};
 use crate::cache::node::Mode;
 use crate::data::{Keep, ReadPatience};
 
@@ -98,6 +98,11 @@ impl Client {
         told.and(synced).and(node_losses(&open.node, &open.losses_told))
     }
 
+    /// What a write through this handle has to wait for, by the flags that it was opened with.
+    pub fn sync_after(&self, handle: Handle) -> Option<SyncAfter> {
+        self.core.handles.file(handle).ok()?.synchronous
+    }
+
     /// The last use of the handle. `flock_owner`: a flock of this owner goes with it.
     pub fn release(&self, handle: Handle, flock_owner: Option<u64>) {
         let core = &*self.core;
@@ -156,6 +161,7 @@ impl Core {
             append: flags & libc::O_APPEND != 0,
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
+            synchronous: SyncAfter::of_flags(flags),
             losses_told: Mutex::new(node.state().losses.cursor()),
         };
         let mut state = node.state();

@@ -9,7 +9,7 @@ use rfs_common::errno::Errno;
 use super::bytes::OpenBytes;
 use super::core::{Node, lock};
 use super::directories::OpenDirectory;
-use super::types::Handle;
+use super::types::{Handle, SyncAfter};
 use crate::data::error_state::ErrorCursor;
 
 const SHARDS: usize = 16;
@@ -22,6 +22,8 @@ pub(super) struct OpenFile {
     pub(super) append: bool,
     pub(super) readable: bool,
     pub(super) writable: bool,
+    /// What O_SYNC or O_DSYNC has waited for.
+    pub(super) synchronous: Option<SyncAfter>,
     /// Up to which of the node's lost changes it has been told.
     pub(super) losses_told: Mutex<ErrorCursor>,
 }
