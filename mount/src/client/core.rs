@@ -163,12 +163,13 @@ impl Core {
         given: Option<&Attributes>,
     ) -> Option<AttributesAnswer> {
         let mut attributes = state.attributes.as_ref().or(given)?.clone();
-        add_local_changes(node, &mut attributes);
+        let local = add_local_changes(node, &mut attributes);
         let keep = state.mode > Mode::None && state.fresh && !state.closing && state.recalls_waiting == 0;
         if keep {
             state.kernel_told_at = Some(self.now());
         }
-        let attribute_valid = if keep { KERNEL_VALID } else { Duration::ZERO };
+        // The master says how many blocks a file has, and confirms its times: until then the kernel is to ask each time.
+        let attribute_valid = if keep && local == LocalChanges::None { KERNEL_VALID } else { Duration::ZERO };
         Some(AttributesAnswer { attributes, attribute_valid })
     }
 
@@ -240,19 +241,26 @@ impl Core {
     }
 }
 
-fn add_local_changes(node: &Node, attributes: &mut Attributes) {
-    if attributes.kind != Kind::File {
-        return;
-    }
-    let Some(content) = node.content() else { return };
+/// Whether attributes have parts that the master does not know yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LocalChanges {
+    None,
+    Some,
+}
+
+fn add_local_changes(node: &Node, attributes: &mut Attributes) -> LocalChanges {
+    let Some(content) = node.content().filter(|_| attributes.kind == Kind::File) else { return LocalChanges::None };
+    let uncommitted = content.has_uncommitted();
     if let Some(length) = content.local_length() {
         attributes.allocated += length.saturating_sub(attributes.length);
         attributes.length = length;
     }
     if let Some(modified) = content.modified() {
         attributes.modified = modified;
-        attributes.changed = attributes.changed.max(modified);
+        // As the commit will have it.
+        attributes.changed = modified.max(attributes.changed + Duration::from_nanos(1));
     }
+    if uncommitted { LocalChanges::Some } else { LocalChanges::None }
 }
 
 // Leases.
