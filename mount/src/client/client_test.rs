@@ -20,6 +20,9 @@ const APPEND: i32 = libc::O_WRONLY | libc::O_APPEND;
 const ROOT_INODE: InodeId = InodeId::new(ROOT);
 const FILE: InodeId = InodeId::new(5);
 
+#[path = "client_losses_test.rs"]
+mod losses;
+
 #[derive(Default)]
 struct RecordedKernel {
     told: Mutex<Vec<String>>,
@@ -506,42 +509,6 @@ fn a_listing_goes_on_at_entries_that_were_removed_meanwhile() {
 }
 
 #[test]
-fn attributes_and_length_can_be_set_although_written_bytes_are_lost() {
-    let mounted = Mounted::new();
-    let handle = mounted.open(libc::O_WRONLY);
-    mounted.client.write(handle, 0, b"no room", CALL).unwrap();
-    mounted.bytes.memory(FILE).state.lock().unwrap().refusal = Some(Errno::ENOSPC);
-    let set = |changes: AttributeChanges| mounted.client.set_attributes(&mounted.caller, FILE, &changes);
-    let modified = Some(SetTime::At(Time::from_seconds(5)));
-    assert!(set(AttributeChanges { mode: Some(0o600), ..AttributeChanges::default() }).is_ok());
-    assert!(set(AttributeChanges { modified, ..AttributeChanges::default() }).is_ok());
-    let length = Some(0);
-    let cut = set(AttributeChanges { length, handle: Some(handle), ..AttributeChanges::default() }).unwrap();
-    assert_eq!(cut.attributes.length, 0);
-    assert!(mounted.client.open(&mounted.caller, FILE, libc::O_WRONLY | libc::O_TRUNC).is_ok());
-}
-
-#[test]
-fn a_file_whose_copies_are_away_holds_up_no_other_commit() {
-    let mounted = Mounted::new();
-    let other = InodeId::new(6);
-    mounted.master.file("six", other.get());
-    let gate = Arc::new(Gate::default());
-    mounted.bytes.memory(FILE).state.lock().unwrap().gate = Some(Arc::clone(&gate));
-    let stuck = mounted.open(libc::O_WRONLY);
-    mounted.client.write(stuck, 0, b"stuck", CALL).unwrap();
-    gate.wait_reached();
-    let free = mounted.client.open(&mounted.caller, other, libc::O_WRONLY).unwrap().handle;
-    mounted.client.write(free, 0, b"free", CALL).unwrap();
-    std::thread::sleep(Duration::from_secs(2));
-    let committed: Vec<u64> = mounted.master.state().commits.iter().map(|commit| commit.inode).collect();
-    assert_eq!(committed, [other.get()]);
-    mounted.bytes.memory(FILE).state.lock().unwrap().gate = None;
-    gate.open();
-    eventually("the commit", || mounted.master.state().commits.iter().any(|commit| commit.inode == FILE.get()));
-}
-
-#[test]
 fn a_capability_that_is_set_after_a_write_is_not_removed_by_its_commit() {
     let mounted = Mounted::new();
     let handle = mounted.open(libc::O_WRONLY);
@@ -575,6 +542,20 @@ fn a_handle_knows_what_its_writes_wait_for() {
     let after = |flags| mounted.client.sync_after(mounted.open(libc::O_WRONLY | flags));
     let wanted = [None, Some(SyncAfter::Data), Some(SyncAfter::File)];
     assert_eq!([0, libc::O_DSYNC, libc::O_SYNC].map(after), wanted);
+}
+
+#[test]
+fn the_kernel_asks_each_time_while_the_master_does_not_know_what_was_written() {
+    let mounted = Mounted::new();
+    let handle = mounted.open(libc::O_WRONLY);
+    let valid = || mounted.client.get_attributes(FILE).unwrap().attribute_valid;
+    assert_eq!(valid(), KERNEL_VALID);
+    mounted.client.write(handle, 1 << 30, b"sparse", CALL).unwrap();
+    let before = mounted.round_trips();
+    assert_eq!((valid(), mounted.lookup("five").unwrap().attribute_valid), (Duration::ZERO, Duration::ZERO));
+    assert!(mounted.round_trips() <= before + 1, "they are known here: only the name is asked for");
+    mounted.client.flush(handle, 1).unwrap();
+    assert_eq!(valid(), KERNEL_VALID);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! them. Closing commits, and gives the WRITE lease back in the same step when nobody else here writes the file.
 
 use std::cell::{Cell, OnceCell};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,7 +43,8 @@ impl Client {
     /// be had: whether somebody still waits for the bytes.
     ///
     /// # Errors
-    /// EBADF; EIO when no copy gives the right bytes in time; EINTR when nobody waits any more.
+    /// EBADF; EIO when no copy gives the right bytes in time, or when a lock taken through the handle was lost with the
+    /// session; EINTR when nobody waits any more.
     pub fn read(
         &self,
         handle: Handle,
@@ -62,7 +64,8 @@ impl Client {
     /// clients' appends are before or after, never below.
     ///
     /// # Errors
-    /// EBADF, EFBIG; and what the data path or the master refuses with.
+    /// EBADF, EFBIG; EIO when a lock taken through the handle was lost with the session; and what the data path or the
+    /// master refuses with.
     pub fn write(&self, handle: Handle, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {
         let open = self.core.handles.file(handle)?;
         if !open.writable {
@@ -112,6 +115,7 @@ impl Client {
         {
             debug!(%errno, "a lock could not be released");
         }
+        core.forget_lost_locks(handle);
         if let Err(errno) = core.unlock_released(open.node.inode(), handle) {
             debug!(%errno, "a lock of the open file could not be released");
         }
@@ -162,6 +166,7 @@ impl Core {
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
             synchronous: SyncAfter::of_flags(flags),
+            locks_lost: AtomicBool::new(false),
             losses_told: Mutex::new(node.state().losses.cursor()),
         };
         let mut state = node.state();
@@ -182,6 +187,7 @@ impl Core {
         into: &mut Vec<u8>,
         wanted: &dyn Fn() -> bool,
     ) -> Result<usize, Errno> {
+        open.check_locks()?;
         // A read that waits for a copy makes way for whoever wants the lease back: the wait may be long, and a recall that
         // is not answered ends the session. It counts as one that is with the master, so that nobody waits long for the
         // kernel to forget the page that it has locked. And what may be used only once is not waited with.
@@ -228,6 +234,9 @@ impl Core {
     }
 
     pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {
+        if origin != WriteOrigin::PageCache {
+            open.check_locks()?;
+        }
         let node = &open.node;
         let _used = self.use_lease(node, Mode::Write)?;
         if origin == (WriteOrigin::Call { kill_set_id: true }) {
