@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
+use rfs_common::trusted;
 
 const LOCAL_BYTES: u64 = 6 << 30;
 const CHUNKSERVER_BYTES: u64 = 4 << 30;
@@ -32,7 +33,8 @@ impl Places {
     /// Makes the volumes and starts the cluster.
     pub(crate) fn start(bin_dir: &Path, dir: &Path, beside: &[String], daemons: &[String]) -> anyhow::Result<Self> {
         ensure!(!dir.exists(), "{} is there already; remove it, or name another --dir", dir.display());
-        fs::create_dir_all(dir)?;
+        trusted::create_folder_with_mode(dir, 0o755)?;
+        trusted::require_private(dir)?;
         let rfs = fs::canonicalize(bin_dir)?.join("rfs");
         let mut places = Self { list: Vec::new(), rfs, dir: fs::canonicalize(dir)?, volumes: Vec::new() };
         let local = places.make_volume("local", LOCAL_BYTES)?;

@@ -1,5 +1,6 @@
 //! The command line of `chunkserver`.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,12 +10,13 @@ use rfs_common::clock::SystemClock;
 use rfs_common::config;
 use rfs_common::endpoint::Endpoint;
 use rfs_common::logging::{self, LogArguments};
+use rfs_common::process;
 use rfs_common::random::SystemRandom;
 use rfs_common::shutdown::Shutdown;
 
 use crate::config::Config;
-use crate::daemon::{self, Daemon};
-use crate::init::{InitArguments, init};
+use crate::daemon::Daemon;
+use crate::init::{Done, InitArguments, init};
 use crate::link::stream::End;
 use crate::verify::{VerifyArguments, verify};
 
@@ -63,7 +65,13 @@ enum Command {
 /// Runs the program.
 pub fn run() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Err(error) = logging::init(&arguments.log) {
+    process::keep_new_files_private();
+    let mut log = arguments.log.clone();
+    if arguments.command.is_some() && log.log_level == LogArguments::default().log_level {
+        // Commands print what they have to say; their log begins with warnings.
+        log.log_level = "warn".to_owned();
+    }
+    if let Err(error) = logging::init(&log) {
         return failed(&error.into());
     }
     match &arguments.command {
@@ -79,26 +87,31 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-#[allow(clippy::print_stdout, reason = "the program's own output")]
+/// A reader that has seen enough (`| head`) is no error, and where nobody reads there is nobody to tell.
 fn say(text: &str) {
-    println!("{text}");
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-#[allow(clippy::print_stderr, reason = "the program's own messages")]
 fn complain(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn run_init(arguments: &InitArguments) -> ExitCode {
     match init(arguments, &SystemRandom) {
         Ok(initialised) => {
-            for (folder, identity, made) in initialised.volumes {
-                let what = if made { "is now" } else { "already was" };
+            for (folder, identity, done) in initialised.volumes {
+                let what = match done {
+                    Done::Made => "is now",
+                    Done::Changed => "already was, and is now said to be on another host or storage machine:",
+                    Done::Kept => "already was",
+                };
                 say(&format!(
-                    "{} {what} volume {} of chunkserver {} in cluster {}",
+                    "{} {what} volume {} of chunkserver {} on {}{} in cluster {}",
                     folder.display(),
                     identity.volume,
                     identity.server,
+                    identity.host,
+                    storage_machine_words(&identity.storage_machine),
                     identity.cluster
                 ));
             }
@@ -106,6 +119,10 @@ fn run_init(arguments: &InitArguments) -> ExitCode {
         }
         Err(error) => failed(&error),
     }
+}
+
+fn storage_machine_words(storage_machine: &str) -> String {
+    if storage_machine.is_empty() { String::new() } else { format!(" (storage machine {storage_machine})") }
 }
 
 fn run_verify(arguments: &VerifyArguments) -> ExitCode {
@@ -167,7 +184,7 @@ fn load_config(arguments: &Arguments) -> anyhow::Result<Config> {
 fn run_daemon(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = load_config(arguments)?;
     let shutdown = Shutdown::on_signals()?;
-    daemon::raise_open_files_limit();
+    process::raise_open_files_limit();
     let clock = SystemClock::shared();
     let running = Daemon::start(&config, &Arc::clone(&clock), &SystemRandom, &shutdown)?;
     shutdown.wait();

@@ -141,15 +141,6 @@ fn write_addresses(run_dir: &Path, data: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Open files are what chunks cost; the system's default for a process is too low.
-pub fn raise_open_files_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!(%error, "the limit of open files could not be raised; lower open_copies_max if files cannot be opened");
-    }
-}
-
 #[cfg(test)]
 #[path = "daemon_test.rs"]
 mod tests;

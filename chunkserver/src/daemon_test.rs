@@ -170,7 +170,7 @@ impl Server {
             server: None,
             host: Some("test-host".into()),
             not_a_mount_point: true,
-            storage_machine: "sto1".into(),
+            storage_machine: Some("sto1".into()),
         };
         init(&arguments, &SystemRandom).unwrap();
         let config = Config {

@@ -1,18 +1,23 @@
-//! `chunkserver init`: makes folders volumes of a cluster. Folders that already are volumes of that cluster stay as they
-//! are and lend their server id to the new ones, so a volume is added to a chunkserver by naming an old one beside it.
+//! `chunkserver init`: makes folders volumes of a cluster. Folders that already are volumes of that cluster keep their ids,
+//! and lend server id and host to the new ones, so a volume is added to a chunkserver by naming an old one beside it.
+//! `--host` and `--storage-machine` change what existing volumes say about themselves.
+//!
+//! The identity is written last, so a folder with the empty folders of a volume and no identity is one that was cut off;
+//! it is finished.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use rfs_common::durable;
 use rfs_common::endpoint::Endpoint;
+use rfs_common::folder_lock::FolderLock;
 use rfs_common::ids::{ClusterId, ServerId, VolumeId};
 use rfs_common::random::Random;
+use rfs_common::{durable, trusted};
 
 use crate::link::ask::ask;
 use crate::volume::health::Ground;
-use crate::volume::identity::{Identity, Refusal};
+use crate::volume::identity::{FILE_NAME, Identity, Refusal};
 use crate::volume::layout::{CHUNKS, INCOMING};
 
 /// The command line of `chunkserver init`.
@@ -34,7 +39,8 @@ pub struct InitArguments {
     #[arg(long, value_name = "ID")]
     pub server: Option<ServerId>,
 
-    /// Name of this machine: copies of a chunk go to different ones [default: its host name]
+    /// Name of this machine: copies of a chunk go to different ones [default: that of the volumes named here that exist,
+    /// else its host name]
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
 
@@ -43,15 +49,26 @@ pub struct InitArguments {
     pub not_a_mount_point: bool,
 
     /// The storage machine behind the volumes: copies of a chunk go to different ones
-    #[arg(long, value_name = "LABEL", default_value = "")]
-    pub storage_machine: String,
+    #[arg(long, value_name = "LABEL")]
+    pub storage_machine: Option<String>,
 }
 
 /// What was made of the folders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Initialised {
-    /// Folder, identity, and whether it was made now.
-    pub volumes: Vec<(PathBuf, Identity, bool)>,
+    /// Folder, identity, and what was done.
+    pub volumes: Vec<(PathBuf, Identity, Done)>,
+}
+
+/// What was done with a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// It has become a volume.
+    Made,
+    /// It was one, and says something else about itself now.
+    Changed,
+    /// It was one, and stays as it was.
+    Kept,
 }
 
 /// Initialises the folders.
@@ -66,18 +83,25 @@ pub fn init(arguments: &InitArguments, random: &dyn Random) -> anyhow::Result<In
         found.push((folder.clone(), examine(folder, cluster, arguments)?));
     }
     let server = common_server(&found, arguments.server)?.unwrap_or_else(|| ServerId::new(random.u64() | 1));
-    let host = arguments.host.clone().unwrap_or_else(host_name);
+    let host_there = found.iter().find_map(|(_, state)| match state {
+        Found::Volume(identity) => Some(identity.host.clone()),
+        Found::Empty(_) => None,
+    });
+    let host = arguments.host.clone().or(host_there).unwrap_or_else(host_name);
     let mut volumes = Vec::new();
     for (folder, state) in found {
         match state {
-            Found::Volume(identity) => volumes.push((folder, identity, false)),
+            Found::Volume(identity) => {
+                let (identity, done) = change(&folder, identity, arguments)?;
+                volumes.push((folder, identity, done));
+            }
             Found::Empty(ground) => {
                 let volume = VolumeId::new(random.u64() | 1);
-                let mut identity =
-                    Identity::new(cluster, volume, server, host.clone(), &ground, arguments.storage_machine.clone());
+                let storage_machine = arguments.storage_machine.clone().unwrap_or_default();
+                let mut identity = Identity::new(cluster, volume, server, host.clone(), &ground, storage_machine);
                 identity.mount_point = !arguments.not_a_mount_point;
                 make(&folder, &identity)?;
-                volumes.push((folder, identity, true));
+                volumes.push((folder, identity, Done::Made));
             }
         }
     }
@@ -120,11 +144,35 @@ fn examine(folder: &Path, cluster: ClusterId, arguments: &InitArguments) -> anyh
         "{shown} is not a mount point; mount the volume's filesystem there first, or give --not-a-mount-point if it is meant \
          to be an ordinary folder"
     );
-    let foreign = std::fs::read_dir(folder)?.flatten().find(|entry| entry.file_name() != "lost+found");
+    let foreign = std::fs::read_dir(folder)?.flatten().find(|entry| !is_beginning_of_volume(entry));
     if let Some(entry) = foreign {
         bail!("{shown} is not empty: it has {:?}; a volume begins empty", entry.file_name());
     }
     Ok(Found::Empty(ground))
+}
+
+/// What an `init` that was cut off leaves, and what a new filesystem has.
+fn is_beginning_of_volume(entry: &std::fs::DirEntry) -> bool {
+    let name = entry.file_name();
+    let is_empty = || std::fs::read_dir(entry.path()).is_ok_and(|mut entries| entries.next().is_none());
+    name == "lost+found"
+        || name == format!("{FILE_NAME}.new").as_str()
+        || ((name == CHUNKS || name == INCOMING) && is_empty())
+}
+
+/// Changes what the volume says about itself, if something else is wanted.
+fn change(folder: &Path, identity: Identity, arguments: &InitArguments) -> anyhow::Result<(Identity, Done)> {
+    let wanted = Identity {
+        host: arguments.host.clone().unwrap_or_else(|| identity.host.clone()),
+        storage_machine: arguments.storage_machine.clone().unwrap_or_else(|| identity.storage_machine.clone()),
+        ..identity.clone()
+    };
+    if wanted == identity {
+        return Ok((identity, Done::Kept));
+    }
+    let _unused = FolderLock::acquire(folder).context("host and storage machine of a volume in use are not changed")?;
+    wanted.write(folder)?;
+    Ok((wanted, Done::Changed))
 }
 
 fn common_server(found: &[(PathBuf, Found)], given: Option<ServerId>) -> anyhow::Result<Option<ServerId>> {
@@ -144,6 +192,8 @@ fn common_server(found: &[(PathBuf, Found)], given: Option<ServerId>) -> anyhow:
 }
 
 fn make(folder: &Path, identity: &Identity) -> anyhow::Result<()> {
+    // If the folder is not ours, its owner decides.
+    let _ = trusted::set_mode(folder, 0o700);
     durable::create_folder(&folder.join(CHUNKS))?;
     durable::create_folder(&folder.join(INCOMING))?;
     // The identity comes last: a folder is a volume once it is there.
@@ -170,7 +220,7 @@ mod tests {
             server: None,
             host: Some("host".into()),
             not_a_mount_point: true,
-            storage_machine: "sto1".into(),
+            storage_machine: Some("sto1".into()),
         }
     }
 
@@ -183,9 +233,38 @@ mod tests {
         assert_eq!(first[0].1.server, first[1].1.server);
         assert_ne!(first[0].1.volume, first[1].1.volume);
         let later = init(&arguments(&[&a, &c], 5), &random).unwrap().volumes;
-        assert_eq!((later[0].2, later[1].2), (false, true));
+        assert_eq!((later[0].2, later[1].2), (Done::Kept, Done::Made));
         assert_eq!(later[1].1.server, first[0].1.server);
         assert_eq!(Identity::read(&c).unwrap(), later[1].1);
+    }
+
+    #[test]
+    fn an_existing_volume_is_changed_and_lends_its_host() {
+        let random = SeededRandom::new(3);
+        let root = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| root.path().join(name));
+        init(&arguments(&[&a], 5), &random).unwrap();
+        let moved = InitArguments { host: Some("other".into()), storage_machine: None, ..arguments(&[&a], 5) };
+        let changed = init(&moved, &random).unwrap().volumes;
+        assert_eq!((changed[0].2, changed[0].1.storage_machine.as_str()), (Done::Changed, "sto1"));
+        assert_eq!(Identity::read(&a).unwrap().host, "other");
+        let beside = init(&InitArguments { host: None, ..arguments(&[&a, &b], 5) }, &random).unwrap().volumes;
+        assert_eq!((beside[0].2, beside[1].1.host.as_str()), (Done::Kept, "other"));
+        let _in_use = FolderLock::acquire(&a).unwrap();
+        assert!(init(&arguments(&[&a], 5), &random).is_err(), "a volume in use is not changed");
+    }
+
+    #[test]
+    fn what_was_cut_off_is_finished() {
+        let random = SeededRandom::new(4);
+        let root = tempfile::tempdir().unwrap();
+        let a = root.path().join("a");
+        durable::create_folder(&a.join(CHUNKS)).unwrap();
+        std::fs::write(a.join("volume.toml.new"), "half").unwrap();
+        assert_eq!(init(&arguments(&[&a], 5), &random).unwrap().volumes[0].2, Done::Made);
+        let b = root.path().join("b");
+        durable::create_folder(&b.join(CHUNKS).join("00")).unwrap();
+        assert!(init(&arguments(&[&b], 5), &random).unwrap_err().to_string().contains("not empty"));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct FileError {
 }
 
 impl FileError {
-    fn of<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FileError + 'a {
+    pub(crate) fn of<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FileError + 'a {
         move |source| FileError { operation, path: path.to_owned(), source }
     }
 

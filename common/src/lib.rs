@@ -18,9 +18,13 @@ pub mod random;
 
 pub mod size;
 
+pub mod text;
+
 pub mod endpoint;
 
 pub mod durable;
+
+pub mod trusted;
 
 pub mod folder_lock;
 
@@ -31,3 +35,5 @@ pub mod logging;
 pub mod shutdown;
 
 pub mod background;
+
+pub mod process;

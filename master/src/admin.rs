@@ -5,6 +5,7 @@
 //! recursively walks the tree in batches of bounded size, each its own transaction, so that clients are not held up; what
 //! is created meanwhile inherits the goal of its directory.
 
+mod exports;
 mod files;
 mod goals;
 
@@ -56,6 +57,7 @@ impl AdminService {
 #[tonic::async_trait]
 impl Admin for AdminService {
     type SetGoalStream = ReceiverStream<Result<wire::SetGoalProgress, Status>>;
+    type FetchExportStream = ReceiverStream<Result<wire::ExportPart, Status>>;
 
     async fn get_status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::Status>, Status> {
         self.blocking(|gatherer| Ok(gatherer.status().into())).await
@@ -116,9 +118,19 @@ impl Admin for AdminService {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    async fn export(&self, request: Request<wire::ExportRequest>) -> Result<Response<wire::ExportReply>, Status> {
-        let path = request.into_inner().path;
-        self.blocking(move |gatherer| export(gatherer, &path)).await
+    async fn export(&self, _: Request<wire::ExportRequest>) -> Result<Response<wire::ExportReply>, Status> {
+        self.blocking(exports::export).await
+    }
+
+    async fn fetch_export(
+        &self,
+        request: Request<wire::FetchExportRequest>,
+    ) -> Result<Response<Self::FetchExportStream>, Status> {
+        let name = request.into_inner().name;
+        let file = self.blocking(move |gatherer| exports::open(gatherer, &name)).await?.into_inner();
+        let (sender, receiver) = mpsc::channel(PROGRESS_MAX);
+        tokio::task::spawn_blocking(move || exports::send(file, &sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn checkpoint(&self, _: Request<wire::CheckpointRequest>) -> Result<Response<wire::CheckpointReply>, Status> {
@@ -132,23 +144,6 @@ impl Admin for AdminService {
         let request = request.into_inner();
         self.blocking(move |gatherer| forget_server(&**gatherer.state(), &request)).await
     }
-}
-
-fn export(gatherer: &Gatherer, path: &str) -> Result<wire::ExportReply, Status> {
-    let store = gatherer.store().ok_or_else(|| Status::unavailable("this master has no store to export"))?;
-    let path = (!path.is_empty()).then(|| std::path::Path::new(path));
-    if path.is_some_and(|path| !path.is_absolute()) {
-        return Err(Status::invalid_argument("name the export by an absolute path on the master's machine"));
-    }
-    let now = gatherer.state().clock().now();
-    let exported = gatherer.exports().export(store, path, now);
-    let (path, report) = exported.map_err(|error| Status::internal(crate::exports::with_sources(&error)))?;
-    Ok(wire::ExportReply {
-        path: path.display().to_string(),
-        bytes: report.bytes,
-        records: report.records,
-        position: report.position.get(),
-    })
 }
 
 fn checkpoint(gatherer: &Gatherer) -> Result<wire::CheckpointReply, Status> {

@@ -12,13 +12,14 @@ use rfs_common::clock::SystemClock;
 use rfs_common::folder_lock::FolderLock;
 use rfs_common::ids::{ClusterId, Goal};
 use rfs_common::logging::LogArguments;
+use rfs_common::process;
 use rfs_common::random::SystemRandom;
 
 use crate::config::{ENVIRONMENT_PREFIX, MasterConfig};
 use crate::daemon;
 use crate::namespace::bootstrap::new_cluster_of;
 use crate::namespace::check::check;
-use crate::store::{Store, StoreOptions, restore};
+use crate::store::{Store, StoreOptions, Verified, restore};
 
 /// Status of `check` when it found something.
 const FOUND_SOMETHING: u8 = 3;
@@ -86,12 +87,10 @@ pub fn command() -> clap::Command {
 /// Does what the command line says.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let result = match cli.command {
+    process::keep_new_files_private();
+    let result = match &cli.command {
         None => run_master(&cli.run, &cli.log).map(|()| ExitCode::SUCCESS),
-        Some(Command::Init { dir, goal, owner }) => init(&dir, goal, owner).map(|()| ExitCode::SUCCESS),
-        Some(Command::Check { dir }) => check_folder(&dir),
-        Some(Command::Restore { export, dir }) => restore_folder(&export, &dir).map(|()| ExitCode::SUCCESS),
-        Some(Command::Config) => print_config().map(|()| ExitCode::SUCCESS),
+        Some(command) => log_of_command(&cli.log).and_then(|()| run_command(command)),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(std::io::stderr(), "mfs-master: {error:#}");
@@ -99,12 +98,35 @@ pub fn run() -> ExitCode {
     })
 }
 
+fn run_command(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Init { dir, goal, owner } => init(dir, *goal, *owner).map(|()| ExitCode::SUCCESS),
+        Command::Check { dir } => check_folder(dir),
+        Command::Restore { export, dir } => restore_folder(export, dir).map(|()| ExitCode::SUCCESS),
+        Command::Config => print_config().map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Commands print what they have to say; their log begins with warnings unless another level is asked for.
+fn log_of_command(log: &LogArguments) -> anyhow::Result<()> {
+    let mut log = log.clone();
+    if log.log_level == LogArguments::default().log_level {
+        log.log_level = "warn".to_owned();
+    }
+    Ok(rfs_common::logging::init(&log)?)
+}
+
 fn say(text: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+    match writeln!(std::io::stdout(), "{text}") {
+        // A reader that has seen enough (`| head`) is no error.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
+    }
 }
 
 fn run_master(arguments: &RunArguments, log: &LogArguments) -> anyhow::Result<()> {
     rfs_common::logging::init(log)?;
+    process::raise_open_files_limit();
     let environment = std::env::vars().filter(|(key, _)| key.starts_with(ENVIRONMENT_PREFIX));
     let mut config: MasterConfig =
         rfs_common::config::load(arguments.config.as_deref(), ENVIRONMENT_PREFIX, environment, &arguments.setting)?;
@@ -127,10 +149,8 @@ fn init(dir: &Path, goal: u8, owner: (u32, u32)) -> anyhow::Result<()> {
     let random = SystemRandom::shared();
     let cluster = ClusterId::from_random(u128::from(random.u64()) << 64 | u128::from(random.u64()));
     let goal = Goal::try_from(u32::from(goal)).ok().context("a goal is from 1 to 9 copies")?;
-    Store::create(dir, cluster.get().to_be_bytes())?;
-    let store = Store::open(dir, StoreOptions::default(), clock.clone())?;
-    store.commit(&new_cluster_of(owner, goal, clock.now())).context("the empty filesystem cannot be stored")?;
-    store.close().context("the empty filesystem cannot be stored")?;
+    let first = new_cluster_of(owner, goal, clock.now());
+    Store::create_filled(dir, cluster.get().to_be_bytes(), &first, clock.clone())?;
     say(&format!("made an empty filesystem in {}: cluster {cluster}, goal {goal}", dir.display()))?;
     say(&format!("start its master with: mfs-master --data {}", dir.display()))
 }
@@ -138,7 +158,7 @@ fn init(dir: &Path, goal: u8, owner: (u32, u32)) -> anyhow::Result<()> {
 fn check_folder(dir: &Path) -> anyhow::Result<ExitCode> {
     daemon::require_store(dir)?;
     let _lock = FolderLock::acquire(dir)?;
-    let damages = Store::verify(dir)?;
+    let Verified { damages, torn_end } = Store::verify(dir)?;
     for damage in &damages {
         say(&format!("{} at byte {}: {}", damage.file.display(), damage.offset, damage.what))?;
     }
@@ -146,6 +166,15 @@ fn check_folder(dir: &Path) -> anyhow::Result<ExitCode> {
         let damages = if damages.len() == 1 { "1 damage".to_owned() } else { format!("{} damages", damages.len()) };
         say(&format!("{damages}: restore the metadata from an export (mfs-master restore)"))?;
         return Ok(ExitCode::from(FOUND_SOMETHING));
+    }
+    if let Some((position, torn)) = torn_end {
+        say(&format!(
+            "{} at byte {}: the log ends in a record after position {position} that a crash cut off ({}); it was never \
+             promised to be kept and is dropped when the store is opened: just start the master",
+            torn.file.display(),
+            torn.offset,
+            torn.what
+        ))?;
     }
     let store = Store::open(dir, StoreOptions::default(), SystemClock::shared())?;
     let report = check(&store)?;

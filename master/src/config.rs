@@ -65,6 +65,9 @@ pub struct MasterConfig {
     /// How many exports are kept.
     pub export_keep: usize,
 
+    /// Names by which browsers may ask for the status page, besides addresses, `localhost` and this machine's host name.
+    pub web_names: Vec<String>,
+
     /// Where the services listen.
     pub listen: ListenConfig,
 }
@@ -118,6 +121,7 @@ impl Default for MasterConfig {
             export_interval: Period::hours(1),
             export_folder: PathBuf::new(),
             export_keep: 24,
+            web_names: Vec::new(),
             listen: ListenConfig::default(),
         }
     }

@@ -20,11 +20,11 @@ use rfs_common::random::SystemRandom;
 use rfs_common::shutdown::Shutdown;
 use serde::Serialize;
 use tokio::runtime::Runtime;
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::admin::AdminService;
 use crate::cluster::ClusterService;
 use crate::config::MasterConfig;
+use crate::connections::Limited;
 use crate::engine::{CompareCopies, CopyDigests, Engine, Storage, Ticker};
 use crate::exports::{ExportWorker, Exports};
 use crate::session::listener::{Announced, SessionServer};
@@ -34,6 +34,13 @@ use crate::web;
 
 /// Name of the file that says where a running master listens.
 pub const ADDRESSES_FILE: &str = "addresses.json";
+
+/// Connections of chunkservers and tools at the same time.
+const CLUSTER_CONNECTIONS_MAX: usize = 1024;
+/// Calls of one connection at the same time.
+const STREAMS_MAX: u32 = 64;
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
+const KEEPALIVE_WITHIN: Duration = Duration::from_secs(20);
 
 /// For answers under way at the end.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -87,7 +94,8 @@ fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> any
         .context("cannot start the threads for chunkservers and administration")?;
     let announced = Announced { cluster_port: addresses.cluster.port(), web_port: addresses.web.port() };
     let Sockets { clients, cluster: cluster_socket, web, metrics } = sockets;
-    start_services(&runtime, &engine, &gatherer, (cluster_socket, web, metrics), shutdown)?;
+    let names = config.web_names.clone();
+    start_services(&runtime, &engine, &gatherer, (cluster_socket, web, metrics), names, shutdown)?;
     let sessions = SessionServer::start(clients, Arc::clone(&engine), config.listener_config(), announced)
         .context("cannot serve clients")?;
     if let Err(error) = write_addresses(&config.data, &addresses) {
@@ -158,6 +166,7 @@ fn start_services(
     engine: &Arc<Engine>,
     gatherer: &Arc<Gatherer>,
     (cluster, web, metrics): (TcpListener, TcpListener, TcpListener),
+    names: Vec<String>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let state: Arc<dyn MasterState> = Arc::clone(engine) as Arc<dyn MasterState>;
@@ -168,10 +177,17 @@ fn start_services(
         socket.set_nonblocking(true)?;
         tokio::net::TcpListener::from_std(socket)
     };
-    let incoming = TcpListenerStream::new(asynchronous(cluster).context("cannot serve chunkservers")?);
+    let cluster = asynchronous(cluster).context("cannot serve chunkservers")?;
+    let incoming = Limited::new(cluster, CLUSTER_CONNECTIONS_MAX).into_stream();
     let ended = shutdown.clone();
     runtime.spawn(async move {
-        let server = tonic::transport::Server::builder().add_service(service).add_service(admin);
+        let server = tonic::transport::Server::builder()
+            // A peer whose machine is gone is noticed also where it only listens.
+            .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+            .http2_keepalive_timeout(Some(KEEPALIVE_WITHIN))
+            .max_concurrent_streams(STREAMS_MAX)
+            .add_service(service)
+            .add_service(admin);
         let requested = async move { ended.requested().await };
         if let Err(error) = server.serve_with_incoming_shutdown(incoming, requested).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the cluster service ended");
@@ -182,7 +198,7 @@ fn start_services(
     let (for_web, for_metrics) = (Arc::clone(gatherer), Arc::clone(gatherer));
     let (web_end, metrics_end) = (shutdown.clone(), shutdown.clone());
     runtime.spawn(async move {
-        if let Err(error) = web::serve_page(web, for_web, web_end).await {
+        if let Err(error) = web::serve_page(web, for_web, names, web_end).await {
             tracing::error!(%error, "the status page ended");
         }
     });

@@ -4,6 +4,7 @@
 //! keeps the last few. The store writes each to a temporary name, syncs it and renames it, so that a file with a right name
 //! is complete. A failure is tried again after a while and shown in the status until an export succeeds.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use rfs_common::background::{Step, Worker};
 use rfs_common::clock::{SharedClock, Time};
+use rfs_common::trusted;
 
 use crate::store::{ExportError, ExportReport, Store};
 
@@ -63,33 +65,38 @@ impl Exports {
         self.lock().problem.clone()
     }
 
-    /// Exports now, into the configured folder or to this path.
+    /// Exports now, into the configured folder, under a name that nothing there has.
     ///
     /// # Errors
     /// If the file could not be written.
-    pub fn export(
-        &self,
-        store: &Store,
-        path: Option<&Path>,
-        now: Time,
-    ) -> Result<(PathBuf, ExportReport), ExportError> {
-        let path = match path {
-            Some(path) => path.to_owned(),
-            None => self.path_for(now)?,
-        };
+    pub fn export(&self, store: &Store, now: Time) -> Result<(PathBuf, ExportReport), ExportError> {
+        let path = self.path_for(now)?;
         let report = store.export(&path)?;
-        if path.parent() == Some(&*self.config.folder) {
-            let mut state = self.lock();
-            state.newest = Some(now);
-            state.problem = None;
-        }
+        let mut state = self.lock();
+        state.newest = Some(now);
+        state.problem = None;
         Ok((path, report))
+    }
+
+    /// Opens the export with this name, which must be one of those in the folder.
+    pub fn open(&self, name: &str) -> io::Result<File> {
+        let exports = list(&self.config.folder)?;
+        let found = exports.iter().find(|path| path.file_name().is_some_and(|own| own == name));
+        trusted::open_to_read(found.ok_or(io::ErrorKind::NotFound)?).map_err(io::Error::other)
     }
 
     fn path_for(&self, now: Time) -> Result<PathBuf, ExportError> {
         let folder = &self.config.folder;
         std::fs::create_dir_all(folder).map_err(|source| ExportError::Io { path: folder.clone(), source })?;
-        Ok(folder.join(name_for(now)))
+        // Two within a second, or a clock that was set back.
+        let mut path = folder.join(name_for(now, ""));
+        for number in 2..100 {
+            if !path.exists() {
+                break;
+            }
+            path = folder.join(name_for(now, &format!("-{number}")));
+        }
+        Ok(path)
     }
 
     /// Removes all but the newest exports.
@@ -124,7 +131,7 @@ impl ExportWorker {
         let now = self.clock.now();
         let folder = self.exports.config.folder.display().to_string();
         self.exports.lock().doing = format!("writes an export into {folder}");
-        self.exports.export(&self.store, None, now).map_err(|error| with_sources(&error))?;
+        self.exports.export(&self.store, now).map_err(|error| with_sources(&error))?;
         self.exports.prune().map_err(|error| format!("old exports in {folder} cannot be removed: {error}"))
     }
 }
@@ -169,10 +176,10 @@ pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
 }
 
 /// `metadata-2026-11-21T121401Z.rfs-export`: names in the order of time, without a colon.
-fn name_for(now: Time) -> String {
+fn name_for(now: Time, number: &str) -> String {
     let text = Time::from_seconds(now.seconds()).to_string().replace(':', "");
     let seconds = text.split('.').next().unwrap_or(&text).to_owned();
-    format!("{PREFIX}{seconds}Z{SUFFIX}")
+    format!("{PREFIX}{seconds}Z{number}{SUFFIX}")
 }
 
 /// When an export was written.
@@ -226,6 +233,27 @@ mod tests {
         let names = list(&exports_folder).unwrap();
         assert!(names[1].ends_with("metadata-2027-01-15T110000Z.rfs-export"), "{names:?}");
         assert_eq!(worker.exports.problem(), None);
+    }
+
+    #[test]
+    fn an_export_replaces_nothing_and_only_exports_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let exports_folder = folder.path().join("exports");
+        let (worker, clock) = worker(folder.path(), &exports_folder);
+        let (first, _) = worker.exports.export(&worker.store, clock.now()).unwrap();
+        let (second, _) = worker.exports.export(&worker.store, clock.now()).unwrap();
+        assert_ne!(first, second);
+        std::fs::write(exports_folder.join("other"), "").unwrap();
+        let link = exports_folder.join("metadata-link.rfs-export");
+        std::os::unix::fs::symlink(folder.path().join("metadata/identity"), link).unwrap();
+        worker.exports.open(first.file_name().unwrap().to_str().unwrap()).unwrap();
+        for name in ["other", "../metadata/identity", "/etc/passwd", "metadata-link.rfs-export", ""] {
+            assert!(worker.exports.open(name).is_err(), "{name}");
+        }
+        std::fs::write(&second, "of somebody").unwrap();
+        assert!(worker.store.export(&second).is_err());
+        assert_eq!(std::fs::read(&second).unwrap(), b"of somebody");
+        assert!(!second.with_extension("rfs-export.new").exists());
     }
 
     #[test]

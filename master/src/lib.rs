@@ -8,6 +8,7 @@ pub mod chunks;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+mod connections;
 pub mod daemon;
 pub mod engine;
 pub mod events;

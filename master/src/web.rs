@@ -6,26 +6,38 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use rfs_common::shutdown::Shutdown;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::connections::{Limited, LimitedConnection};
 use crate::status::{AffectedFiles, EventRow, Gatherer, ServerRow, SessionReport, StatusReport};
 
+mod host;
 mod prometheus;
 
 pub(crate) use self::prometheus::render_metrics;
 
 /// Reports that are gathered at the same time; more wait.
 const GATHERED_AT_ONCE: usize = 4;
+/// Connections of browsers, or of those who fetch metrics, at the same time.
+const CONNECTIONS_MAX: usize = 128;
+/// For the head of a request, and between two requests.
+const HEAD_WITHIN: Duration = Duration::from_secs(15);
+/// A connection ends after this long, whatever it does; answers take well under a second.
+const CONNECTION_ENDS_AFTER: Duration = Duration::from_secs(600);
 /// Events in the page's report.
 const EVENTS_SHOWN: usize = 100;
 
@@ -44,11 +56,17 @@ struct Web {
     permits: Arc<Semaphore>,
 }
 
-/// Answers browsers on this socket until the shutdown.
+/// Answers browsers on this socket until the shutdown, if they ask for an address, this machine, or one of the `names`.
 ///
 /// # Errors
 /// If the socket fails.
-pub async fn serve_page(listener: TcpListener, gatherer: Arc<Gatherer>, shutdown: Shutdown) -> std::io::Result<()> {
+pub async fn serve_page(
+    listener: TcpListener,
+    gatherer: Arc<Gatherer>,
+    names: Vec<String>,
+    shutdown: Shutdown,
+) -> std::io::Result<()> {
+    let names: Arc<[String]> = names.into();
     let routes = Router::new()
         .route("/", get(page))
         .route("/api/all.json", get(all))
@@ -56,7 +74,16 @@ pub async fn serve_page(listener: TcpListener, gatherer: Arc<Gatherer>, shutdown
         .route("/api/servers.json", get(servers))
         .route("/api/sessions.json", get(sessions))
         .route("/api/events.json", get(events))
-        .route("/metrics", get(metrics));
+        .route("/metrics", get(metrics))
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            let names = Arc::clone(&names);
+            async move {
+                match host::check(request.headers().get(header::HOST), &names) {
+                    Ok(()) => next.run(request).await,
+                    Err(refusal) => (StatusCode::MISDIRECTED_REQUEST, refusal).into_response(),
+                }
+            }
+        }));
     serve(listener, routes, gatherer, shutdown).await
 }
 
@@ -83,8 +110,27 @@ async fn serve(
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
     let web = Web { gatherer, permits: Arc::new(Semaphore::new(GATHERED_AT_ONCE)) };
-    let ended = async move { shutdown.requested().await };
-    axum::serve(listener, routes.with_state(web)).with_graceful_shutdown(ended).await
+    let routes = routes.with_state(web);
+    let limited = Limited::new(listener, CONNECTIONS_MAX);
+    loop {
+        let connection = tokio::select! {
+            connection = limited.accept() => connection,
+            () = shutdown.requested() => return Ok(()),
+        };
+        tokio::spawn(answer(connection, routes.clone()));
+    }
+}
+
+/// Answers the requests of one connection.
+async fn answer(connection: LimitedConnection, routes: Router) {
+    let service = TowerToHyperService::new(routes);
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+    let answered = http.serve_connection(TokioIo::new(connection), service);
+    match tokio::time::timeout(CONNECTION_ENDS_AFTER, answered).await {
+        Ok(Err(error)) => tracing::debug!(%error, "a connection to the status page broke"),
+        Ok(Ok(())) | Err(_) => {}
+    }
 }
 
 async fn page() -> Response {

@@ -13,7 +13,7 @@ use rfs_common::ids::{ServerId, VolumeId};
 
 fn ask(address: SocketAddr, method: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -46,7 +46,7 @@ async fn answers_get_and_nothing_else() {
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = Shutdown::new();
-    let serving = tokio::spawn(serve_page(listener, gatherer(), shutdown.clone()));
+    let serving = tokio::spawn(serve_page(listener, gatherer(), Vec::new(), shutdown.clone()));
     tokio::task::spawn_blocking(move || {
         let page = ask(address, "GET", "/");
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("content-security-policy: default-src 'none'"));
@@ -64,6 +64,11 @@ async fn answers_get_and_nothing_else() {
         assert_eq!(all["servers"][0]["server"], "0000000000000001");
         assert_eq!(all["status"]["health"], "ok");
         assert_eq!(all["events"][0]["severity"], "warning");
+        let mut stranger = TcpStream::connect(address).unwrap();
+        write!(stranger, "GET /api/all.json HTTP/1.1\r\nHost: attacker.example\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stranger.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 421") && answer.contains("web_names"), "{answer}");
         let metrics = ask(address, "GET", "/metrics");
         assert!(metrics.contains("\nrfs_servers_connected 1\n"), "{metrics}");
         assert!(metrics.contains("path=\"/v\\\"1\""), "{metrics}");

@@ -127,7 +127,6 @@ impl Cluster {
         require_root_and_fuse();
         let guardian = Guardian::start();
         let name = std::thread::current().name().unwrap_or("test").replace("::", "-");
-        fs::create_dir_all(folder_of_all_tests())?;
         let folder = tempfile::Builder::new().prefix(&format!("{name}.")).tempdir_in(folder_of_all_tests())?.keep();
         guardian.folder(&folder);
         fs::create_dir(folder.join("log"))?;

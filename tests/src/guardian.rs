@@ -6,11 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+use rfs_common::trusted;
+
 use crate::programs::test_program;
 
-/// Everything that tests write lies below this folder.
+/// Everything that tests write lies below this folder, which is there afterwards.
+///
+/// # Panics
+/// If another user made it: tests run as root, and would write, mount and remove where that user wants.
 pub fn folder_of_all_tests() -> PathBuf {
-    std::env::var_os("RFS_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp/rfs-tests"), PathBuf::from)
+    let folder = std::env::var_os("RFS_TEST_DIR").map_or_else(|| PathBuf::from("/var/tmp/rfs-tests"), PathBuf::from);
+    trusted::create_folder_with_mode(&folder, 0o755).expect("a folder for tests");
+    trusted::require_private(&folder).expect("a folder that only this user can have written to");
+    folder
 }
 
 /// A handle to the guardian of one test. When the last one is dropped, everything is removed.

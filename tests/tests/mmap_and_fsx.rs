@@ -3,7 +3,6 @@
 //!
 //! `RFS_TEST_SEED=n` repeats a run.
 
-use std::fs;
 use std::path::PathBuf;
 
 use rand::RngExt;
@@ -24,7 +23,6 @@ fn seed() -> u64 {
 #[test]
 fn local_xfs_agrees_with_the_exerciser() {
     let guardian = Guardian::start();
-    fs::create_dir_all(folder_of_all_tests()).expect("a folder for tests");
     let folder = tempfile::Builder::new().prefix("fsx.").tempdir_in(folder_of_all_tests()).expect("a folder").keep();
     guardian.folder(&folder);
     let volume = XfsVolume::create(&guardian, folder.join("image"), folder.join("volume"), 1 << 30).expect("a volume");

@@ -19,7 +19,6 @@ fn open_to_all(folder: &Path) {
 }
 
 fn local_xfs(guardian: &Guardian, name: &str) -> XfsVolume {
-    fs::create_dir_all(folder_of_all_tests()).expect("a folder for tests");
     let folder = tempfile::Builder::new().prefix(name).tempdir_in(folder_of_all_tests()).expect("a folder").keep();
     guardian.folder(&folder);
     open_to_all(&folder);

@@ -1,8 +1,10 @@
 //! `rfs` as people use it: quickstart from nothing to purge, and the commands on a running cluster.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use rfs_tests::cluster::{Cluster, is_mounted};
 use rfs_tests::guardian::{Guardian, folder_of_all_tests};
@@ -18,7 +20,6 @@ struct Place {
 impl Place {
     fn new() -> Self {
         require_root_and_fuse();
-        fs::create_dir_all(folder_of_all_tests()).expect("a folder for tests");
         let dir =
             tempfile::Builder::new().prefix("quickstart.").tempdir_in(folder_of_all_tests()).expect("a folder").keep();
         let guardian = Guardian::start();
@@ -175,6 +176,101 @@ fn quickstart_takes_no_folder_with_logs_of_others() {
     let output = place.quickstart(&[]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("not empty"), "{said}");
+    assert_eq!(fs::read_dir(&place.dir).expect("list").count(), 1, "nothing was made");
+}
+
+#[test]
+fn quickstart_believes_no_folder_that_another_user_made() {
+    let place = Place::new();
+    let (dir, victim) = (place.dir.join("planted"), place.dir.join("victim"));
+    fs::create_dir_all(victim.join("log")).expect("mkdir");
+    fs::create_dir(&dir).expect("mkdir");
+    let plan = format!(
+        "mount = {:?}\nmeta = {victim:?}\ndata = [{:?}]\ngoal = 1\nport_base = 9420\n",
+        dir.join("mnt"),
+        dir.join("chunkserver1")
+    );
+    fs::write(dir.join("quickstart.toml"), plan).expect("planted");
+    let refused = |what: &str| {
+        for arguments in [&["--stop", "--purge"][..], &[]] {
+            let output = Command::new(program("rfs"))
+                .args(["quickstart", "--dir"])
+                .arg(&dir)
+                .args(arguments)
+                .output()
+                .expect("run");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && said.contains(what), "{said}");
+        }
+        assert!(victim.join("log").exists(), "what the planted plan names is not touched");
+        assert_eq!(fs::read_dir(&dir).expect("list").count(), 1, "nothing was made");
+    };
+    let (nobody, root) = (Some(65_534), Some(0));
+    std::os::unix::fs::chown(&dir, nobody, None).expect("chown");
+    refused("belongs to user 65534");
+    std::os::unix::fs::chown(&dir, root, None).expect("chown");
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("chmod");
+    refused("chmod go-w");
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("chmod");
+    std::os::unix::fs::chown(dir.join("quickstart.toml"), nobody, None).expect("chown");
+    refused("belongs to user 65534");
+    std::os::unix::fs::chown(dir.join("quickstart.toml"), root, None).expect("chown");
+    std::os::unix::fs::chown(&victim, nobody, None).expect("chown");
+    refused("belongs to user 65534");
+}
+
+#[test]
+fn quickstart_keeps_data_from_other_users_and_lets_them_reach_the_mount() {
+    let place = Place::new();
+    let dir = place.dir.join("cluster");
+    place.guardian.mount(&dir.join("mnt"));
+    let quickstart = |arguments: &[&str]| {
+        let mut command = Command::new(program("rfs"));
+        rfs_tests::programs::run(command.args(["quickstart", "--dir"]).arg(&dir).args(arguments)).expect("quickstart")
+    };
+    quickstart(&["--chunkservers", "1"]);
+    for name in ["mfs-master", "chunkserver1", "mount"] {
+        let pid = fs::read_to_string(dir.join(format!("run/{name}.pid"))).expect("a pid file");
+        place.guardian.process(pid.trim().parse().expect("nothing but a number"));
+    }
+    fs::write(dir.join("mnt/secret"), "x").expect("written");
+    let mode = |path: &str| fs::metadata(dir.join(path)).expect(path).permissions().mode() & 0o777;
+    assert_eq!((mode(""), mode("run"), mode("log")), (0o755, 0o755, 0o755));
+    assert_eq!((mode("master"), mode("chunkserver1")), (0o700, 0o700));
+    for file in ["master/identity", "master/checkpoint", "chunkserver1/volume.toml", "chunkserver1/chunks"] {
+        assert_eq!(mode(file) & 0o077, 0, "{file} is {:o}", mode(file));
+    }
+    quickstart(&["--stop", "--purge"]);
+    assert!(!dir.exists());
+}
+
+#[test]
+fn quickstart_goes_on_after_an_interruption_at_any_moment() {
+    let place = Place::new();
+    for milliseconds in (0..=9).map(|step| step * 8).chain([90, 120, 160, 250, 400, 700]) {
+        let mut command = Command::new(program("rfs"));
+        command.args(["quickstart", "--chunkservers", "1", "--dir"]).arg(&place.dir);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let mut child = command.spawn().expect("started");
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        // To the whole group, as a terminal does it.
+        let group = format!("-{}", child.id());
+        Command::new("kill").args(["-INT", "--", &group]).stderr(Stdio::null()).status().expect("kill");
+        child.wait().expect("ended");
+        place.must(&["--chunkservers", "1"]);
+        fs::write(place.dir.join("mnt/hello"), "world").expect("written");
+        place.must(&["--stop", "--purge"]);
+        assert!(!place.dir.exists(), "after {milliseconds} ms");
+    }
+}
+
+#[test]
+fn quickstart_takes_no_folder_of_something_else() {
+    let place = Place::new();
+    fs::write(place.dir.join("passwd"), "root").expect("written");
+    let output = place.quickstart(&[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("not empty") && said.contains("passwd"), "{said}");
     assert_eq!(fs::read_dir(&place.dir).expect("list").count(), 1, "nothing was made");
 }
 

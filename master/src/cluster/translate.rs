@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
+use rfs_common::text::printable;
 use rfs_proto::cluster as wire;
 
 use crate::chunks::{
@@ -10,13 +11,22 @@ use crate::chunks::{
     VolumeState,
 };
 
+/// Characters of a host, an address, a version.
+const NAME_MAX: usize = 256;
+/// Characters of a path or a reason.
+const REASON_MAX: usize = 1024;
+
+fn name(text: &str) -> String {
+    printable(text, NAME_MAX)
+}
+
 /// A registration; an address that means "wherever I am" becomes the one that the connection comes from.
 pub(super) fn registration(register: wire::Register, peer: Option<IpAddr>) -> Registration {
     Registration {
         server: ServerId::new(register.server),
-        host: register.host,
-        address: reachable_address(&register.data_address, peer),
-        version: register.version,
+        host: name(&register.host),
+        address: name(&reachable_address(&register.data_address, peer)),
+        version: name(&register.version),
         volumes: register.volumes.into_iter().map(volume).collect(),
     }
 }
@@ -35,12 +45,12 @@ pub(super) fn volume(volume: wire::Volume) -> VolumeReport {
     VolumeReport {
         volume: VolumeId::new(volume.volume),
         state: state(volume.state()),
-        path: volume.path,
-        reason: volume.reason,
+        path: printable(&volume.path, REASON_MAX),
+        reason: printable(&volume.reason, REASON_MAX),
         total: volume.total,
         free: volume.free,
         chunks: volume.chunks,
-        storage_machine: volume.storage_machine,
+        storage_machine: name(&volume.storage_machine),
         lost_power: volume.lost_power,
         scrub: scrub(volume.scrub.unwrap_or_default()),
     }
@@ -85,7 +95,7 @@ pub(super) fn result(result: wire::CommandResult) -> CommandResult {
         command: CommandId(result.command),
         done: result.done,
         errno: result.errno,
-        message: result.message,
+        message: printable(&result.message, REASON_MAX),
         version: ChunkVersion::new(result.version),
         length: result.length,
     }
@@ -126,6 +136,15 @@ pub(super) fn message(message: wire::to_chunkserver::Message) -> wire::ToChunkse
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_chunkservers_say_of_themselves_reaches_no_terminal_as_a_command() {
+        let evil = wire::Volume { path: "/v\x1b[2J".into(), reason: "r\n\r".into(), ..Default::default() };
+        let register = wire::Register { host: "h\x07".into(), volumes: vec![evil], ..Default::default() };
+        let registered = registration(register, None);
+        let volume = &registered.volumes[0];
+        assert_eq!((&*registered.host, &*volume.path, &*volume.reason), ("h", "/v[2J", "r"));
+    }
 
     #[test]
     fn an_address_that_means_anywhere_becomes_the_one_of_the_connection() {

@@ -2,6 +2,7 @@
 
 use rfs_common::errno::Errno;
 use rfs_common::ids::SessionId;
+use rfs_common::text::printable;
 use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::session;
 use rfs_proto::session_calls::SLOTS_MAX;
@@ -100,10 +101,7 @@ fn check_peer(engine: &Engine, hello: &session::Hello) -> Result<(), Failure> {
 
 fn begin(engine: &Engine, hello: &session::Hello) -> Result<Begun, Failure> {
     let client = hello.client.clone().unwrap_or_default();
-    let shorten = |text: String| -> String {
-        let kept = text.chars().filter(|character| !character.is_control());
-        kept.take(TEXT_BYTES_MAX / 4).collect()
-    };
+    let shorten = |text: String| printable(&text, TEXT_BYTES_MAX / 4);
     let description = ClientDescription {
         host: shorten(client.host),
         mount_point: shorten(client.mount_point),

@@ -100,7 +100,7 @@ impl Core {
             Ok(report)
         });
         written.inspect_err(|_| {
-            // Whoever exports again overwrites what cannot be removed now.
+            // Whoever exports again removes what cannot be removed now.
             let _ = fs::remove_file(&temporary);
         })
     }
@@ -123,7 +123,12 @@ impl Core {
 }
 
 fn install(temporary: &Path, path: &Path) -> io::Result<()> {
-    fs::rename(temporary, path)?;
+    use rustix::fs::{CWD, RenameFlags};
+    match rustix::fs::renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
+        // A filesystem that cannot promise it.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !path.exists() => fs::rename(temporary, path)?,
+        other => other?,
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
@@ -136,7 +141,12 @@ struct ExportWriter {
 
 impl ExportWriter {
     fn begin(path: &Path, cluster: [u8; 16], position: u64) -> io::Result<ExportWriter> {
-        let file = BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?);
+        // What an export that was cut off left is removed, so that nothing else than this file is written to.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = BufWriter::with_capacity(BUFFER_BYTES, File::create_new(path)?);
         let mut writer = ExportWriter { file, trailer: Trailer { blocks: 0, records: 0, content: 0 }, bytes: 0 };
         writer.put(&Head { kind: HeadKind::Export, cluster, position, durable: 0 }.encode())?;
         Ok(writer)
@@ -171,7 +181,7 @@ pub fn restore(export: &Path, folder: &Path) -> Result<ExportReport, RestoreErro
     // Read twice: nothing is made from an export that is not whole.
     let (head, report) = read_export(export, &mut |_, _| Ok(()))?;
     let beginning = Beginning { cluster: head.cluster, position: head.position };
-    create_with(folder, &beginning, |folder| {
+    let fill = |folder: &Path| {
         let sled = SledPages::open(folder).map_err(io::Error::other)?;
         let mut group = Vec::new();
         let mut group_bytes = 0;
@@ -188,7 +198,8 @@ pub fn restore(export: &Path, folder: &Path) -> Result<ExportReport, RestoreErro
         })
         .map_err(io::Error::other)?;
         write(&mut group)
-    })?;
+    };
+    create_with(folder, &beginning, fill, |_| Ok(()))?;
     Ok(report)
 }
 

@@ -45,6 +45,8 @@ pub(crate) enum AppendError {
 /// The log of one store.
 pub(crate) struct Log {
     folder: PathBuf,
+    /// Open all the time: a process without descriptors to spare could not open it when a sync needs it.
+    folder_file: File,
     cluster: [u8; 16],
     segment_bytes: u64,
     appender: Mutex<Appender>,
@@ -113,11 +115,13 @@ impl Log {
             sync_file(&file)?;
             files.push(file);
         }
-        File::open(folder)?.sync_all()?;
+        let folder_file = File::open(folder)?;
+        folder_file.sync_all()?;
         let newest = Arc::new(files.pop().ok_or_else(|| io::Error::other("the log has no segment"))?);
         let capacity = newest.metadata()?.len();
         Ok(Log {
             folder: folder.to_owned(),
+            folder_file,
             cluster,
             segment_bytes,
             appender: Mutex::new(Appender { file: newest.clone(), offset, capacity, record: Vec::new() }),
@@ -247,7 +251,7 @@ impl Log {
         let target = self.position();
         let (files, folder_changed) = self.take_unsynced();
         let result = files.iter().try_for_each(|file| (self.sync_file)(file));
-        let result = result.and_then(|()| if folder_changed { File::open(&self.folder)?.sync_all() } else { Ok(()) });
+        let result = result.and_then(|()| if folder_changed { self.folder_file.sync_all() } else { Ok(()) });
         result.map_err(|error| self.fail(format!("syncing the log in {} failed: {error}", self.folder.display())))?;
         self.durable.fetch_max(target, Ordering::AcqRel);
         Ok(())

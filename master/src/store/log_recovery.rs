@@ -43,6 +43,14 @@ pub(crate) fn list_segments(folder: &Path) -> Result<Vec<Segment>, OpenError> {
     Ok(segments)
 }
 
+/// The segments with nothing above the marker, which are only to be deleted, and the others.
+fn list_unfolded(folder: &Path, marker: u64) -> Result<(Vec<Segment>, Vec<Segment>), OpenError> {
+    let mut segments = list_segments(folder)?;
+    let below = segments.partition_point(|segment| segment.first <= marker + 1).saturating_sub(1);
+    let rest = segments.split_off(below);
+    Ok((segments, rest))
+}
+
 /// Where and why reading stopped before the end.
 struct Stop {
     segment: usize,
@@ -57,9 +65,8 @@ pub(crate) fn recover(
     marker: u64,
     apply: &mut dyn FnMut(Record) -> Result<(), OpenError>,
 ) -> Result<LogEnd, OpenError> {
-    let mut segments = list_segments(folder)?;
-    let below = segments.partition_point(|segment| segment.first <= marker + 1).saturating_sub(1);
-    for folded in segments.drain(..below) {
+    let (folded, mut segments) = list_unfolded(folder, marker)?;
+    for folded in folded {
         remove(&folded.path)?;
     }
     if let Some(segment) = segments.first().filter(|segment| segment.first > marker + 1) {
@@ -210,6 +217,26 @@ fn cut(segment: &mut Segment, offset: u64) -> io::Result<()> {
     file.sync_all()
 }
 
+/// The end of the log as [`recover`] would find it, if that is a record which a crash cut off: the last position before it,
+/// and where it stands. Nothing is changed.
+pub(crate) fn torn_end(folder: &Path, cluster: [u8; 16], marker: u64) -> Result<Option<(u64, Finding)>, OpenError> {
+    let (_, segments) = list_unfolded(folder, marker)?;
+    if segments.first().is_some_and(|segment| segment.first > marker + 1) {
+        return Ok(None);
+    }
+    let ((position, _), stop) = match read_segments(&segments, cluster, marker, &mut |_| Ok(())) {
+        Err(OpenError::Damaged { .. }) => return Ok(None),
+        other => other?,
+    };
+    match stop {
+        Some(stop) if position >= marker && durable_beyond(&segments, &stop, marker)? <= position => {
+            let file = segments[stop.segment].path.clone();
+            Ok(Some((position, Finding { file, offset: stop.offset, what: stop.what })))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Checks all segments for [`super::Store::verify`] and returns the position the log ends at.
 pub(crate) fn check(
     folder: &Path,
@@ -217,7 +244,7 @@ pub(crate) fn check(
     marker: u64,
     findings: &mut Vec<Finding>,
 ) -> Result<u64, OpenError> {
-    let segments = list_segments(folder)?;
+    let (_, segments) = list_unfolded(folder, marker)?;
     if let Some(segment) = segments.first().filter(|segment| segment.first > marker + 1) {
         let what = format!("the log begins at position {} but was folded only up to {marker}", segment.first);
         findings.push(Finding { file: segment.path.clone(), offset: 0, what });

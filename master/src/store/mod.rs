@@ -240,6 +240,15 @@ impl OpenError {
 /// What [`Store::scan`] calls with each key and value; it breaks to end the scan.
 pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
+/// What [`Store::verify`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// What opening refuses, or cannot read.
+    pub damages: Vec<Finding>,
+    /// A record at the end of the log that a crash cut off, and the last position before it: opening drops it.
+    pub torn_end: Option<(u64, Finding)>,
+}
+
 /// One thing that [`Store::verify`] found wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {

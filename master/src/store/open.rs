@@ -1,7 +1,8 @@
 //! Makes a store in a folder, and opens one: checks the identity, reads the marker, opens the pages, replays the log.
 //!
-//! What always holds: the identity file is the last thing made, so a folder with one is a whole store; a failed creation
-//! leaves the folder as it was.
+//! What always holds: the identity file is the last thing made, so a folder with one is a whole store with its first
+//! records; a failed creation leaves the folder as it was; one that was cut off leaves the file `unfinished`, with which
+//! the next creation begins anew.
 
 use std::fs;
 use std::io;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use rfs_common::clock::SharedClock;
 use rfs_common::durable::{self, FileError};
 use rfs_common::folder_lock::LOCK_FILE_NAME;
+use rfs_common::trusted;
 
 use super::checkpoint::MARKER_NAME;
 use super::commit::{CheckpointState, Core};
@@ -22,10 +24,13 @@ use super::pages::{Origin, Pages};
 use super::sled_pages::{PAGES_FOLDER, SledPages};
 use super::space::{RESERVE_NAME, Reserve, Sizes, SpaceRounds, disk_bytes};
 use super::wakeup::Wakeup;
-use super::{OpenError, Store, StoreOptions};
+use super::{Change, OpenError, Store, StoreOptions};
 
 /// The file that makes a folder a store.
 pub(crate) const IDENTITY_NAME: &str = "identity";
+
+/// The file that says, where there is no identity yet, that making a store began here and nothing in it was ever used.
+const UNFINISHED_NAME: &str = "unfinished";
 
 /// Why a store was not made. The folder is as it was before.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +62,24 @@ pub(crate) struct Beginning {
 impl Store {
     /// Makes an empty store in a folder that is empty (a `lock` file may be there) or does not exist.
     pub fn create(folder: &Path, cluster: [u8; 16]) -> Result<(), CreateError> {
-        create_with(folder, &Beginning { cluster, position: 0 }, |_| Ok(()))
+        create_with(folder, &Beginning { cluster, position: 0 }, |_| Ok(()), |_| Ok(()))
+    }
+
+    /// Makes a store that begins with these records. It is one only once they are stored.
+    pub fn create_filled(
+        folder: &Path,
+        cluster: [u8; 16],
+        first: &[Change],
+        clock: SharedClock,
+    ) -> Result<(), CreateError> {
+        let fill = |heads: (Head, Head)| {
+            let sync: SyncFile = Box::new(|file| Ok(rustix::fs::fdatasync(file)?));
+            let store = Store::open_heads(folder, heads, StoreOptions::default(), clock, sync);
+            let store = store.map_err(io::Error::other)?;
+            store.commit(first).map_err(io::Error::other)?;
+            store.close().map_err(io::Error::other)
+        };
+        create_with(folder, &Beginning { cluster, position: 0 }, |_| Ok(()), fill)
     }
 
     /// Opens the store in a folder and replays what its log has beyond the last checkpoint.
@@ -72,7 +94,17 @@ impl Store {
         clock: SharedClock,
         sync_file: SyncFile,
     ) -> Result<Store, OpenError> {
-        let core = Arc::new(open_core(folder, options, clock, sync_file)?);
+        Store::open_heads(folder, read_identity(folder)?, options, clock, sync_file)
+    }
+
+    fn open_heads(
+        folder: &Path,
+        heads: (Head, Head),
+        options: StoreOptions,
+        clock: SharedClock,
+        sync_file: SyncFile,
+    ) -> Result<Store, OpenError> {
+        let core = Arc::new(open_core(folder, heads, options, clock, sync_file)?);
         // Takes the reserve and the first spare segment before the first commit.
         core.space_wakeup.ring();
         core.want_checkpoint_if_much_changed();
@@ -93,30 +125,39 @@ impl Store {
     }
 }
 
-/// Makes a store whose pages `fill` writes into the folder before it becomes one.
+/// Makes a store whose pages `fill` writes into the folder, and to which `begin` commits, before it becomes one.
 pub(crate) fn create_with(
     folder: &Path,
     beginning: &Beginning,
     fill: impl FnOnce(&Path) -> Result<(), io::Error>,
+    begin: impl FnOnce((Head, Head)) -> Result<(), io::Error>,
 ) -> Result<(), CreateError> {
     let failed = |source| CreateError::Io { folder: folder.to_owned(), source };
     let existed = folder.exists();
     if existed {
+        if is_unfinished(folder) {
+            tracing::warn!(folder = %folder.display(), "making the metadata folder was cut off before; it begins anew");
+            remove_files(folder, existed);
+        }
         refuse_full(folder)?;
     }
-    let result = make_files(folder, beginning, fill);
+    let result = make_files(folder, beginning, fill, begin);
     if result.is_err() {
         remove_files(folder, existed);
     }
     result.map_err(failed)
 }
 
+fn is_unfinished(folder: &Path) -> bool {
+    folder.join(UNFINISHED_NAME).exists() && !folder.join(IDENTITY_NAME).exists()
+}
+
 fn refuse_full(folder: &Path) -> Result<(), CreateError> {
     let failed = |source| CreateError::Io { folder: folder.to_owned(), source };
     for entry in fs::read_dir(folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        // A new filesystem has lost+found, a daemon locks the folder before it makes anything.
-        if name != LOCK_FILE_NAME && name != "lost+found" {
+        // A new filesystem has lost+found, a daemon locks the folder before it makes anything; a reserve holds nothing.
+        if ![LOCK_FILE_NAME, "lost+found", RESERVE_NAME].iter().any(|harmless| name == *harmless) {
             let entry = name.to_string_lossy().into_owned();
             return Err(CreateError::NotEmpty { folder: folder.to_owned(), entry });
         }
@@ -128,15 +169,21 @@ fn make_files(
     folder: &Path,
     beginning: &Beginning,
     fill: impl FnOnce(&Path) -> Result<(), io::Error>,
+    begin: impl FnOnce((Head, Head)) -> Result<(), io::Error>,
 ) -> io::Result<()> {
     let Beginning { cluster, position } = *beginning;
     fs::create_dir_all(folder)?;
+    // If the folder is not ours, its owner decides.
+    let _ = trusted::set_mode(folder, 0o700);
+    durable::write_atomically(&folder.join(UNFINISHED_NAME), b"").map_err(cause)?;
     fs::create_dir(folder.join(LOG_FOLDER))?;
     fill(folder)?;
     let marker = Head { kind: HeadKind::Marker, cluster, position, durable: 0 };
     durable::write_atomically(&folder.join(MARKER_NAME), &marker.encode()).map_err(cause)?;
     let identity = Head { kind: HeadKind::Identity, cluster, position: 0, durable: 0 };
+    begin((identity, marker))?;
     durable::write_atomically(&folder.join(IDENTITY_NAME), &identity.encode()).map_err(cause)?;
+    durable::remove_file(&folder.join(UNFINISHED_NAME)).map_err(cause)?;
     if let Some(parent) = folder.canonicalize()?.parent() {
         fs::File::open(parent)?.sync_all()?;
     }
@@ -156,6 +203,8 @@ fn remove_files(folder: &Path, existed: bool) {
     for name in [LOG_FOLDER, PAGES_FOLDER] {
         let _ = fs::remove_dir_all(folder.join(name));
     }
+    // Last: if this is cut off, the next creation goes on with it.
+    let _ = fs::remove_file(folder.join(UNFINISHED_NAME));
     if !existed {
         let _ = fs::remove_dir(folder);
     }
@@ -188,8 +237,13 @@ pub(crate) fn read_identity(folder: &Path) -> Result<(Head, Head), OpenError> {
     Ok((identity, marker))
 }
 
-fn open_core(folder: &Path, options: StoreOptions, clock: SharedClock, sync_file: SyncFile) -> Result<Core, OpenError> {
-    let (identity, marker) = read_identity(folder)?;
+fn open_core(
+    folder: &Path,
+    (identity, marker): (Head, Head),
+    options: StoreOptions,
+    clock: SharedClock,
+    sync_file: SyncFile,
+) -> Result<Core, OpenError> {
     let (disk, _) =
         disk_bytes(folder).map_err(|error| OpenError::io("asking for the size of the disk of", folder, error))?;
     let sizes = Sizes::for_disk(&options, disk);

@@ -124,5 +124,5 @@ fn a_small_disk_works_for_long_and_recovers_when_full() {
     store.commit(&[put(Table::Inodes, b"x", b"y")]).unwrap();
     store.close().unwrap();
     drop(store);
-    assert_eq!(Store::verify(&folder).unwrap(), []);
+    assert_eq!(Store::verify(&folder).unwrap(), Verified::default());
 }

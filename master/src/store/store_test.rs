@@ -167,7 +167,7 @@ fn equals_the_model_through_checkpoints_and_reopens() {
         store.close().unwrap();
         assert_eq!(store.status().dirty_pages, 0);
         drop(store);
-        assert_eq!(Store::verify(folder.path()).unwrap(), []);
+        assert_eq!(Store::verify(folder.path()).unwrap(), Verified::default());
     }
 }
 
@@ -277,7 +277,7 @@ fn flipped_bytes_of_synced_log_are_named() {
             }
             other => panic!("byte {at}: {other:?}"),
         }
-        let findings = Store::verify(copy.path()).unwrap();
+        let findings = Store::verify(copy.path()).unwrap().damages;
         assert!(
             findings.iter().any(|finding| finding.file == copied && finding.offset == expected),
             "byte {at}: {findings:?}"
@@ -324,6 +324,9 @@ fn a_hole_that_was_never_synced_is_dropped_with_what_follows() {
     (0..4).for_each(|_| at += format::decode_record(&bytes[at..]).unwrap().length);
     let hole = vec![0; format::decode_record(&bytes[at..]).unwrap().length];
     fs::File::options().write(true).open(&path).unwrap().write_all_at(&hole, at as u64).unwrap();
+    let Verified { damages, torn_end } = Store::verify(copy.path()).unwrap();
+    let (position, torn) = torn_end.expect("found as what opening mends, which no export could mend better");
+    assert_eq!((position, torn.offset, damages), (4, at as u64, Vec::new()));
     let reopened = open(copy.path());
     assert_eq!(reopened.position().get(), 4);
     reopened.commit(&[put(Table::Inodes, b"new", b"value")]).unwrap();
@@ -427,7 +430,7 @@ fn an_export_taken_under_commits_restores_to_its_position() {
     assert_eq!(restored.commit(&[put(Table::System, b"x", b"y")]).unwrap().get(), report.position.get() + 1);
     restored.close().unwrap();
     drop(restored);
-    assert_eq!(Store::verify(target.path()).unwrap(), []);
+    assert_eq!(Store::verify(target.path()).unwrap(), Verified::default());
     refuses_a_damaged_export(&path);
     fs::remove_file(&path).unwrap();
 }
@@ -455,13 +458,49 @@ fn creating_is_all_or_nothing() {
     assert!(matches!(&error, CreateError::NotEmpty { entry, .. } if entry == "something"), "{error}");
     fs::remove_file(folder.path().join("something")).unwrap();
     assert!(matches!(Store::open(folder.path(), options(), SystemClock::shared()), Err(OpenError::NotAStore { .. })));
-    let failing = open::create_with(folder.path(), &open::Beginning { cluster: CLUSTER, position: 0 }, |_| {
-        Err(io::Error::from_raw_os_error(28))
-    });
+    let beginning = open::Beginning { cluster: CLUSTER, position: 0 };
+    let full = || io::Error::from_raw_os_error(28);
+    let failing = open::create_with(folder.path(), &beginning, |_| Err(full()), |_| Ok(()));
+    assert!(matches!(failing, Err(CreateError::Io { .. })));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let failing = open::create_with(folder.path(), &beginning, |_| Ok(()), |_| Err(full()));
     assert!(matches!(failing, Err(CreateError::Io { .. })));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     Store::create(folder.path(), CLUSTER).unwrap();
     assert!(matches!(Store::create(folder.path(), CLUSTER), Err(CreateError::NotEmpty { .. })));
+}
+
+#[test]
+fn a_creation_that_was_cut_off_begins_anew_and_no_other_does() {
+    let first = [put(Table::System, b"counters", b"1")];
+    let create = |folder: &Path| Store::create_filled(folder, CLUSTER, &first, SystemClock::shared());
+    let folder = tempfile::tempdir().unwrap();
+    create(folder.path()).unwrap();
+    let store = open(folder.path());
+    assert_eq!(store.get(Table::System, b"counters").unwrap().as_deref(), Some(&b"1"[..]));
+    store.close().unwrap();
+    drop(store);
+    // As if the process had ended just before the identity; each file before it may be missing as well.
+    fs::remove_file(folder.path().join(open::IDENTITY_NAME)).unwrap();
+    let refused = create(folder.path()).unwrap_err();
+    assert!(matches!(refused, CreateError::NotEmpty { .. }), "a store that lost its identity is not made anew");
+    fs::write(folder.path().join("unfinished"), "").unwrap();
+    create(folder.path()).unwrap();
+    for missing in [checkpoint::MARKER_NAME, log::LOG_FOLDER, sled_pages::PAGES_FOLDER] {
+        fs::remove_file(folder.path().join(open::IDENTITY_NAME)).unwrap();
+        fs::write(folder.path().join("unfinished"), "").unwrap();
+        let path = folder.path().join(missing);
+        if path.is_dir() {
+            fs::remove_dir_all(path).unwrap()
+        } else {
+            fs::remove_file(path).unwrap()
+        }
+        create(folder.path()).unwrap();
+        drop(open(folder.path()));
+    }
+    let reserved = tempfile::tempdir().unwrap();
+    fs::write(reserved.path().join("reserve"), "").unwrap();
+    create(reserved.path()).unwrap();
 }
 
 #[test]

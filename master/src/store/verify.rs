@@ -9,24 +9,32 @@ use super::format::KEY_BYTES_MAX;
 use super::log::LOG_FOLDER;
 use super::open::read_identity;
 use super::sled_pages::{PAGES_FOLDER, SledPages};
-use super::{Finding, OpenError, Store, log_recovery};
+use super::{Finding, OpenError, Store, Verified, log_recovery};
 
 impl Store {
-    /// Everything that is wrong with the store in this folder, which nobody may have open. A torn end of the log, which
-    /// opening would drop, is among it.
-    pub fn verify(folder: &Path) -> Result<Vec<Finding>, OpenError> {
-        let mut findings = Vec::new();
+    /// Everything that is wrong with the store in this folder, which nobody may have open, and by itself what a crash left
+    /// that opening mends.
+    pub fn verify(folder: &Path) -> Result<Verified, OpenError> {
+        let mut verified = Verified::default();
         let (identity, marker) = match read_identity(folder) {
             Ok(heads) => heads,
-            Err(OpenError::Damaged { file, offset, what }) => return Ok(vec![Finding { file, offset, what }]),
+            Err(OpenError::Damaged { file, offset, what }) => {
+                verified.damages.push(Finding { file, offset, what });
+                return Ok(verified);
+            }
             Err(other) => return Err(other),
         };
         let log = folder.join(LOG_FOLDER);
-        let position = log_recovery::check(&log, identity.cluster, marker.position, &mut findings)?;
+        verified.torn_end = log_recovery::torn_end(&log, identity.cluster, marker.position)?;
+        let position = match &verified.torn_end {
+            // What stands behind the tear is dropped with it.
+            Some((position, _)) => *position,
+            None => log_recovery::check(&log, identity.cluster, marker.position, &mut verified.damages)?,
+        };
         if folder.join(PAGES_FOLDER).join("db").is_file() {
-            check_pages(folder, position, &mut findings)?;
+            check_pages(folder, position, &mut verified.damages)?;
         }
-        Ok(findings)
+        Ok(verified)
     }
 }
 

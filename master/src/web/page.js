@@ -149,7 +149,9 @@ function servers(rows) {
 // When every chunk had last been read from the disk, how far the present round is, and what was found.
 function scrubbed(scrub) {
   const parts = [];
-  if (scrub.completed > 0) parts.push(new Date(scrub.completed * 1000).toISOString().slice(0, 10));
+  const completed = new Date(scrub.completed * 1000);
+  // A clock that is far off, or a chunkserver that is not one: toISOString throws on what is no date.
+  if (scrub.completed > 0) parts.push(Number.isNaN(completed.getTime()) ? "at an impossible time" : completed.toISOString().slice(0, 10));
   if (scrub.done < scrub.chunks) parts.push(`${Math.floor(scrub.done * 100 / scrub.chunks)} %`);
   if (scrub.found > 0) parts.push(`${number(scrub.found)} bad found`);
   return parts.join(", ") || "not yet";

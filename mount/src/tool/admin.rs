@@ -1,16 +1,21 @@
 //! `rfs admin`: export, restore, checkpoint, forgetting a server.
 
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use indicatif::ProgressBar;
+use rfs_common::durable;
 use rfs_common::ids::ServerId;
-use rfs_proto::admin::{CheckpointRequest, ExportRequest, ForgetServerRequest};
+use rfs_proto::admin::{CheckpointRequest, ExportReply, ExportRequest, FetchExportRequest, ForgetServerRequest};
 use serde_json::json;
 
 use super::cli::{AdminArguments, AdminCommand};
 use super::master_link::MasterLink;
-use super::output::{Form, bytes, print_json, print_text};
+use super::output::{Form, bytes, print_json, print_text, spinner};
 use super::quickstart::programs::program;
 
 /// Runs one of them.
@@ -31,19 +36,62 @@ pub(super) fn admin(
 }
 
 fn export(link: &mut MasterLink, path: Option<&Path>, form: Form) -> anyhow::Result<()> {
-    let path = path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
-    let reply = link.call(|mut client| async move { client.export(ExportRequest { path }).await })?;
+    if let Some(path) = path {
+        ensure!(!path.exists(), "{} is there already; name a file that is not, or remove it", path.display());
+    }
+    let bar = spinner(form, "The master writes the export ...");
+    let reply = link.call(|mut client| async move { client.export(ExportRequest {}).await })?;
+    if let Some(path) = path {
+        let unfinished = unfinished_name(path);
+        let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished);
+        let copy = copy.with_context(|| format!("cannot make {}", unfinished.display()))?;
+        let fetched = fetch(link, &reply, copy, &bar).and_then(|()| give_name(&unfinished, path));
+        let _ = std::fs::remove_file(&unfinished);
+        fetched.with_context(|| format!("cannot write {}; the export is at the master", path.display()))?;
+    }
+    bar.finish_and_clear();
     match form {
         Form::Programs => print_json(&json!({
             "path": reply.path, "bytes": reply.bytes, "records": reply.records, "position": reply.position,
+            "copy": path.map(|path| path.to_string_lossy().into_owned()),
         })),
         Form::People => print_text(&format!(
-            "Exported {} records ({}) to {} on the master's machine.",
+            "Exported {} records ({}) to {} on the master's machine{}.",
             reply.records,
             bytes(reply.bytes),
-            reply.path
+            reply.path,
+            path.map_or_else(String::new, |path| format!(", and copied it to {}", path.display()))
         )),
     }
+}
+
+fn unfinished_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".part");
+    name.into()
+}
+
+/// Copies an export from the master.
+fn fetch(link: &mut MasterLink, export: &ExportReply, mut copy: File, bar: &ProgressBar) -> anyhow::Result<()> {
+    let name = Path::new(&export.path).file_name().context("the master gave the export no name")?;
+    let request = FetchExportRequest { name: name.to_string_lossy().into_owned() };
+    let mut parts = link.call(|mut client| async move { client.fetch_export(request).await })?;
+    let mut count = 0;
+    while let Some(part) = link.next(&mut parts)? {
+        copy.write_all(&part.content)?;
+        count += part.content.len() as u64;
+        bar.set_message(format!("{} of {} copied", bytes(count), bytes(export.bytes)));
+        bar.tick();
+    }
+    ensure!(count == export.bytes, "the copy has {count} bytes, the export {}; try again", export.bytes);
+    Ok(copy.sync_all()?)
+}
+
+/// Now that it is whole, unless the name was taken meanwhile.
+fn give_name(unfinished: &Path, path: &Path) -> anyhow::Result<()> {
+    std::fs::hard_link(unfinished, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    Ok(durable::sync_folder(folder.unwrap_or(Path::new(".")))?)
 }
 
 fn checkpoint(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {

@@ -118,9 +118,9 @@ pub struct AdminArguments {
 /// Administration of the master's metadata.
 #[derive(Debug, Subcommand)]
 pub enum AdminCommand {
-    /// Has the master write a checksummed export of the whole metadata.
+    /// Has the master write a checksummed export of the whole metadata into its folder for exports.
     Export {
-        /// File on the master's machine; without it the master's configured export folder is used.
+        /// Also copy it into this new file, on this machine.
         path: Option<PathBuf>,
     },
     /// Makes a new metadata folder from an export (on the master's machine, with the master stopped).

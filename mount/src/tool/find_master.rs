@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use rfs_common::endpoint::{CLIENT_TO_MASTER_PORT, Endpoint};
 
+use crate::mountpoint::{self, MountEntry};
+
 /// A mounted rfs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RfsMount {
@@ -60,50 +62,23 @@ pub(super) fn mount_of<'a>(mounts: &'a [RfsMount], path: &Path) -> Option<&'a Rf
 
 /// All mounts of rfs on this machine.
 pub(super) fn mounts() -> anyhow::Result<Vec<RfsMount>> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    Ok(text.lines().filter_map(parse_mount).collect())
+    let mounts = mountpoint::mounts().context("cannot read the mount table")?;
+    Ok(mounts.into_iter().filter_map(rfs_mount).collect())
 }
 
 /// Whether something is mounted on this very folder, given by its real path.
 pub(super) fn is_mount_point(folder: &Path) -> anyhow::Result<bool> {
-    let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
-    Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| Path::new(&unescape(point)) == folder))
+    let mounts = mountpoint::mounts().context("cannot read the mount table")?;
+    Ok(mountpoint::mount_at(&mounts, folder).is_some())
 }
 
-/// One line of mountinfo (proc(5)): fields 5 is the mount point, after the separator come type and source.
-fn parse_mount(line: &str) -> Option<RfsMount> {
-    let (before, after) = line.split_once(" - ")?;
-    let mount_point = unescape(before.split(' ').nth(4)?);
-    let mut after = after.split(' ');
-    let (kind, source) = (after.next()?, unescape(after.next()?));
-    if kind != "fuse.rfs" && kind != "rfs" {
+fn rfs_mount(mount: MountEntry) -> Option<RfsMount> {
+    if !mount.is_rfs() {
         return None;
     }
-    let address = source.split_once(":/").map_or(source.as_str(), |(address, _)| address);
+    let address = mount.source.split_once(":/").map_or(mount.source.as_str(), |(address, _)| address);
     let master = Endpoint::parse(address, CLIENT_TO_MASTER_PORT).ok()?;
-    Some(RfsMount { mount_point: PathBuf::from(mount_point), master })
-}
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        let code = rest.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match code {
-            Some(code) => {
-                out.push(char::from(code));
-                rest = &rest[at + 4..];
-            }
-            None => {
-                out.push('\\');
-                rest = &rest[at + 1..];
-            }
-        }
-    }
-    out.push_str(rest);
-    out
+    Some(RfsMount { mount_point: mount.mount_point, master })
 }
 
 #[cfg(test)]
@@ -111,12 +86,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_rfs_line_gives_mount_point_and_master() {
-        let line = "40 28 0:36 / /mnt/my\\040files rw,nosuid shared:9 - fuse.rfs 10.0.0.1:9421:/home rw,user_id=0";
-        let mount = parse_mount(line).expect("a mount");
-        assert_eq!(mount.mount_point, PathBuf::from("/mnt/my files"));
-        assert_eq!(mount.master, Endpoint::new("10.0.0.1", 9421));
-        assert_eq!(parse_mount("28 1 254:0 / / rw - ext4 /dev/vda rw"), None);
+    fn an_rfs_line_gives_mount_point_and_master_whatever_the_others_are() {
+        let table = b"28 1 254:0 / /odd\xff rw - ext4 /dev/vda rw\n\
+            40 28 0:36 / /mnt/my\\040files rw,nosuid shared:9 - fuse.rfs 10.0.0.1:9421:/home rw,user_id=0\n";
+        let mounts: Vec<_> = mountpoint::parse_mountinfo(table).into_iter().filter_map(rfs_mount).collect();
+        assert_eq!(mounts, [RfsMount { mount_point: "/mnt/my files".into(), master: Endpoint::new("10.0.0.1", 9421) }]);
     }
 
     #[test]

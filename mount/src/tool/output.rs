@@ -1,11 +1,15 @@
 //! How results reach the terminal: tables for people, one JSON document for programs, complaints on standard error.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tabled::builder::Builder;
 use tabled::settings::Style;
+
+const TICK_EVERY: Duration = Duration::from_millis(100);
 
 /// Who reads the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,17 @@ pub(super) fn print_table(headings: &[&str], rows: Vec<Vec<String>>, empty: &str
     table.with(Style::blank());
     let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
     print_text(&lines.join("\n"))
+}
+
+/// Shows on standard error, if that is a terminal and a person reads, that something goes on. To be cleared by the caller.
+pub(super) fn spinner(form: Form, message: &'static str) -> ProgressBar {
+    let bar = if form == Form::People { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_message(message);
+    bar.enable_steady_tick(TICK_EVERY);
+    bar
 }
 
 /// A time span that ended now, in the largest fitting unit.

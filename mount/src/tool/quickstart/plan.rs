@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use rfs_common::durable;
+use rfs_common::{durable, trusted};
 use serde::{Deserialize, Serialize};
 
 use crate::tool::cli::QuickstartArguments;
@@ -38,15 +38,38 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The plan of the cluster in `dir`, or none if there is no cluster yet.
+    /// The plan of the cluster in `dir`, or none if there is no cluster yet. What another user can have put there is refused:
+    /// it would say which processes to end and which folders to remove.
     pub(super) fn load(dir: &Path) -> anyhow::Result<Option<Self>> {
         let path = dir.join(FILE_NAME);
+        for place in [dir, &path, &dir.join("run"), &dir.join("log")] {
+            trusted::require_private(place)?;
+        }
         if !path.exists() {
             return Ok(None);
         }
         let text = durable::read_text_limited(&path, FILE_BYTES_MAX)?;
-        let plan = toml::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        let plan: Self = toml::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        plan.require_trusted(dir)?;
         Ok(Some(plan))
+    }
+
+    /// Refuses folders of other users.
+    pub(super) fn require_trusted(&self, dir: &Path) -> anyhow::Result<()> {
+        for folder in self.data.iter().chain([&self.meta]) {
+            match folder.starts_with(dir) {
+                true => trusted::require_private(folder)?,
+                false => trusted::require_owned(folder)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something with this name in `dir` is for this cluster.
+    pub(super) fn has_place(&self, dir: &Path, name: &std::ffi::OsStr) -> bool {
+        let path = dir.join(name);
+        let folders = self.data.iter().chain([&self.meta, &self.mount]);
+        folders.into_iter().any(|folder| folder.starts_with(&path))
     }
 
     /// Remembers the plan.

@@ -1,5 +1,9 @@
 //! Starts what is down of a quickstart cluster, in order: master, chunkservers, mount.
+//!
+//! The plan is the first thing on disk, and what `init` has made counts only once its identity is there, so that a
+//! quickstart that was interrupted anywhere goes on when it is run again. SIGINT and SIGTERM are looked at between steps.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -7,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use rfs_common::durable;
 use rfs_common::endpoint::Endpoint;
-use rfs_common::folder_lock::{FolderLock, FolderLockError};
+use rfs_common::folder_lock::{FolderLock, FolderLockError, LOCK_FILE_NAME};
+use rfs_common::shutdown::Shutdown;
+use rfs_common::trusted;
 use rfs_proto::admin::StatusRequest;
 use serde_json::json;
 
@@ -26,6 +31,9 @@ const TURN_WITHIN: Duration = Duration::from_secs(120);
 const MASTER_READY: Duration = Duration::from_secs(30);
 const CHUNKSERVERS_READY: Duration = Duration::from_secs(30);
 const MOUNT_READY: Duration = Duration::from_secs(30);
+/// Names of the files that make a folder the master's, or a volume.
+const MASTER_IDENTITY: &str = "identity";
+const VOLUME_IDENTITY: &str = "volume.toml";
 /// All daemons listen on, and the mount connects to, this machine only.
 const HOST: &str = "127.0.0.1";
 
@@ -41,37 +49,46 @@ pub(super) struct Daemons {
 
 impl Daemons {
     /// Those of the cluster in `dir`.
-    pub(super) fn of(dir: &Path, plan: &Plan) -> anyhow::Result<Self> {
+    pub(super) fn of(dir: &Path, plan: &Plan, interrupt: &Shutdown) -> anyhow::Result<Self> {
         let chunkserver = program("chunkserver")?;
         let chunkservers = (1..=plan.data.len())
-            .map(|number| Process::new(dir, &format!("chunkserver{number}"), chunkserver.clone()))
+            .map(|number| Process::new(dir, &format!("chunkserver{number}"), chunkserver.clone(), interrupt))
             .collect();
         Ok(Self {
-            master: Process::new(dir, "mfs-master", program("mfs-master")?),
+            master: Process::new(dir, "mfs-master", program("mfs-master")?, interrupt),
             chunkservers,
-            mount: Process::new(dir, "mount", mount_program()?),
+            mount: Process::new(dir, "mount", mount_program()?, interrupt),
         })
     }
 }
 
 /// `rfs quickstart`
 pub(super) fn start(arguments: &QuickstartArguments, form: Form) -> anyhow::Result<()> {
+    trusted::require_private(&arguments.dir)?;
     let dir = absolute(&arguments.dir)?;
+    let interrupt = Shutdown::on_signals().context("cannot wait for signals")?;
     // Until its daemons listen, another quickstart would find the ports of this one free.
-    let ports = TurnForPorts::wait();
-    let mut plan = match Plan::load(&dir)? {
+    let ports = TurnForPorts::wait(&interrupt);
+    let plan = match Plan::load(&dir)? {
         Some(plan) => {
             plan.agree(arguments)?;
             plan
         }
-        None => new_plan(&dir, arguments)?,
+        None => {
+            let plan = new_plan(&dir, arguments)?;
+            // So that other users can reach the mount point in it.
+            trusted::create_folder_with_mode(&dir, 0o755)?;
+            trusted::require_private(&dir)?;
+            plan.save(&dir)?;
+            plan
+        }
     };
     make_folders(&dir, &plan)?;
     let _only_one = lock(&dir)?;
-    plan.save(&dir)?;
-    if let Err(error) = start_all(&dir, &mut plan, ports) {
+    let mut plan = Plan::load(&dir)?.context("the cluster was removed just now; run this again to make a new one")?;
+    if let Err(error) = start_all(&dir, &mut plan, ports, &interrupt) {
         bail!(
-            "{error:#}\nWhat was started runs on; `{} quickstart --stop --dir {}` ends it.",
+            "{error:#}\nWhat was started runs on; `{0} quickstart --dir {1}` goes on, `{0} quickstart --stop --dir {1}` ends it.",
             own_name(),
             dir.display()
         );
@@ -79,8 +96,8 @@ pub(super) fn start(arguments: &QuickstartArguments, form: Form) -> anyhow::Resu
     report(&dir, &plan, form)
 }
 
-fn start_all(dir: &Path, plan: &mut Plan, ports: TurnForPorts) -> anyhow::Result<()> {
-    let daemons = Daemons::of(dir, plan)?;
+fn start_all(dir: &Path, plan: &mut Plan, ports: TurnForPorts, interrupt: &Shutdown) -> anyhow::Result<()> {
+    let daemons = Daemons::of(dir, plan, interrupt)?;
     make_master(&daemons.master, dir, plan)?;
     start_master(&daemons.master, plan)?;
     for (index, process) in daemons.chunkservers.iter().enumerate() {
@@ -98,14 +115,14 @@ struct TurnForPorts {
 
 impl TurnForPorts {
     /// Waits until the others have their ports, but not for ever: then the check of each port has to do.
-    fn wait() -> TurnForPorts {
+    fn wait(interrupt: &Shutdown) -> TurnForPorts {
         let wait = Wait::new(TURN_WITHIN);
         loop {
             let name = SocketAddr::from_abstract_name(b"rfs-quickstart-ports");
             if let Ok(listener) = name.and_then(|name| UnixListener::bind_addr(&name)) {
                 return TurnForPorts { _name: Some(listener) };
             }
-            if !wait.again() {
+            if interrupt.is_requested() || !wait.again() {
                 return TurnForPorts { _name: None };
             }
         }
@@ -128,26 +145,51 @@ fn new_plan(dir: &Path, arguments: &QuickstartArguments) -> anyhow::Result<Plan>
     foreign(&dir.join("run"), "the cluster's process ids")?;
     foreign(&dir.join("log"), "the cluster's logs")?;
     plan.data.iter().try_for_each(|folder| foreign(folder, "a chunkserver"))?;
+    refuse_foreign_entries(dir, &plan)?;
+    plan.require_trusted(dir)?;
     Ok(plan)
 }
 
-/// Whether nothing is in the folder, or it is not there. A fresh filesystem's lost+found does not count.
+/// A cluster's folder has nothing in it but what is for the cluster.
+fn refuse_foreign_entries(dir: &Path, plan: &Plan) -> anyhow::Result<()> {
+    let ours = |name: &OsStr| {
+        ["run", "log", "lost+found", "quickstart.toml.new"].iter().any(|own| name == *own) || plan.has_place(dir, name)
+    };
+    match fs::read_dir(dir) {
+        Ok(mut entries) => match entries.find_map(|entry| entry.ok().filter(|entry| !ours(&entry.file_name()))) {
+            Some(entry) => bail!(
+                "{} is not empty (it has {:?}); a cluster needs a folder of its own: name another one with --dir",
+                dir.display(),
+                entry.file_name()
+            ),
+            None => Ok(()),
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot look into {}", dir.display())),
+    }
+}
+
+/// Whether nothing is in the folder, or it is not there. A fresh filesystem's lost+found does not count, nor does the lock
+/// that every daemon takes first.
 fn is_empty(folder: &Path) -> anyhow::Result<bool> {
+    let counts = |name: &OsStr| name != "lost+found" && name != LOCK_FILE_NAME;
     match fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.flatten().all(|entry| entry.file_name() == "lost+found")),
+        Ok(entries) => Ok(!entries.flatten().any(|entry| counts(&entry.file_name()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error).with_context(|| format!("cannot look into {}", folder.display())),
     }
 }
 
 fn make_folders(dir: &Path, plan: &Plan) -> anyhow::Result<()> {
-    let run_and_log = [dir.join("run"), dir.join("log")];
-    for folder in run_and_log.iter().chain(&plan.data).chain([&plan.meta]) {
-        durable::create_folder(folder)?;
+    for folder in [dir.join("run"), dir.join("log")] {
+        trusted::create_folder_with_mode(&folder, 0o755)?;
+    }
+    for folder in plan.data.iter().chain([&plan.meta]) {
+        trusted::create_folder_with_mode(folder, 0o700)?;
     }
     // The mount point may be a dead mount of an earlier life, which mount.rfs takes care of.
     if fs::symlink_metadata(&plan.mount).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-        durable::create_folder(&plan.mount)?;
+        trusted::create_folder_with_mode(&plan.mount, 0o755)?;
     }
     Ok(())
 }
@@ -167,30 +209,31 @@ fn client_endpoint(plan: &Plan) -> Endpoint {
     Endpoint::new(HOST, plan.client_port())
 }
 
-/// Whether something is still to be made in the folder. One that was made and is empty now is refused: made anew, it
-/// would be another cluster, or on the wrong disk.
-fn is_to_be_made(folder: &Path, whose: &str, plan: &Plan) -> anyhow::Result<bool> {
-    if !is_empty(folder)? {
-        return Ok(false);
-    }
+/// Whether something is still to be made in the folder; `init` finishes what it had begun there. One that was made and is
+/// empty now is refused: made anew, it would be another cluster, or on the wrong disk.
+fn is_to_be_made(folder: &Path, identity: &str, whose: &str, plan: &Plan) -> anyhow::Result<bool> {
+    let was_made = plan.made.iter().any(|made| made == folder);
     ensure!(
-        !plan.made.iter().any(|made| made == folder),
+        !was_made || !is_empty(folder)?,
         "{} is empty, and {whose} was in it; mount its filesystem again, or remove the cluster with \
          `{} quickstart --stop --purge`",
         folder.display(),
         own_name()
     );
-    Ok(true)
+    Ok(!was_made && !folder.join(identity).exists())
 }
 
 fn remember_made(folder: PathBuf, dir: &Path, plan: &mut Plan) -> anyhow::Result<()> {
+    if plan.made.contains(&folder) {
+        return Ok(());
+    }
     plan.made.push(folder);
     plan.save(dir)
 }
 
 fn make_master(process: &Process, dir: &Path, plan: &mut Plan) -> anyhow::Result<()> {
-    if !is_to_be_made(&plan.meta, "the master's metadata", plan)? {
-        return Ok(());
+    if !is_to_be_made(&plan.meta, MASTER_IDENTITY, "the master's metadata", plan)? {
+        return remember_made(plan.meta.clone(), dir, plan);
     }
     let meta = plan.meta.display().to_string();
     // Who starts a cluster may write to it.
@@ -202,7 +245,7 @@ fn make_master(process: &Process, dir: &Path, plan: &mut Plan) -> anyhow::Result
 }
 
 fn start_master(process: &Process, plan: &Plan) -> anyhow::Result<()> {
-    if process.running().is_some() {
+    if process.runs() {
         return Ok(());
     }
     require_free(&plan.master_ports(), "the master")?;
@@ -222,7 +265,7 @@ fn start_master(process: &Process, plan: &Plan) -> anyhow::Result<()> {
 fn start_chunkservers(processes: &[Process], plan: &Plan) -> anyhow::Result<()> {
     let mut started: Vec<Started> = Vec::new();
     for (index, (process, folder)) in processes.iter().zip(&plan.data).enumerate() {
-        if process.running().is_none() {
+        if !process.runs() {
             started.push(start_chunkserver(process, index, folder, plan)?);
         }
     }
@@ -244,8 +287,8 @@ fn start_chunkservers(processes: &[Process], plan: &Plan) -> anyhow::Result<()> 
 
 fn make_volume(process: &Process, index: usize, dir: &Path, plan: &mut Plan) -> anyhow::Result<()> {
     let folder = plan.data[index].clone();
-    if !is_to_be_made(&folder, &format!("the volume of {}", process.name()), plan)? {
-        return Ok(());
+    if !is_to_be_made(&folder, VOLUME_IDENTITY, &format!("the volume of {}", process.name()), plan)? {
+        return remember_made(folder, dir, plan);
     }
     let data = folder.display().to_string();
     let master = client_endpoint(plan).to_string();
@@ -268,7 +311,7 @@ fn start_chunkserver(process: &Process, index: usize, folder: &Path, plan: &Plan
 }
 
 fn start_mount(process: &Process, plan: &Plan) -> anyhow::Result<()> {
-    if process.running().is_some() && is_mounted(plan) {
+    if process.runs() && is_mounted(plan) {
         return Ok(());
     }
     let arguments = [client_endpoint(plan).to_string(), plan.mount.display().to_string(), "-f".to_owned()];

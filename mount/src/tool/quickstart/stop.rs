@@ -6,6 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rfs_common::shutdown::Shutdown;
+use rfs_common::trusted;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::plan::{Plan, absolute};
@@ -19,20 +21,32 @@ const UNMOUNTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the daemons make in the folders they were given. Only these are removed by `--purge`: a folder may be a mount
 /// point, or hold what is not ours.
-const OURS_IN_META: &[&str] =
-    &["identity", "log", "pages", "checkpoint", "reserve", "lock", "addresses.json", "exports"];
+const OURS_IN_META: &[&str] = &[
+    "identity",
+    "identity.new",
+    "log",
+    "pages",
+    "checkpoint",
+    "checkpoint.new",
+    "reserve",
+    "lock",
+    "addresses.json",
+    "exports",
+    "unfinished",
+];
 const OURS_IN_DATA: &[&str] =
-    &["volume.toml", "running.toml", "chunks", "incoming", "lost", "lock", "probe", "scrub.toml"];
-const OURS_IN_DIR: &[&str] = &["run", "log"];
+    &["volume.toml", "volume.toml.new", "running.toml", "chunks", "incoming", "lost", "lock", "probe", "scrub.toml"];
+const OURS_IN_DIR: &[&str] = &["run", "log", "quickstart.toml.new"];
 
 /// `rfs quickstart --stop [--purge]`
 pub(super) fn stop(arguments: &QuickstartArguments) -> anyhow::Result<()> {
+    trusted::require_private(&arguments.dir)?;
     let dir = absolute(&arguments.dir)?;
     let Some(plan) = Plan::load(&dir)? else {
         bail!("there is no quickstart cluster in {}; name its folder with --dir", dir.display());
     };
     let only_one = lock(&dir)?;
-    let daemons = Daemons::of(&dir, &plan)?;
+    let daemons = Daemons::of(&dir, &plan, &Shutdown::new())?;
     end_mount(&daemons.mount, &plan)?;
     for process in daemons.chunkservers.iter().chain([&daemons.master]) {
         end(process)?;
