@@ -135,6 +135,17 @@ impl Chunks {
         Some(self.orders.orders.remove(&order).map(|waiting| waiting.outcome).unwrap_or_default())
     }
 
+    /// Nobody will ask what became of the order.
+    pub fn abandon_order(&mut self, order: OrderId) {
+        self.orders.orders.remove(&order);
+    }
+
+    /// How many orders nobody has asked about yet.
+    #[cfg(test)]
+    pub(crate) fn orders_kept(&self) -> usize {
+        self.orders.orders.len()
+    }
+
     /// Rises whenever an order of the engine is finished.
     pub fn orders_finished(&self) -> u64 {
         self.orders.finished
