@@ -196,15 +196,19 @@ impl Core {
 
     /// The flush thread: nothing stays off the disk for longer than the interval.
     pub(crate) fn run_flush(&self) {
+        let mut synced_for = Duration::ZERO;
         loop {
             self.flush_idle.store(true, Ordering::SeqCst);
             if self.log.position() <= self.log.durable_position() && self.flush_wakeup.sleep(IDLE) == Woken::Ended {
                 return;
             }
             self.flush_idle.store(false, Ordering::SeqCst);
-            let woken = self.flush_wakeup.sleep(self.options.log_flush_interval);
+            // From the beginning of one sync to that of the next: what comes during a slow one has waited already.
+            let woken = self.flush_wakeup.sleep(self.options.log_flush_interval.saturating_sub(synced_for));
+            let begun = self.clock.monotonic();
             // The log keeps the reason of a failure and tells it to every commit.
             let _ = self.log.sync(self.log.position());
+            synced_for = self.clock.monotonic().since(begun);
             if woken == Woken::Ended || (self.log.failure().is_some() && self.flush_wakeup.sleep(IDLE) == Woken::Ended)
             {
                 return;

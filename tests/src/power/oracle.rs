@@ -253,6 +253,8 @@ impl Model {
                 }
                 (Act::Fsync(_), None) if record.is_ok() => history.synced(),
                 (Act::Fsync(_), None) if record.end.is_some() => history.sync_failed(),
+                // As with fsync: the application was told that what it wrote may be lost.
+                (Act::Close(_), None) if record.end.is_some() && !record.is_ok() => history.sync_failed(),
                 (Act::Close(_), None) if record.end.is_some() => {
                     for event in history.events_mut().iter_mut().filter(|event| event.closed_ns.is_none()) {
                         event.closed_ns = Some(ended_ns);
