@@ -32,7 +32,7 @@ pub struct Config {
     pub run_dir: Option<PathBuf>,
     /// Part of each volume that new chunks leave free, in thousandths of it ...
     pub reserve_thousandths: u64,
-    /// ... but at most this much.
+    /// ... but at most this much, and always 16 MiB, below which no chunk grows.
     pub reserve_max: ByteSize,
     /// A read or write that takes longer means that its volume is stalled: others are turned away until it returns.
     pub io_deadline: Period,

@@ -547,7 +547,8 @@ impl Volume {
     pub fn free_above_reserve(&self) -> u64 {
         let space = self.space();
         let reserve = (space.total / 1000).saturating_mul(self.settings.reserve_thousandths);
-        let reserve = reserve.min(self.settings.reserve_bytes_max);
+        // Where nothing can grow, nothing new is to be begun either.
+        let reserve = reserve.min(self.settings.reserve_bytes_max).max(GROWTH_FLOOR_BYTES);
         space.free.saturating_sub(reserve)
     }
 

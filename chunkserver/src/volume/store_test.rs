@@ -397,6 +397,7 @@ fn nothing_grows_into_the_last_blocks_and_everything_else_goes_on() {
     write(&volume, 1, &plain, &[3; 100], Sync::BeforeAnswer).unwrap();
     assert_eq!(read(&volume, 1, 1).unwrap(), [3; 100]);
     assert_eq!(write(&volume, 2, &new_terms(1), &[2; 1], Sync::Later), Err(Fault::NoSpace));
+    assert_eq!(volume.state().0, VolumeState::Full, "or writers would be sent here");
     assert_eq!(volume.chunk_count(), 1, "a chunk that could not be written is not made");
 }
 

@@ -652,3 +652,15 @@ fn who_cannot_connect_is_told_why() {
     options.cluster = Some(rfs_common::ids::ClusterId::new(5));
     assert!(matches!(Session::connect(options), Err(ConnectError::WrongCluster { .. })));
 }
+
+/// Sending it again and again would never end; the slot goes on with what comes next.
+#[test]
+fn a_request_that_no_frame_holds_fails_alone() {
+    let mounted = Mounted::new();
+    let session = &mounted.client.core.session;
+    let crowded = wire::Release { orphans: vec![u64::MAX; 200_000], ..wire::Release::default() };
+    for _ in 0..3 {
+        assert_eq!(session.call(&crowded).err(), Some(Errno::E2BIG));
+        mounted.client.set_xattr(&mounted.caller, FILE, b"user.a", b"value", 0).unwrap();
+    }
+}
