@@ -29,7 +29,7 @@ const FINISH_MAX: Duration = Duration::from_secs(60);
 /// A mount that works waits for copies that come back, but no test is to wait for those that do not.
 const WORK_OPTIONS: [&str; 2] = ["-o", "chunk_timeout=20s"];
 /// What is found must be readable: a mount that looks does not wait longer for copies that will not come.
-const LOOK_OPTIONS: [&str; 2] = ["-o", "chunk_timeout=8s"];
+const LOOK_OPTIONS: [&str; 2] = ["-o", "chunk_timeout=4s"];
 
 /// Every twelve rounds are these, in random order.
 pub const FAULTS: [Fault; 12] = [
