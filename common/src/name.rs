@@ -32,8 +32,8 @@ pub const XATTR_LIST_BYTES_MAX: usize = 65_536;
 /// filesystems; this is ext4's (`EXT4_LINK_MAX`), which programs have met before.
 pub const LINKS_MAX: u32 = 65_000;
 
-/// Bytes of the largest file: offsets are signed 64-bit numbers (`MAX_LFS_FILESIZE` of Linux's `fs.h`).
-pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
+/// Bytes of the largest file (256 PiB): chunks are counted with 32 bits, so that the number behind the last one is one too.
+pub const FILE_BYTES_MAX: u64 = crate::leaf::CHUNK_BYTES * u32::MAX as u64;
 
 /// The name of a directory entry.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

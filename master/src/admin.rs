@@ -172,7 +172,8 @@ fn forget_server(
             view.host
         )));
     }
-    let last_copies = state.with_chunks(|chunks, _| chunks.last_copies_of(server));
+    let lost_chunks = state.with_chunks(|chunks, _| chunks.last_copies_of(server));
+    let last_copies = lost_chunks.len();
     if last_copies > 0 && !request.last_copies {
         return Err(Status::failed_precondition(format!(
             "chunkserver {server} on {} has the last copies of {last_copies} chunks, which would be lost: bring it back, or \
@@ -180,6 +181,7 @@ fn forget_server(
             view.host
         )));
     }
+    state.expect_copies(&lost_chunks).map_err(Status::internal)?;
     let change = crate::cluster::known::change_to_forget(server);
     state.commit(vec![change]).map_err(Status::internal)?;
     let forgotten = state.with_chunks(|chunks, _| chunks.forget_server(server));

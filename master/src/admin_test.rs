@@ -105,6 +105,7 @@ async fn affected_files_are_named_with_what_to_do() {
         free: 1 << 39,
         chunks: 0,
         storage_machine: String::new(),
+        lost_power: false,
         scrub: Default::default(),
     };
     let registration = Registration {

@@ -36,7 +36,7 @@ pub struct MasterConfig {
     pub session_expiry: Period,
     /// How often clients send heartbeats.
     pub heartbeat_interval: Period,
-    /// A session that does not give back a lease when asked for this long ends.
+    /// A session that does not give back a lease when asked for this long, and does not say that it is about to, ends.
     pub recall_timeout: Period,
     /// How long an operation waits for copies that are away before it is answered with an error.
     pub chunk_wait: Period,

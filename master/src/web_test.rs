@@ -30,6 +30,7 @@ fn gatherer() -> Arc<Gatherer> {
         free: 40,
         chunks: 0,
         storage_machine: String::new(),
+        lost_power: false,
         scrub: Default::default(),
     };
     let (server, host, address) = (ServerId::new(1), "<b>host</b>".to_owned(), "h:1".to_owned());

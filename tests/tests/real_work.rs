@@ -88,7 +88,7 @@ fn git_clones_checks_and_packs() {
         anyhow::ensure!(status.is_empty(), "git sees changes after a clone:\n{status}");
         shell(
             &root.join("clone"),
-            "git checkout -q -b other && git commit -q --allow-empty -m x --author 'a <a@b>' && git log -1",
+            "git checkout -q -b other && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m x --author 'a <a@b>' && git log -1",
         )?;
         Ok(())
     });

@@ -37,6 +37,9 @@ pub enum Fault {
         /// What was found.
         reason: String,
     },
+    /// The copy was open in a power cut: what was acknowledged to its writer may not be here.
+    #[error("this copy was open in a power cut and has not been settled since")]
+    Suspect,
     /// No space for it.
     #[error("no space is left on the volume")]
     NoSpace,
@@ -109,6 +112,7 @@ impl Fault {
             Fault::Exists { .. } => Status::Exists,
             Fault::BadHashSent { .. } => Status::BadHashSent,
             Fault::BadCopy { .. } => Status::BadCopy,
+            Fault::Suspect => Status::Suspect,
             Fault::NoSpace => Status::NoSpace,
             Fault::Io { .. } | Fault::ReadOnly { .. } => Status::IoError,
             Fault::VolumeOut { .. } => Status::VolumeOut,
@@ -123,7 +127,7 @@ impl Fault {
             Fault::NoChunk => Errno::ENOENT,
             Fault::WrongVersion { .. } => Errno::ESTALE,
             Fault::Exists { .. } => Errno::EEXIST,
-            Fault::BadHashSent { .. } | Fault::BadCopy { .. } => Errno::EIO,
+            Fault::BadHashSent { .. } | Fault::BadCopy { .. } | Fault::Suspect => Errno::EIO,
             Fault::NoSpace => Errno::ENOSPC,
             Fault::Io { errno, .. } => *errno,
             Fault::VolumeOut { .. } => Errno::ENODEV,

@@ -6,6 +6,7 @@ use rfs_proto::cluster::{
     FromChunkserver, Heartbeat, Held as WireHeld, Inventory, Scrub as WireScrub, Volume as WireVolume, VolumeState,
 };
 
+use crate::volume::running::LastEnd;
 use crate::volume::store::{Counters, Listed};
 use crate::volumes::{Current, Slot, Volumes};
 
@@ -42,7 +43,7 @@ fn volume(slot: &Slot) -> Option<WireVolume> {
             told.total = volume.space().total;
             told.free = volume.free_above_reserve();
             told.chunks = volume.chunk_count();
-            told.unclean = volume.was_unclean();
+            told.lost_power = volume.last_end() == LastEnd::PowerCut;
             let scrub = volume.scrubbed();
             told.scrub = Some(WireScrub {
                 done: scrub.done,

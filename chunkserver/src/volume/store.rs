@@ -199,9 +199,9 @@ impl Volume {
         &self.ground
     }
 
-    /// Whether it was not closed cleanly before.
-    pub fn was_unclean(&self) -> bool {
-        self.last_end != LastEnd::Clean
+    /// How its last use ended.
+    pub fn last_end(&self) -> LastEnd {
+        self.last_end
     }
 
     /// Its gate, for the watchdog.

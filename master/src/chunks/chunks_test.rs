@@ -29,6 +29,7 @@ fn report(volume: u64, machine: &str) -> VolumeReport {
         free: 1 << 39,
         chunks: 0,
         storage_machine: machine.to_owned(),
+        lost_power: true,
         scrub: Default::default(),
     }
 }
@@ -40,9 +41,13 @@ fn registration(server: u64, volumes: Vec<VolumeReport>) -> Registration {
 
 /// Server N has volume N0 with these copies.
 fn connect(chunks: &mut Chunks, server: u64, copies: &[Held]) {
+    connect_with(chunks, server, report(server * 10, ""), copies);
+}
+
+fn connect_with(chunks: &mut Chunks, server: u64, report: VolumeReport, copies: &[Held]) {
     let stream = StreamId(server);
     let now = chunks.now;
-    chunks.register(now, registration(server, vec![report(server * 10, "")]), stream, Signal::default()).unwrap();
+    chunks.register(now, registration(server, vec![report]), stream, Signal::default()).unwrap();
     chunks.inventory(now, ServerId::new(server), stream, VolumeId::new(server * 10), copies, WHOLE);
 }
 
@@ -195,13 +200,13 @@ fn a_chunk_committed_across_a_restart_is_looked_for_everywhere() {
 }
 
 #[test]
-fn suspect_copies_are_settled_and_the_last_resort_of_readers() {
+fn suspect_copies_are_settled_and_no_reader_is_sent_to_one() {
     let mut chunks = table(ChunksConfig::default());
     chunks.load(ChunkId::new(1), info(2, 2, Goal::TWO));
     let suspect = Held { suspect: true, ..held(1, 2) };
     connect(&mut chunks, 1, &[suspect]);
     connect(&mut chunks, 2, &[suspect]);
-    assert_eq!((chunks.wants_settling(), chunks.places(ChunkId::new(1)).len()), (vec![ChunkId::new(1)], 2));
+    assert_eq!((chunks.wants_settling(), chunks.places(ChunkId::new(1)).len()), (vec![ChunkId::new(1)], 0));
     connect(&mut chunks, 4, &[]);
     connect(&mut chunks, 3, &[held(1, 2)]);
     assert!(chunks.wants_settling().is_empty());
@@ -346,6 +351,17 @@ fn a_chunk_without_any_copy_is_lost_only_if_never_synced_and_while_every_volume_
 }
 
 #[test]
+fn a_chunk_without_any_copy_is_not_begun_anew_where_no_volume_lost_power() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    chunks.load(ChunkId::new(1), ChunkInfo { unsynced: true, ..info(2, 2, Goal::TWO) });
+    for server in [1, 2] {
+        let healthy = VolumeReport { lost_power: false, ..report(server * 10, "sto1") };
+        connect_with(&mut chunks, server, healthy, &[]);
+    }
+    assert!(!chunks.settle_candidates(ChunkId::new(1)).is_lost, "its files were removed, not lost in a power cut");
+}
+
+#[test]
 fn open_copies_of_settled_chunks_are_named_after_the_start_and_not_later() {
     let mut chunks = table(ChunksConfig::default());
     for chunk in 1..=3 {
@@ -416,7 +432,7 @@ fn the_last_copies_of_a_server_that_is_away_are_counted() {
     connect(&mut chunks, 1, &[held(1, 2), held(2, 2), held(3, 1)]);
     connect(&mut chunks, 2, &[held(2, 2), held(3, 2)]);
     assert!(chunks.disconnected(chunks.now, ServerId::new(1), StreamId(1)));
-    assert_eq!(chunks.last_copies_of(ServerId::new(1)), 1, "of chunk 1; 2 is elsewhere, of 3 it has an old one");
+    assert_eq!(chunks.last_copies_of(ServerId::new(1)), [ChunkId::new(1)], "2 is elsewhere, of 3 it has an old one");
 }
 
 #[test]

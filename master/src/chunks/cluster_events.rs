@@ -439,8 +439,8 @@ impl Chunks {
     }
 
     /// Chunks of which the server, which is away, has the only good copies that are known to be anywhere.
-    pub fn last_copies_of(&self, id: ServerId) -> u64 {
-        let Some(server) = self.servers.servers.get(&id) else { return 0 };
+    pub fn last_copies_of(&self, id: ServerId) -> Vec<ChunkId> {
+        let Some(server) = self.servers.servers.get(&id) else { return Vec::new() };
         let mut chunks: Vec<ChunkId> =
             server.slots.iter().flat_map(|slot| self.servers.volume(*slot).chunks.iter().copied()).collect();
         chunks.sort_unstable();
@@ -452,7 +452,8 @@ impl Chunks {
             let here = holders.clone().any(|holder| holder == id);
             here && !holders.any(|holder| holder != id)
         };
-        chunks.iter().filter(is_last).count() as u64
+        chunks.retain(|chunk| is_last(&chunk));
+        chunks
     }
 
     /// Forgets a server that is gone for good, with all that was on it. Returns whether it was known and is not connected.

@@ -31,7 +31,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rfs_common::clock::Monotonic;
-use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId, ServerId, SessionId};
+use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId, ServerId, SessionId, VolumeId};
 use rfs_common::random::SharedRandom;
 
 pub use self::cluster_events::InventoryPart;
@@ -204,8 +204,9 @@ impl Chunks {
 
     // ------------------------------------------------------------------ reading
 
-    /// The live current copies, in an order that spreads readers. Where no good copy is live, a suspect or bad one of the
-    /// current version is offered as the last resort: the reader checks hashes anyway.
+    /// The live current copies, in an order that spreads readers. Where no good copy is live, bad ones of the current
+    /// version are offered as the last resort: other parts of them may be whole, and the reader checks hashes. Suspect copies
+    /// never are: they may lack acknowledged writes, and are settled first.
     pub fn places(&self, chunk: ChunkId) -> Vec<Place> {
         let Some(entry) = self.entries.get(&chunk).filter(|entry| !entry.is_doomed()) else {
             return Vec::new();
@@ -217,10 +218,16 @@ impl Chunks {
         };
         let mut places = readable(CopyFlags::is_good);
         if places.is_empty() {
-            places = readable(CopyFlags::is_last_resort);
+            places = readable(|flags| flags.is_last_resort() && !flags.has(CopyFlags::SUSPECT));
         }
         self.shuffle(&mut places);
         places
+    }
+
+    /// Whether the chunk's copy on that volume was open in a power cut and has not been settled since.
+    pub fn is_suspect(&self, chunk: ChunkId, volume: VolumeId) -> bool {
+        let copy = self.servers.slot(volume).and_then(|slot| self.entries.get(&chunk)?.copy_on(slot));
+        copy.is_some_and(|copy| copy.flags.has(CopyFlags::SUSPECT))
     }
 
     // ------------------------------------------------------------------ writing

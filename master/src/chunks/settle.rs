@@ -83,7 +83,10 @@ impl Chunks {
             // A copy that kept its power has everything; suspect ones could only outvote it.
             ranked.retain(|(_, _, suspect, _)| !suspect);
         }
-        view.is_lost = ranked.is_empty() && entry.may_have_lost_all() && self.is_everything_there();
+        view.is_lost = ranked.is_empty()
+            && entry.may_have_lost_all()
+            && self.is_everything_there()
+            && self.servers.volumes().any(|(_, volume)| volume.report.lost_power);
         view.candidates = ranked.into_iter().map(|(_, _, _, candidate)| candidate).collect();
         view
     }

@@ -96,6 +96,7 @@ fn registration_of(server: ServerId, record: ServerRecord) -> Registration {
         free: 0,
         chunks: 0,
         storage_machine: volume.storage_machine,
+        lost_power: false,
         scrub: ScrubReport::default(),
     };
     let volumes = record.volumes.into_iter().map(report).collect();

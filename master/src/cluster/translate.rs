@@ -41,6 +41,7 @@ pub(super) fn volume(volume: wire::Volume) -> VolumeReport {
         free: volume.free,
         chunks: volume.chunks,
         storage_machine: volume.storage_machine,
+        lost_power: volume.lost_power,
         scrub: scrub(volume.scrub.unwrap_or_default()),
     }
 }

@@ -35,7 +35,7 @@ fn a_new_file_comes_with_its_first_chunk_and_readers_find_it_after_the_commit() 
     let again = grant(&writer, file);
     assert_eq!(again.version_from, 1, "the copies are raised already");
     assert_eq!(again.length, 100, "the writer cuts the copies to this: it must be what is committed by now");
-    let located = reader.call(&session::Locate { inode: file, first_index: 0, count: 9 }).unwrap();
+    let located = reader.call(&session::Locate { inode: file, first_index: 0, count: 9, existing: false }).unwrap();
     assert_eq!((located.chunks.len(), located.chunks[0].length, located.chunks[0].places.len()), (1, 100, 2));
     // The reader took the write lease away, and with it the grant: the next one has its own version.
     assert_eq!(errno_of(writer.call(&session::GrantWrite { inode: file, index: 0 })), Errno::ESTALE);
@@ -43,6 +43,28 @@ fn a_new_file_comes_with_its_first_chunk_and_readers_find_it_after_the_commit() 
     let next = grant(&writer, file);
     assert_eq!((next.chunk, next.version_from, next.version), (first.chunk, 1, 2));
     world.check();
+}
+
+#[test]
+fn asking_where_chunks_are_leaves_the_lease_as_it_is_known() {
+    let world = World::new();
+    world.chunkservers(3);
+    let (reader, writer) = (world.client(Manners::Keeps), world.client(Manners::Answers));
+    let made = writer.make("f", true);
+    let file = inode_of(&made);
+    commit(&writer, file, &made.first_chunk.unwrap(), 100);
+    let told = reader.attributes(file).unwrap().node.unwrap().lease.unwrap().grant;
+    reader.call(&session::Locate { inode: file, first_index: 0, count: 9, existing: false }).unwrap();
+    let waiting = writer.spawn(session::AcquireLease { inode: file, mode: session::LeaseMode::Write as i32 });
+    until("the recall", || !reader.peer.recalls().is_empty());
+    let (recall, items) = reader.peer.recalls().remove(0);
+    assert_eq!(
+        items.leases[0].grant.get(),
+        told,
+        "the reader would wait for an answer with the grant it does not know"
+    );
+    world.engine.recall_done(reader.session, recall);
+    waiting.join().unwrap().unwrap();
 }
 
 #[test]
@@ -102,11 +124,11 @@ fn what_a_lost_writer_leaves_is_settled_before_anyone_reads_it() {
         let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
         commit(&writer, file, &first, 10);
         world.clock.advance(Duration::from_secs(9));
-        world.engine.heartbeat(reader.session).unwrap();
+        world.engine.heartbeat(reader.session, []).unwrap();
         world.clock.advance(Duration::from_secs(2));
         world.engine.tick(&Digests(alike));
         assert_eq!(world.engine.totals().settling, 1);
-        let waiting = reader.spawn(session::Locate { inode: file, first_index: 0, count: 1 });
+        let waiting = reader.spawn(session::Locate { inode: file, first_index: 0, count: 1, existing: false });
         until("the wait", || world.engine.totals().waiting == 1);
         until("the settling", || {
             world.carry_out(3, &[]);
@@ -131,7 +153,8 @@ fn a_chunk_that_was_never_committed_goes_with_its_writer() {
     world.tick_after(11);
     world.tick_after(1);
     let other = world.client(Manners::Answers);
-    let located = other.call(&session::Locate { inode: inode_of(&made), first_index: 0, count: 1 }).unwrap();
+    let located =
+        other.call(&session::Locate { inode: inode_of(&made), first_index: 0, count: 1, existing: false }).unwrap();
     assert_eq!(located.chunks, []);
     assert_eq!(world.engine.totals().grants, 0);
     world.check();
@@ -166,7 +189,7 @@ fn what_was_written_after_a_commit_is_compared_when_master_and_writer_are_gone()
         world.tick_after(11);
         assert_eq!(world.engine.totals().settling, 1, "its writer is gone; back before: {comes_back}");
         let reader = world.client(Manners::Answers);
-        let waiting = reader.spawn(session::Locate { inode: file, first_index: 0, count: 1 });
+        let waiting = reader.spawn(session::Locate { inode: file, first_index: 0, count: 1, existing: false });
         until("the settling", || {
             world.carry_out(3, &[]);
             world.engine.tick(&Digests(false));
@@ -254,7 +277,7 @@ fn a_writer_that_asks_for_committed_bytes_learns_that_all_copies_lost_power() {
         let copies = open_copies(&first.places, first.chunk, 1, volume);
         copies.into_iter().map(|held| Held { suspect: true, ..held }).collect()
     });
-    let locate = session::Locate { inode: file, first_index: 0, count: 1 };
+    let locate = session::Locate { inode: file, first_index: 0, count: 1, existing: false };
     let located = || writer.call(&locate).unwrap().chunks.remove(0);
     assert_eq!(located().lost_version, 0);
     until("the settling", || {

@@ -192,7 +192,10 @@ impl Turn<'_> {
                 let own = state.grants.get(located.chunk).filter(|held| held.session == session);
                 match own {
                     Some(held) => {
-                        PlacedChunk { version: held.placed.grant.version, places: held.placed.places.clone(), located }
+                        // Of its places, those that have not lost power since.
+                        let is_suspect = |place: &&Place| state.chunks.is_suspect(located.chunk, place.volume);
+                        let places = held.placed.places.iter().filter(|place| !is_suspect(place)).cloned().collect();
+                        PlacedChunk { version: held.placed.grant.version, places, located }
                     }
                     None => PlacedChunk {
                         version: located.record.chunk_version(),

@@ -164,6 +164,7 @@ impl World {
                 free: 1 << 39,
                 chunks: 0,
                 storage_machine: String::new(),
+                lost_power: true,
                 scrub: Default::default(),
             };
             let registration = Registration {
@@ -351,14 +352,34 @@ fn a_session_that_owes_an_answer_for_too_long_ends_and_the_others_go_on() {
     until("the recall", || !writer.peer.recalls().is_empty());
     for _ in 0..7 {
         world.clock.advance(Duration::from_secs(5));
-        world.engine.heartbeat(writer.session).unwrap_or(());
-        world.engine.heartbeat(reader.session).unwrap();
+        world.engine.heartbeat(writer.session, []).unwrap_or(());
+        world.engine.heartbeat(reader.session, []).unwrap();
         world.engine.tick(&Digests(true));
     }
     assert!(waiting.join().unwrap().is_ok());
     assert_eq!(errno_of(writer.attributes(file)), Errno::ESTALE);
-    assert_eq!(world.engine.heartbeat(writer.session).unwrap_err().errno, Errno::ESTALE);
+    assert_eq!(world.engine.heartbeat(writer.session, []).unwrap_err().errno, Errno::ESTALE);
     assert_eq!(world.engine.session_reports().len(), 1);
+}
+
+#[test]
+fn a_session_that_is_at_work_on_a_recall_is_waited_for() {
+    let world = World::new();
+    let (writer, reader) = (world.client(Manners::Keeps), world.client(Manners::Answers));
+    let file = inode_of(&writer.make("f", true));
+    let waiting = reader.spawn(session::GetAttributes { inode: file });
+    until("the recall", || !writer.peer.recalls().is_empty());
+    let recall = writer.peer.recalls()[0].0;
+    for _ in 0..20 {
+        world.clock.advance(Duration::from_secs(5));
+        world.engine.heartbeat(writer.session, [recall]).unwrap();
+        world.engine.heartbeat(reader.session, []).unwrap();
+        world.engine.tick(&Digests(true));
+    }
+    assert!(!waiting.is_finished());
+    world.engine.recall_done(writer.session, recall);
+    assert!(waiting.join().unwrap().is_ok());
+    assert!(writer.attributes(file).is_ok());
 }
 
 #[test]
@@ -382,7 +403,7 @@ fn silence_ends_a_session_and_its_locks_go_to_those_that_wait() {
     assert!(silent.call(&lock(1)).unwrap().granted);
     assert!(!other.call(&lock(2)).unwrap().granted);
     world.clock.advance(Duration::from_secs(9));
-    world.engine.heartbeat(other.session).unwrap();
+    world.engine.heartbeat(other.session, []).unwrap();
     world.tick_after(2);
     assert!(other.peer.has(&PushMessage::LockGranted(InodeId::new(file), Ticket(2))));
     assert!(other.call(&session::CancelLock { inode: file, ticket: 2 }).unwrap().granted);
@@ -436,7 +457,7 @@ fn sessions_that_do_not_come_back_after_a_restart_are_not_waited_for_longer_than
     let waiting = client.spawn(lookup("f"));
     until("the wait", || world.engine.totals().waiting == 1);
     world.clock.advance(Duration::from_secs(5));
-    world.engine.heartbeat(client.session).unwrap();
+    world.engine.heartbeat(client.session, []).unwrap();
     world.tick_after(5);
     assert!(waiting.join().unwrap().unwrap().node.is_some());
     assert!(!world.engine.totals().grace);

@@ -265,17 +265,18 @@ impl Engine {
         }
     }
 
-    /// A sign of life.
+    /// A sign of life, from a session that is carrying out these recalls.
     ///
     /// # Errors
     /// `ESTALE` if the session is over.
-    pub fn heartbeat(&self, session: SessionId) -> Result<(), Failure> {
+    pub fn heartbeat(&self, session: SessionId, recalls: impl IntoIterator<Item = RecallId>) -> Result<(), Failure> {
         let mut state = self.lock();
         if state.sessions.get(session).is_none() {
             return Err(Failure::new(Errno::ESTALE, "the session is not known (any more): begin a new one"));
         }
         let now = self.clock.monotonic();
         state.sessions.heard(session, now);
+        state.recalls.worked_on(session, recalls, now);
         Ok(())
     }
 

@@ -2,20 +2,21 @@
 
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::errno::Errno;
-use rfs_common::ids::{ClusterId, Goal, InodeId, SessionId};
+use rfs_common::ids::{ChunkId, ClusterId, Goal, InodeId};
 use rfs_proto::frame::FrameType;
 
-use super::{Engine, PushMessage, State};
+use super::Engine;
+use super::unawaited::NOBODY;
 use crate::chunks::{Chunks, Severity};
 use crate::events::Event;
-use crate::leases::{Forgotten, Outstanding};
+use crate::namespace::ops::chunks;
 use crate::namespace::ops::set_attributes::SetGoal;
 use crate::namespace::source::{Change, Source};
-use crate::operation::{Caller, Context, Need, Operation};
+use crate::operation::{Caller, Context, Operation};
 use crate::status::{GoalFailure, MasterState, SessionReport};
 
-/// No session has this id: whatever it does is in everybody's way.
-const NOBODY: SessionId = SessionId::new(0);
+/// Chunks that one change of the records notes.
+const EXPECTED_AT_ONCE: usize = 1024;
 
 impl MasterState for Engine {
     fn visit_chunks(&self, look: &mut dyn FnMut(&mut Chunks, Monotonic)) {
@@ -62,6 +63,19 @@ impl MasterState for Engine {
         self.metrics.operations()
     }
 
+    fn expect_copies(&self, expected: &[ChunkId]) -> Result<(), String> {
+        // One part at a time, so that clients come in between.
+        for part in expected.chunks(EXPECTED_AT_ONCE) {
+            let mut state = self.lock();
+            let mut transaction = self.transaction();
+            for chunk in part {
+                chunks::synced(&mut transaction, *chunk).map_err(|errno| errno.to_string())?;
+            }
+            state.commit(self, None, &transaction.into_changes()).map_err(|refused| refused.message)?;
+        }
+        Ok(())
+    }
+
     fn set_goals(&self, nodes: &[InodeId], goal: Goal) -> Result<u64, GoalFailure> {
         let mut changed = 0;
         for inode in nodes {
@@ -90,19 +104,5 @@ impl MasterState for Engine {
             }
         }
         Ok(changed)
-    }
-}
-
-impl State {
-    /// Has every session forget the attributes of a node; nobody waits for it. A writer keeps its lease: a goal is nothing
-    /// that it changes.
-    fn tell_attributes_changed(&mut self, inode: InodeId, now: Monotonic) {
-        let found = self.leases.conflicts(NOBODY, &[Need::ChangeAttributes(inode)], &Forgotten::default());
-        for (session, mut items) in found {
-            items.leases.clear();
-            let outstanding = Outstanding { session, items: items.clone(), waiter: None, since: now };
-            let recall = self.recalls.begin(outstanding);
-            self.push(session, PushMessage::Recall(recall, items));
-        }
     }
 }

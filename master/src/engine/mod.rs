@@ -19,6 +19,7 @@ mod settle;
 pub mod storage;
 mod ticker;
 pub(crate) mod turn;
+mod unawaited;
 mod view;
 mod waiting;
 
@@ -59,7 +60,7 @@ pub struct EngineConfig {
     pub session_expiry: Duration,
     /// How often clients send one.
     pub heartbeat: Duration,
-    /// A session that has not answered a recall for this long is over.
+    /// A session that has neither answered a recall nor said that it is at work on it for this long is over.
     pub recall_timeout: Duration,
     /// How long an operation waits for copies, repairs and settling before it is answered with an error.
     pub chunk_wait: Duration,

@@ -343,6 +343,11 @@ impl State {
         self.settling.remove(chunk);
         self.end_write(chunk);
         engine.metrics.chunks_settled.add_one();
+        if remains == Remains::WhatWasSynced
+            && let Some(info) = self.chunks.info(chunk)
+        {
+            self.tell_data_changed(info.inode, now);
+        }
     }
 
     /// A chunk that was granted and never committed goes.

@@ -11,13 +11,16 @@ use rfs_common::ids::InodeId;
 
 use super::life::Ending;
 use super::settle::{self, CompareCopies, Comparison};
-use super::{Engine, PushMessage, State};
+use super::{Engine, State};
 use crate::chunks::Severity;
-use crate::leases::{Lease, LeaseMode, Outstanding, RecallItems};
+use crate::leases::{Lease, LeaseMode, RecallItems};
 use crate::namespace::ops::chunks;
 
 /// How often the ticker looks at everything.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How many times `recall_timeout` a session that says to be at work on a recall may be so.
+const RECALL_WORK_MAX: u32 = 20;
 
 /// Threads that compare copies: each may wait for a chunkserver that hangs.
 const COMPARERS: usize = 4;
@@ -122,10 +125,11 @@ impl Engine {
 
     fn end_lost_sessions(&self, state: &mut State, now: Monotonic) {
         let silent = state.sessions.expired(now);
-        let overdue = state.recalls.overdue(now, self.config.recall_timeout);
+        let recall_timeout = self.config.recall_timeout;
+        let overdue = state.recalls.overdue(now, recall_timeout, recall_timeout * RECALL_WORK_MAX);
         let reasons = silent.into_iter().map(|session| (session, "was silent for", self.config.session_expiry));
         let overdue =
-            overdue.into_iter().map(|session| (session, "owed the answer to a recall for", self.config.recall_timeout));
+            overdue.into_iter().map(|session| (session, "owed the answer to a recall for more than", recall_timeout));
         for (session, what, how_long) in reasons.chain(overdue).collect::<Vec<_>>() {
             if let Some(who) = self.end_session(state, session, Ending::Lost) {
                 self.metrics.sessions_expired.add_one();
@@ -165,9 +169,7 @@ impl State {
             };
             let lease = Lease { mode: LeaseMode::Read, ..lease };
             let items = RecallItems { leases: vec![lease], ..RecallItems::default() };
-            let outstanding = Outstanding { session, items: items.clone(), waiter: None, since: now };
-            let recall = self.recalls.begin(outstanding);
-            self.push(session, PushMessage::Recall(recall, items));
+            self.recall_unawaited(session, items, now);
         }
     }
 

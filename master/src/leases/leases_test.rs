@@ -116,8 +116,17 @@ fn recalls_end_with_the_answer_or_the_session() {
     assert!(recalls.answer(A, first).is_some());
     assert!(recalls.answer(A, first).is_none());
     assert_eq!(recalls.of_session(B).map(|(recall, _)| recall).collect::<Vec<_>>(), [second]);
-    assert!(recalls.overdue(at(15), Duration::from_secs(10)).is_empty());
-    assert_eq!(recalls.overdue(at(16), Duration::from_secs(10)), [B]);
+    let overdue =
+        |recalls: &Recalls<u32>, now| recalls.overdue(at(now), Duration::from_secs(10), Duration::from_secs(30));
+    assert!(overdue(&recalls, 15).is_empty());
+    assert_eq!(overdue(&recalls, 16), [B]);
+    recalls.worked_on(A, [second], at(15));
+    assert_eq!(overdue(&recalls, 16), [B], "only who owes the answer can be at work on it");
+    for now in (15..=40).step_by(5) {
+        recalls.worked_on(B, [first, second], at(now));
+    }
+    assert!(overdue(&recalls, 35).is_empty());
+    assert_eq!(overdue(&recalls, 36), [B], "no recall is worked on for ever");
     recalls.abandon(1);
     assert_eq!(recalls.end_session(B).into_iter().map(|owed| owed.waiter).collect::<Vec<_>>(), [None]);
     assert_eq!(recalls.count(), 0);

@@ -28,11 +28,18 @@ pub struct Outstanding<Waiter> {
     pub since: Monotonic,
 }
 
+/// A recall, and when its session was last known to be at work on it: at first, when it was asked.
+#[derive(Debug)]
+struct Owed<Waiter> {
+    outstanding: Outstanding<Waiter>,
+    at_work: Monotonic,
+}
+
 /// All recalls that were not answered yet.
 #[derive(Debug)]
 pub struct Recalls<Waiter> {
     last: u64,
-    outstanding: BTreeMap<RecallId, Outstanding<Waiter>>,
+    outstanding: BTreeMap<RecallId, Owed<Waiter>>,
 }
 
 impl<Waiter: Copy + PartialEq> Recalls<Waiter> {
@@ -46,41 +53,56 @@ impl<Waiter: Copy + PartialEq> Recalls<Waiter> {
     pub fn begin(&mut self, outstanding: Outstanding<Waiter>) -> RecallId {
         self.last += 1;
         let recall = RecallId(self.last);
-        self.outstanding.insert(recall, outstanding);
+        self.outstanding.insert(recall, Owed { at_work: outstanding.since, outstanding });
         recall
     }
 
     /// The session has carried it out. Nothing if it was answered before, or is another session's.
     pub fn answer(&mut self, session: SessionId, recall: RecallId) -> Option<Outstanding<Waiter>> {
-        if self.outstanding.get(&recall)?.session != session {
+        if self.outstanding.get(&recall)?.outstanding.session != session {
             return None;
         }
-        self.outstanding.remove(&recall)
+        self.outstanding.remove(&recall).map(|owed| owed.outstanding)
     }
 
     /// What the session owes, for a new push connection.
     pub fn of_session(&self, session: SessionId) -> impl Iterator<Item = (RecallId, &RecallItems)> {
-        let owed = self.outstanding.iter().filter(move |(_, outstanding)| outstanding.session == session);
-        owed.map(|(recall, outstanding)| (*recall, &outstanding.items))
+        let owed = self.outstanding.iter().filter(move |(_, owed)| owed.outstanding.session == session);
+        owed.map(|(recall, owed)| (*recall, &owed.outstanding.items))
     }
 
     /// Takes out what a session that is gone owed.
     pub fn end_session(&mut self, session: SessionId) -> Vec<Outstanding<Waiter>> {
         let owed: Vec<RecallId> = self.of_session(session).map(|(recall, _)| recall).collect();
-        owed.into_iter().filter_map(|recall| self.outstanding.remove(&recall)).collect()
+        let removed = owed.into_iter().filter_map(|recall| self.outstanding.remove(&recall));
+        removed.map(|owed| owed.outstanding).collect()
     }
 
     /// Nobody waits for these answers any more; the sessions still owe them.
     pub fn abandon(&mut self, waiter: Waiter) {
-        for outstanding in self.outstanding.values_mut().filter(|outstanding| outstanding.waiter == Some(waiter)) {
+        let all = self.outstanding.values_mut().map(|owed| &mut owed.outstanding);
+        for outstanding in all.filter(|outstanding| outstanding.waiter == Some(waiter)) {
             outstanding.waiter = None;
         }
     }
 
-    /// Sessions that have owed an answer for longer than `limit`.
-    pub fn overdue(&self, now: Monotonic, limit: Duration) -> Vec<SessionId> {
-        let late = self.outstanding.values().filter(|outstanding| now.since(outstanding.since) > limit);
-        let mut sessions: Vec<SessionId> = late.map(|outstanding| outstanding.session).collect();
+    /// The session says that it is still carrying these out: it may have to wait for chunkservers. Numbers of others'
+    /// recalls, or of answered ones, mean nothing.
+    pub fn worked_on(&mut self, session: SessionId, recalls: impl IntoIterator<Item = RecallId>, now: Monotonic) {
+        for recall in recalls {
+            let owed = self.outstanding.get_mut(&recall).filter(|owed| owed.outstanding.session == session);
+            if let Some(owed) = owed {
+                owed.at_work = now;
+            }
+        }
+    }
+
+    /// Sessions that have owed an answer and not worked on it for longer than `idle`, or have owed it for longer than
+    /// `all`, whatever they say.
+    pub fn overdue(&self, now: Monotonic, idle: Duration, all: Duration) -> Vec<SessionId> {
+        let is_late = |owed: &Owed<Waiter>| now.since(owed.at_work) > idle || now.since(owed.outstanding.since) > all;
+        let late = self.outstanding.values().filter(|owed| is_late(owed));
+        let mut sessions: Vec<SessionId> = late.map(|owed| owed.outstanding.session).collect();
         sessions.sort_unstable();
         sessions.dedup();
         sessions

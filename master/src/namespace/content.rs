@@ -8,12 +8,10 @@ use std::ops::{Bound, ControlFlow};
 use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 use rfs_common::leaf::CHUNK_BYTES;
+use rfs_common::name::FILE_BYTES_MAX;
 
 use super::metadata::Transaction;
 use super::records::{ChunkRef, InodeRecord};
-
-/// Bytes of the largest file: chunks are counted with 32 bits.
-pub const LENGTH_MAX: u64 = CHUNK_BYTES << 32;
 
 /// The references of a file from this chunk on, at most `count`, in order.
 ///
@@ -50,7 +48,7 @@ pub fn refs_from(
 /// # Errors
 /// `EFBIG` if files cannot be so long.
 pub fn set_length(transaction: &mut Transaction<'_>, inode: InodeId, length: u64) -> Result<InodeRecord, Errno> {
-    if length > LENGTH_MAX {
+    if length > FILE_BYTES_MAX {
         return Err(Errno::EFBIG);
     }
     let mut freed = 0;

@@ -70,7 +70,7 @@ fn a_session_is_begun_joined_asked_and_ended() {
         .unwrap();
     let node = operations.receive_reply::<session::NodeReply>(FrameType::GetAttributes, request).unwrap().unwrap();
     assert_eq!(node.node.unwrap().attributes.unwrap().links, 2);
-    push.send(Envelope::request(FrameType::Heartbeat, 7), &session::Heartbeat {}, &[]).unwrap();
+    push.send(Envelope::request(FrameType::Heartbeat, 7), &session::Heartbeat::default(), &[]).unwrap();
     let beat = push.receive_reply::<session::HeartbeatReply>(FrameType::Heartbeat, 7).unwrap().unwrap();
     assert_eq!(beat.master_start, begun.master_start);
     push.send(Envelope::request(FrameType::Goodbye, 8), &session::Goodbye {}, &[]).unwrap();

@@ -28,6 +28,9 @@ const QUEUE_MAX: usize = 4_096;
 /// Nodes that one notice names.
 const UNLINKED_MAX: usize = 10_000;
 
+/// Recalls that one heartbeat may name.
+const RECALLS_MAX: usize = 4_096;
+
 /// What one Reclaim may name.
 const RECLAIMED_MAX: usize = 4_096;
 
@@ -165,7 +168,9 @@ fn read_frames(
         match header.frame_type {
             FrameType::Heartbeat => {
                 let master_start = engine.master_start();
-                let beat = engine.heartbeat(session).map(|()| session::HeartbeatReply { master_start });
+                let heartbeat: session::Heartbeat = connection.message(&header)?;
+                let recalls = heartbeat.recalls.into_iter().take(RECALLS_MAX).map(RecallId);
+                let beat = engine.heartbeat(session, recalls).map(|()| session::HeartbeatReply { master_start });
                 if !answer(push, &header, beat) {
                     return Ok(());
                 }

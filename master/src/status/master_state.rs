@@ -3,7 +3,7 @@
 
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::errno::Errno;
-use rfs_common::ids::{ClusterId, Goal, InodeId};
+use rfs_common::ids::{ChunkId, ClusterId, Goal, InodeId};
 use rfs_proto::frame::FrameType;
 
 use crate::chunks::{Chunks, Severity};
@@ -52,6 +52,13 @@ pub trait MasterState: Send + Sync + 'static {
 
     /// Operations of clients answered since the start, by type; always the same types in the same order.
     fn operations(&self) -> Vec<(FrameType, u64)>;
+
+    /// Notes that copies of these chunks were somewhere: if they are gone for good, the chunks are lost, and are never begun
+    /// anew with zeros.
+    ///
+    /// # Errors
+    /// Why the store refused, in words.
+    fn expect_copies(&self, chunks: &[ChunkId]) -> Result<(), String>;
 
     /// Sets the goal of these nodes, each in one step with its chunks; returns how many had another one. Nodes that are
     /// gone are passed over.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rfs_common::clock::{ManualClock, Monotonic, SharedClock, Time};
-use rfs_common::ids::{ClusterId, Goal, InodeId};
+use rfs_common::ids::{ChunkId, ClusterId, Goal, InodeId};
 use rfs_common::random::SeededRandom;
 use rfs_proto::frame::FrameType;
 
@@ -79,6 +79,10 @@ impl MasterState for TestMaster {
 
     fn operations(&self) -> Vec<(FrameType, u64)> {
         Vec::new()
+    }
+
+    fn expect_copies(&self, _chunks: &[ChunkId]) -> Result<(), String> {
+        Ok(())
     }
 
     fn set_goals(&self, nodes: &[InodeId], goal: Goal) -> Result<u64, GoalFailure> {

@@ -93,6 +93,8 @@ pub struct NodeState {
     pub noticed_at: Option<Monotonic>,
     /// When the kernel was last told that it may keep something: attributes, or an entry of the directory.
     pub kernel_told_at: Option<Monotonic>,
+    /// Nothing that other sessions wrote still waits for a sync of its copies: none of them could write since it was so.
+    pub others_synced: bool,
     /// It is on the list of files with something to be committed.
     pub listed_dirty: bool,
     /// When something was last written.
@@ -232,6 +234,7 @@ impl<C> Node<C> {
     /// Drops what needs a lease to be kept.
     pub fn drop_caches(&self, state: &mut NodeState) {
         state.fresh = false;
+        state.others_synced = false;
         state.entries.clear();
         state.target = None;
         state.xattrs = Xattrs::default();

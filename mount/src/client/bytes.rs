@@ -71,6 +71,8 @@ pub trait FileBytes: Send + Sync {
     fn write(&self, offset: u64, bytes: &[u8], length_of_file: u64) -> Result<u64, Errno>;
     fn prepare_commit(&self, durability: Durability) -> Result<Box<dyn Prepared>, Errno>;
     fn committable(&self) -> Option<Box<dyn Prepared>>;
+    /// Counts every chunk of the file as committed without being durable: another session may have left it so.
+    fn doubt_all(&self) -> Result<(), Errno>;
     /// Has every copy sync what was committed without being durable.
     fn sync_committed(&self, holds: Holds) -> Result<(), Errno>;
     fn give_grant(&self, grant: WriteGrant);

@@ -21,10 +21,12 @@ use rfs_proto::wire::{Connection, Envelope};
 use tracing::{info, warn};
 
 use super::core::lock;
-use crate::data::{ChunkPlaces, CommittedChunk, CopyFailure, DataSettings, FailedWrite, FileMaster, Place};
+use crate::data::{ChunkPlaces, CommittedChunk, CopyFailure, DataSettings, FailedWrite, FileMaster, Place, Span};
 
 /// How long a chunk is tried without the WRITE lease: copies may be raised or moved meanwhile, and the master then names others.
 const TRIED_WITHOUT_LEASE: Duration = Duration::from_millis(300);
+/// Chunks asked for at once.
+const LOCATED_AT_ONCE: u32 = 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the caller holds on the file.
@@ -85,6 +87,24 @@ pub(super) struct ChunkSync {
 }
 
 impl ChunkSync {
+    /// Notes every chunk of the file that is not noted yet. What others had written and lost is not this client's to tell.
+    ///
+    /// # Errors
+    /// The master's.
+    pub(super) fn doubt_all(&self, inode: InodeId, unsynced: &Unsynced) -> Result<(), Errno> {
+        let mut next = Some(0);
+        while let Some(first_index) = next {
+            let chunks = self.master.locate(inode, first_index, Span::Existing(LOCATED_AT_ONCE))?;
+            let last = chunks.iter().map(|chunk| chunk.index).max();
+            next = last.filter(|_| chunks.len() == LOCATED_AT_ONCE as usize).and_then(|last| last.checked_add(1));
+            let mut noted = lock(&unsynced.0);
+            for chunk in chunks {
+                noted.entry(chunk.index).or_insert(chunk.version.max(chunk.lost_version));
+            }
+        }
+        Ok(())
+    }
+
     /// Has every copy of the file's unsynced chunks synced. Chunks whose bytes were lost are not noted any more.
     ///
     /// # Errors
@@ -138,7 +158,7 @@ impl ChunkSync {
 
     /// EAGAIN: not now.
     fn try_chunk(&self, inode: InodeId, index: u32, holds: Holds) -> Result<Option<ChunkPlaces>, Errno> {
-        let chunks = self.master.locate(inode, index, 1)?;
+        let chunks = self.master.locate(inode, index, Span::Indexes(1))?;
         let Some(chunk) = chunks.into_iter().find(|chunk| chunk.index == index) else { return Ok(None) };
         let failures = match self.sync_copies(&chunk) {
             Ok(()) => return Ok(Some(chunk)),

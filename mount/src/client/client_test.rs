@@ -351,6 +351,26 @@ fn a_master_that_lost_what_this_client_was_told_gets_a_new_session_and_lost_chan
 }
 
 #[test]
+fn the_first_fsync_of_a_file_that_others_may_have_written_syncs_what_they_left() {
+    let mounted = Mounted::new();
+    // As good as a moment ago. What changed long ago is on its copies' disks.
+    let a_moment_ago = wire::Time { seconds: i64::MAX / 2, nanoseconds: 0 };
+    mounted.master.state().change(FILE.get(), |attributes| attributes.changed = Some(a_moment_ago));
+    let handle = mounted.open(libc::O_RDWR);
+    let doubted = || mounted.bytes.memory(FILE).state.lock().unwrap().doubted;
+    assert_eq!((mounted.client.fsync(handle, false), doubted()), (Ok(()), 1));
+    mounted.client.write(handle, 0, b"mine", CALL).unwrap();
+    assert_eq!((mounted.client.fsync(handle, false), doubted()), (Ok(()), 1), "nobody else could write meanwhile");
+    let recall = mounted.master.recall_lease(FILE.get(), wire::LeaseMode::None, mounted.last_grant());
+    mounted.master.wait_done(recall);
+    assert_eq!((mounted.client.fsync(handle, false), doubted()), (Ok(()), 2));
+    let (made, new) = mounted.client.create(&mounted.caller, ROOT_INODE, b"new", NEW, libc::O_WRONLY).unwrap();
+    mounted.client.write(new.handle, 0, b"mine", CALL).unwrap();
+    assert_eq!(mounted.client.fsync(new.handle, false), Ok(()));
+    assert_eq!(mounted.bytes.memory(made.attributes.inode).state.lock().unwrap().doubted, 0, "it is new");
+}
+
+#[test]
 fn a_master_that_kept_its_log_gets_the_same_session_back() {
     let mounted = Mounted::new();
     mounted.master.state().log_position = 20;

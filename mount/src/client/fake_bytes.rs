@@ -43,6 +43,7 @@ pub(crate) struct FileState {
     pub(crate) modified: Option<Time>,
     pub(crate) prepared: u32,
     pub(crate) invalidated: u32,
+    pub(crate) doubted: u32,
     pub(crate) lost: bool,
     /// What preparing a commit fails with: bytes could not be sent.
     pub(crate) refusal: Option<Errno>,
@@ -136,6 +137,11 @@ impl FileBytes for Shared {
 
     fn committable(&self) -> Option<Box<dyn Prepared>> {
         self.prepare_commit(Durability::Acknowledged).ok()
+    }
+
+    fn doubt_all(&self) -> Result<(), Errno> {
+        self.0.state.lock().unwrap().doubted += 1;
+        Ok(())
     }
 
     fn sync_committed(&self, _holds: Holds) -> Result<(), Errno> {

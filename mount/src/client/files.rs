@@ -129,6 +129,10 @@ impl Client {
     }
 }
 
+/// A file that nobody has changed for so long is on its copies' disks: chunkservers sync what is not written for some
+/// seconds. Much longer than these, as two machines' clocks are compared.
+const SYNCED_BY_THEMSELVES_AFTER: Duration = Duration::from_secs(120);
+
 /// How long after another client's change a file counts as contended.
 const CONTENDED_FOR: Duration = Duration::from_secs(10);
 
@@ -177,6 +181,8 @@ impl Core {
         state.open_writable += u32::from(open.writable);
         let keep_cache = state.mode > Mode::None && !state.closing && state.recalls_waiting == 0;
         let now = self.now();
+        let age = state.attributes.as_ref().map(|known| self.clock.now().since(known.changed));
+        state.others_synced |= keep_cache && state.fresh && age.is_some_and(|age| age > SYNCED_BY_THEMSELVES_AFTER);
         let contended = !keep_cache || state.noticed_at.is_some_and(|noticed| now.since(noticed) < CONTENDED_FOR);
         drop(state);
         Opened { handle: self.handles.add_file(open), keep_cache, contended }
@@ -302,6 +308,7 @@ impl Core {
     fn sync(&self, node: &Arc<Node>) -> Result<(), Errno> {
         self.session.wait_trusted()?;
         let used = self.try_use(node, Mode::Write)?;
+        let doubted = self.doubt_others(node)?;
         let told = self.commit(node, Durability::Durable, None)?;
         drop(used);
         if let Some(content) = node.content()
@@ -311,11 +318,34 @@ impl Core {
             let _used = self.use_lease(node, Mode::Write)?;
             content.sync_committed(Holds::WriteLease)?;
         }
+        if let Some(grant) = doubted {
+            let mut state = node.state();
+            // Nobody else could write meanwhile.
+            state.others_synced = state.mode > Mode::None && state.grant == grant && !state.closing;
+        }
         // The commit was answered from the master's disk; without one, earlier changes may not be there yet.
         if told == Committed::Nothing {
             self.session.call(&wire::Sync::default())?;
         }
         Ok(())
+    }
+
+    /// Another session may have written the file and closed it, and lost its power since: what it wrote is what fsync is to
+    /// bring to disk as well. Chunkservers sync by themselves what is not written any more, so that only files which changed
+    /// a moment before this session got to know them are in doubt. The lease under which all is known to be
+    /// synced if what follows succeeds.
+    fn doubt_others(&self, node: &Node) -> Result<Option<u64>, Errno> {
+        let (known, grant) = {
+            let state = node.state();
+            (state.others_synced, state.grant)
+        };
+        if known {
+            return Ok(None);
+        }
+        if let Some(content) = node.content() {
+            content.doubt_all()?;
+        }
+        Ok(Some(grant))
     }
 
     /// One handle less.

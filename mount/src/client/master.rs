@@ -15,7 +15,7 @@ use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
 use super::chunk_sync::{ChunkSync, Holds, Unsynced, Waiting};
 use crate::data::{
     self, ChunkPlaces, Committable, CopyFailure, DataHandle, DataPath, FailedWrite, FileData, FileMaster, Keep,
-    ReadPatience, WriteGrant,
+    ReadPatience, Span, WriteGrant,
 };
 use crate::session::{Lane, Session};
 
@@ -53,9 +53,12 @@ impl FileMaster for SessionMaster {
         reply.grant.map(WriteGrant::from).ok_or(Errno::EPROTO)
     }
 
-    fn locate(&self, inode: InodeId, first_index: u32, count: u32) -> Result<Vec<ChunkPlaces>, Errno> {
-        let request = wire::Locate { inode: inode.get(), first_index, count };
-        let reply = self.session.call(&request)?;
+    fn locate(&self, inode: InodeId, first_index: u32, span: Span) -> Result<Vec<ChunkPlaces>, Errno> {
+        let (count, existing) = match span {
+            Span::Indexes(count) => (count, false),
+            Span::Existing(count) => (count, true),
+        };
+        let reply = self.session.call(&wire::Locate { inode: inode.get(), first_index, count, existing })?;
         Ok(reply.chunks.into_iter().map(ChunkPlaces::from).collect())
     }
 
@@ -180,6 +183,10 @@ impl FileBytes for DataFile {
 
     fn committable(&self) -> Option<Box<dyn Prepared>> {
         self.file.committable().map(|committable| self.prepared(committable, Durability::Acknowledged))
+    }
+
+    fn doubt_all(&self) -> Result<(), Errno> {
+        self.sync.doubt_all(self.file.inode(), &self.unsynced)
     }
 
     fn sync_committed(&self, holds: Holds) -> Result<(), Errno> {

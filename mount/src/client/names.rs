@@ -423,6 +423,8 @@ impl Core {
         } else {
             self.keep_made(&directory, &ticket, &of_parent, &request.name, node.inode())
         };
+        // Nobody else has written what is new.
+        node.state().others_synced = reply.created;
         if let Some(grant) = reply.first_chunk {
             self.content(&node).give_grant(grant.into());
         }

@@ -158,52 +158,56 @@ impl Core {
         self.set_length_in_use(node, &request, end).map(drop)
     }
 
-    /// Chunks with bytes, from this index on: index and valid bytes, in the order of the file.
-    fn chunks_from(&self, node: &Node, first_index: u32, count: u32) -> Result<Vec<(u64, u64)>, Errno> {
-        let request = wire::Locate { inode: node.inode().get(), first_index, count };
-        let reply = self.session.call(&request)?;
-        let with_bytes = reply.chunks.iter().filter(|chunk| chunk.length > 0);
-        let mut chunks: Vec<_> = with_bytes.map(|chunk| (u64::from(chunk.index), u64::from(chunk.length))).collect();
-        chunks.sort_unstable();
-        Ok(chunks)
+    /// Looks at the chunks that have bytes, from the one at `offset` on, in the order of the file, as long as `look` wants
+    /// more: it gets where each begins, and how many of its bytes are valid.
+    fn walk_chunks(&self, node: &Node, offset: u64, mut look: impl FnMut(u64, u64) -> Walk) -> Result<(), Errno> {
+        let mut first_index = index(offset / CHUNK_BYTES)?;
+        loop {
+            let request =
+                wire::Locate { inode: node.inode().get(), first_index, count: CHUNKS_PER_LOCATE, existing: true };
+            let chunks = self.session.call(&request)?.chunks;
+            for chunk in chunks.iter().filter(|chunk| chunk.length > 0) {
+                if look(u64::from(chunk.index) * CHUNK_BYTES, u64::from(chunk.length)) == Walk::Ends {
+                    return Ok(());
+                }
+            }
+            let next = chunks.last().and_then(|last| last.index.checked_add(1));
+            match next.filter(|_| chunks.len() == CHUNKS_PER_LOCATE as usize) {
+                Some(next) => first_index = next,
+                None => return Ok(()),
+            }
+        }
     }
 
     fn next_data(&self, node: &Node, offset: u64, length: u64) -> Result<Option<u64>, Errno> {
-        let end = index((length - 1) / CHUNK_BYTES)?;
-        let mut first = index(offset / CHUNK_BYTES)?;
-        while first <= end {
-            let count = CHUNKS_PER_LOCATE.min(end - first + 1);
-            for (index, bytes) in self.chunks_from(node, first, count)? {
-                let start = index * CHUNK_BYTES;
-                let found = offset.max(start);
-                if found < (start + bytes).min(length) {
-                    return Ok(Some(found));
-                }
-            }
-            first += count;
-        }
-        Ok(None)
+        let mut found = None;
+        self.walk_chunks(node, offset, |start, bytes| {
+            let data = offset.max(start);
+            let is_there = data < (start + bytes).min(length);
+            found = is_there.then_some(data);
+            if is_there || start >= length { Walk::Ends } else { Walk::GoesOn }
+        })?;
+        Ok(found)
     }
 
     fn next_hole(&self, node: &Node, offset: u64, length: u64) -> Result<u64, Errno> {
-        let end = index((length - 1) / CHUNK_BYTES)?;
-        let mut at = offset;
-        let mut first = index(offset / CHUNK_BYTES)?;
-        while first <= end {
-            let count = CHUNKS_PER_LOCATE.min(end - first + 1);
-            let mut chunks = self.chunks_from(node, first, count)?.into_iter().peekable();
-            for number in u64::from(first)..u64::from(first) + u64::from(count) {
-                let bytes = chunks.next_if(|(index, _)| *index == number).map_or(0, |(_, bytes)| bytes);
-                at = at.max(number * CHUNK_BYTES);
-                at = at.max(number * CHUNK_BYTES + bytes);
-                if bytes < CHUNK_BYTES {
-                    return Ok(at.min(length));
-                }
+        let mut hole = offset;
+        self.walk_chunks(node, offset, |start, bytes| {
+            if start > hole {
+                return Walk::Ends;
             }
-            first += count;
-        }
-        Ok(length)
+            hole = hole.max(start + bytes);
+            if bytes < CHUNK_BYTES { Walk::Ends } else { Walk::GoesOn }
+        })?;
+        Ok(hole.min(length))
     }
+}
+
+/// Whether a walk over chunks is to see the next one.
+#[derive(PartialEq, Eq)]
+enum Walk {
+    GoesOn,
+    Ends,
 }
 
 /// A chunk's index for the wire.

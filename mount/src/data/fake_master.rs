@@ -8,7 +8,9 @@ use rfs_common::ids::{ChunkId, ChunkVersion, InodeId};
 use rfs_common::leaf::CHUNK_BYTES;
 
 use super::fake_chunkserver::FakeChunkserver;
-use crate::data::{ChunkPlaces, Committable, CopyFailure, Durability, FailedWrite, FileMaster, Place, WriteGrant};
+use crate::data::{
+    ChunkPlaces, Committable, CopyFailure, Durability, FailedWrite, FileMaster, Place, Span, WriteGrant,
+};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
@@ -199,10 +201,15 @@ impl FileMaster for FakeMaster {
         Ok(answer(failed.index, record, 0))
     }
 
-    fn locate(&self, _: InodeId, first_index: u32, count: u32) -> Result<Vec<ChunkPlaces>, Errno> {
+    fn locate(&self, _: InodeId, first_index: u32, span: Span) -> Result<Vec<ChunkPlaces>, Errno> {
+        let (end, count) = match span {
+            Span::Indexes(count) => (first_index + count, count),
+            Span::Existing(count) => (u32::MAX, count),
+        };
         let state = self.state.lock().unwrap();
-        let chunks = state.chunks.range(first_index..first_index + count).filter(|(_, record)| record.version > 0);
+        let chunks = state.chunks.range(first_index..end).filter(|(_, record)| record.version > 0);
         Ok(chunks
+            .take(count as usize)
             .map(|(index, record)| ChunkPlaces {
                 index: *index,
                 chunk: ChunkId::new(record.chunk),

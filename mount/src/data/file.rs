@@ -20,7 +20,7 @@ use super::block_cache::{BLOCK_LEAVES, Run};
 use super::chunk_state::ChunkState;
 use super::error_state::{ErrorCursor, ErrorState};
 use super::path::DataPath;
-use super::places::ChunkPlaces;
+use super::places::{ChunkPlaces, Span};
 use super::read::ReadError;
 use super::read_ahead::{Pattern, ReadAhead};
 
@@ -378,7 +378,7 @@ impl FileData {
                 state.located_epoch
             };
             let count = LOCATE_COUNT.min(u32::MAX - index);
-            let answer = self.path.master.locate(self.inode, index, count)?;
+            let answer = self.path.master.locate(self.inode, index, Span::Indexes(count))?;
             let mut state = self.state();
             if state.located_epoch != epoch {
                 continue;

@@ -35,7 +35,7 @@ mod sending;
 pub use commit::{Committable, CommittedChunk, Durability};
 pub use file::{DataHandle, FileData, Keep, ReadPatience};
 pub use path::DataPath;
-pub use places::{ChunkPlaces, CopyFailure, FailedWrite, FileMaster, Place, WriteGrant};
+pub use places::{ChunkPlaces, CopyFailure, FailedWrite, FileMaster, Place, Span, WriteGrant};
 pub use settings::DataSettings;
 
 #[cfg(test)]

@@ -10,6 +10,15 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, InodeId, ServerId, VolumeId};
 use rfs_proto::{data, session};
 
+/// How many chunks are asked for at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// Those with so many indexes, one after the other.
+    Indexes(u32),
+    /// So many that exist, however far apart.
+    Existing(u32),
+}
+
 /// What the data path needs of the master. Every call blocks until there is an answer: broken connections and a restarted
 /// master are the implementation's business. It is called without any lock of the data path held, from threads of
 /// applications, of the flushers and of the read-ahead.
@@ -27,11 +36,11 @@ pub trait FileMaster: Send + Sync {
     /// As for [`FileMaster::grant`].
     fn copy_failed(&self, failed: &FailedWrite<'_>) -> Result<WriteGrant, Errno>;
 
-    /// The chunks of the file from `first_index` on, at most `count`; those that are missing are holes.
+    /// The chunks of the file from `first_index` on; those that are missing are holes.
     ///
     /// # Errors
     /// `EAGAIN`: not now; it is asked again until the read deadline. Any other is the reader's answer.
-    fn locate(&self, inode: InodeId, first_index: u32, count: u32) -> Result<Vec<ChunkPlaces>, Errno>;
+    fn locate(&self, inode: InodeId, first_index: u32, span: Span) -> Result<Vec<ChunkPlaces>, Errno>;
 
     /// A copy did not give the right bytes to a reader. Nothing is awaited.
     fn report_bad_copy(&self, chunk: ChunkId, version: ChunkVersion, failure: CopyFailure);

@@ -129,7 +129,8 @@ fn exchange(
     }
     skip_payload(connection, payload)?;
     Ok(match result.status() {
-        Status::WrongVersion => Answer::WrongVersion,
+        // The master has it settled, or knows of a better one.
+        Status::WrongVersion | Status::Suspect => Answer::WrongVersion,
         Status::VolumeOut | Status::Timeout => Answer::Away,
         Status::Ok => bad(Errno::EPROTO, format!("sent {payload} bytes instead of {}", request.length)),
         Status::NoChunk => bad(Errno::ENOENT, "the volume has no such chunk".to_owned()),

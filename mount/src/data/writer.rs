@@ -18,6 +18,7 @@ use std::time::Duration;
 use rfs_common::clock::{Monotonic, Time};
 use rfs_common::errno::Errno;
 use rfs_common::leaf::CHUNK_BYTES;
+use rfs_common::name::FILE_BYTES_MAX;
 
 use super::chunk_state::{ChunkState, Extent, Owner};
 use super::dirty::PIECE_BYTES;
@@ -26,9 +27,6 @@ use super::flushers::{FlushJob, HURRY_INTERVAL};
 use super::places::{FailedWrite, WriteGrant};
 use super::sender::Trouble;
 
-/// The longest file: chunk numbers have 32 bits, and offsets are signed at the kernel's interface.
-const LENGTH_MAX: u64 =
-    if (u32::MAX as u64) < (i64::MAX as u64) / CHUNK_BYTES { u32::MAX as u64 * CHUNK_BYTES } else { i64::MAX as u64 };
 /// The pause after the second failure in a row; it doubles up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -42,7 +40,7 @@ impl FileData {
     /// # Errors
     /// EFBIG. What fails later is told by [`FileData::take_error`].
     pub fn write(&self, offset: u64, bytes: &[u8], length_of_file: u64) -> Result<u64, Errno> {
-        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= LENGTH_MAX).ok_or(Errno::EFBIG)?;
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= FILE_BYTES_MAX).ok_or(Errno::EFBIG)?;
         let mut rest = bytes;
         while !rest.is_empty() {
             let at = end - rest.len() as u64;
@@ -144,7 +142,7 @@ impl FileData {
     /// # Errors
     /// The master did not say whether there is a chunk.
     pub fn zero(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        let end = offset.saturating_add(length).min(LENGTH_MAX);
+        let end = offset.saturating_add(length).min(FILE_BYTES_MAX);
         let mut at = offset;
         while at < end {
             let index = (at / CHUNK_BYTES) as u32;

@@ -27,6 +27,8 @@ use super::{Backoff, Loss, Phase, SessionEvents, Shared, nanoseconds};
 const RECALL_THREADS: usize = 8;
 /// Recalls and notices that wait for a thread.
 const QUEUE_LENGTH: usize = 4096;
+/// Recalls that one heartbeat names.
+const RECALLS_NAMED_MAX: usize = 4096;
 /// Leases, locks and nodes in one Reclaim message.
 const RECLAIM_ITEMS_MAX: usize = 4096;
 /// Silent heartbeats after which the connection is taken for dead.
@@ -132,7 +134,8 @@ fn carry_out(shared: &Shared, events: &dyn SessionEvents, receiver: &Mutex<Recei
 fn send_heartbeats(shared: &Shared, events: &dyn SessionEvents) {
     while !shared.ended() {
         // The id is the time of sending: the answer tells up to when the master knows us alive.
-        shared.push.send(FrameType::Heartbeat, nanoseconds(shared.now()), &wire::Heartbeat {});
+        let recalls = shared.push.under_way().iter().copied().take(RECALLS_NAMED_MAX).collect();
+        shared.push.send(FrameType::Heartbeat, nanoseconds(shared.now()), &wire::Heartbeat { recalls });
         shared.pause(shared.heartbeat);
         if !shared.trusted() && !shared.silent.swap(true, Ordering::AcqRel) {
             warn!("nothing heard from the master for {:?}: operations wait for it", shared.expiry * 4 / 5);

@@ -18,6 +18,8 @@ pub struct Locate {
     pub first_index: u32,
     /// How many chunks.
     pub count: u32,
+    /// Whether `count` is of chunks that exist, however far they are apart, rather than of indexes.
+    pub existing: bool,
 }
 
 /// A chunk of a file.
@@ -47,18 +49,31 @@ impl Operation for Locate {
         if node.is_directory() {
             return Err(Errno::EISDIR);
         }
-        let end = u64::from(self.first_index) + u64::from(self.count);
+        Ok((Node::new(self.inode, node), self.chunks(transaction)?))
+    }
+}
+
+impl Locate {
+    fn chunks(&self, transaction: &mut Transaction<'_>) -> Result<Vec<LocatedChunk>, Errno> {
+        let count = self.count as usize;
+        let end = if self.existing { u64::MAX } else { u64::from(self.first_index) + u64::from(self.count) };
         let mut chunks = Vec::new();
-        for (index, reference) in content::refs_from(transaction, self.inode, self.first_index, self.count as usize)? {
-            let chunk = reference.chunk_id();
-            if u64::from(index) >= end {
-                break;
-            }
-            let record = transaction.chunk(chunk)?.ok_or(Errno::EIO)?;
-            if !record.is_pending() {
-                chunks.push(LocatedChunk { index, chunk, record, length: reference.length });
+        let mut next = Some(self.first_index);
+        while let Some(first_index) = next {
+            let references = content::refs_from(transaction, self.inode, first_index, count)?;
+            // Those that were never committed are holes and count for nothing, so there may be more behind this part.
+            next = references.last().filter(|_| references.len() == count).and_then(|(last, _)| last.checked_add(1));
+            for (index, reference) in references {
+                let record = transaction.chunk(reference.chunk_id())?.ok_or(Errno::EIO)?;
+                if u64::from(index) >= end || chunks.len() == count {
+                    return Ok(chunks);
+                }
+                if !record.is_pending() {
+                    let chunk = reference.chunk_id();
+                    chunks.push(LocatedChunk { index, chunk, record, length: reference.length });
+                }
             }
         }
-        Ok((Node::new(self.inode, node), chunks))
+        Ok(chunks)
     }
 }

@@ -14,6 +14,7 @@
 use rfs_common::clock::Time;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{Goal, InodeId};
+use rfs_common::name::FILE_BYTES_MAX;
 
 use super::Node;
 use crate::namespace::acl::{ACCESS_XATTR, Acl};
@@ -139,7 +140,7 @@ impl SetAttributes {
         if self.length_right == LengthRight::Path {
             permission::check(transaction, &self.caller, self.inode, node, WRITE)?;
         }
-        if length > content::LENGTH_MAX { Err(Errno::EFBIG) } else { Ok(()) }
+        if length > FILE_BYTES_MAX { Err(Errno::EFBIG) } else { Ok(()) }
     }
 
     fn check_owner_and_mode(&self, node: &InodeRecord) -> Result<(), Errno> {

@@ -80,8 +80,8 @@ fn truncation_cuts_chunks_at_once_and_is_final() {
     assert_eq!((world.system().chunks, world.system().deleted_chunks), (2, 1));
     assert_eq!(world.run(&truncate(0)).unwrap().record.allocated, 0);
     world.check();
-    assert_eq!(world.run(&truncate(content::LENGTH_MAX + 1)).map(|_| ()), Err(Errno::EFBIG));
-    assert!(world.run(&truncate(content::LENGTH_MAX)).is_ok());
+    assert_eq!(world.run(&truncate(FILE_BYTES_MAX + 1)).map(|_| ()), Err(Errno::EFBIG));
+    assert!(world.run(&truncate(FILE_BYTES_MAX)).is_ok());
     let directory = SetAttributes { length: Some(0), ..SetAttributes::of(Caller::root(), ROOT) };
     assert_eq!(world.run(&directory).map(|_| ()), Err(Errno::EISDIR));
 }

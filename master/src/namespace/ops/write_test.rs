@@ -25,7 +25,7 @@ fn a_chunk_is_a_hole_until_it_is_committed() {
     assert!(grant.is_new());
     assert_eq!((grant.version.get(), grant.length, grant.goal), (1, 0, Goal::TWO));
     world.check();
-    let locate = Locate { inode, first_index: 0, count: 10 };
+    let locate = Locate { inode, first_index: 0, count: 10, existing: false };
     assert!(world.run(&locate).unwrap().1.is_empty());
     let written = WrittenChunk { index: 2, chunk: grant.chunk, version: grant.version, length: 50 };
     let end = 2 * CHUNK_BYTES + 50;
@@ -38,6 +38,28 @@ fn a_chunk_is_a_hole_until_it_is_committed() {
     );
     assert_eq!(world.run(&Locate { count: 2, ..locate }).unwrap().1, vec![]);
     world.check();
+}
+
+#[test]
+fn existing_chunks_are_found_however_far_apart_they_are() {
+    let mut world = World::new();
+    let inode = world.file(ROOT, "f", 0o644);
+    let far = u32::MAX - 1;
+    for index in [3, 900_000, far] {
+        world.write(inode, index, 10);
+    }
+    // Not committed: a hole, which does not count.
+    world.run(&GrantWrite { inode, index: 4 }).unwrap();
+    world.run(&GrantWrite { inode, index: 5 }).unwrap();
+    let mut existing = |first_index, count| -> Vec<u32> {
+        let located = world.run(&Locate { inode, first_index, count, existing: true }).unwrap().1;
+        located.iter().map(|chunk| chunk.index).collect()
+    };
+    assert_eq!(existing(0, 9), [3, 900_000, far]);
+    assert_eq!(existing(4, 1), [900_000]);
+    assert_eq!(existing(0, 2), [3, 900_000]);
+    assert_eq!(existing(900_001, 2), [far]);
+    assert_eq!(existing(far, 2), [far]);
 }
 
 #[test]

@@ -21,11 +21,11 @@ translations! {
             inode: InodeId::new(request.inode),
             first_index: request.first_index,
             count: request.count.clamp(1, LOCATED_MAX),
+            existing: request.existing,
         },
         |(found, chunks), surroundings| session::LocateReply {
             chunks: chunks.iter().map(|chunk| located(chunk, surroundings)).collect(),
             attributes: attributes_of(&found),
-            lease: surroundings.lease(found.inode),
         };
 
     session::GrantWrite => GrantWrite,

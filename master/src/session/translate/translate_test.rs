@@ -71,7 +71,7 @@ fn a_file_is_made_found_written_and_listed() {
     let commit = session::Commit { inode, length: Some(700), chunks: vec![chunk], ..session::Commit::default() };
     let committed = ask(&mut world, &commit).unwrap().node.unwrap().attributes.unwrap();
     assert_eq!((committed.length, committed.allocated), (700, 700));
-    let located = ask(&mut world, &session::Locate { inode, first_index: 0, count: 9 }).unwrap();
+    let located = ask(&mut world, &session::Locate { inode, first_index: 0, count: 9, existing: false }).unwrap();
     assert_eq!((located.chunks[0].length, located.chunks[0].version), (700, 1));
     let list = session::ReadDirectory { caller: root(), inode: 1, with_attributes: true, ..Default::default() };
     let listing = ask(&mut world, &list).unwrap();
