@@ -12,13 +12,13 @@ const ROUNDS: u64 = 3;
 
 #[allow(clippy::print_stdout, reason = "a failed run is repeated with the seed it printed")]
 fn rounds(cluster: &Cluster, roots: &[PathBuf]) {
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         let seed = std::env::var("RFS_TEST_SEED")
             .ok()
             .and_then(|text| text.parse().ok())
             .unwrap_or_else(|| rand::rng().random());
         println!("RFS_TEST_SEED={seed}");
-        let name = format!("round-{seed}");
+        let name = format!("round{round}-{seed}");
         std::fs::create_dir(roots[0].join(&name)).expect("a folder for the round");
         let roots: Vec<PathBuf> = roots.iter().map(|root| root.join(&name)).collect();
         compare_random_operations(&roots, seed, OPERATIONS);

@@ -88,11 +88,19 @@ impl Core {
     }
 
     /// Releases nodes that nobody has needed for long; whether there may be more.
-    fn release_idle(&self, now: Monotonic) -> bool {
+    pub(super) fn release_idle(&self, now: Monotonic) -> bool {
         let before = Monotonic::from_start(now.since_start().saturating_sub(IDLE_NODE));
         let idle = self.table.take_idle(before, IDLE_NODES_MAX, RELEASE_BATCH);
         let more = idle.len() == RELEASE_BATCH;
-        let released: Vec<InodeId> = idle.into_iter().filter(|inode| self.begin_release(*inode)).collect();
+        let mut released = Vec::new();
+        for inode in idle {
+            match self.begin_release(inode) {
+                Release::Begun => released.push(inode),
+                // Its time comes again: nobody else would put it back.
+                Release::Later => self.table.note_idle(inode, now),
+                Release::Needed => {}
+            }
+        }
         if released.is_empty() {
             return more;
         }
@@ -106,20 +114,26 @@ impl Core {
                 state.releasing = false;
                 is_unneeded(&state) && Arc::strong_count(node) == 1
             };
-            self.table.remove_if(inode, unneeded);
+            if !self.table.remove_if(inode, unneeded) && self.table.get(inode).is_some() {
+                self.table.note_idle(inode, now);
+            }
         }
         more && !self.session.has_ended()
     }
 
-    fn begin_release(&self, inode: InodeId) -> bool {
-        let Some(node) = self.table.get(inode) else { return false };
+    fn begin_release(&self, inode: InodeId) -> Release {
+        let Some(node) = self.table.get(inode) else { return Release::Needed };
         let writes = node.state().mode == Mode::Write;
         if writes && self.lower(&node, Mode::Read, None).is_err() {
-            return false;
+            return Release::Later;
         }
         let mut state = node.state();
-        if !is_unneeded(&state) || state.releasing || state.mode == Mode::Write {
-            return false;
+        if state.lookups > 0 || state.open > 0 || state.releasing {
+            // Whoever ends that puts it on the list of idle nodes again.
+            return Release::Needed;
+        }
+        if !is_unneeded(&state) || state.mode == Mode::Write {
+            return Release::Later;
         }
         state.releasing = true;
         state.mode = Mode::None;
@@ -128,8 +142,18 @@ impl Core {
         if let Some(content) = node.content() {
             content.invalidate();
         }
-        true
+        Release::Begun
     }
+}
+
+/// What comes of a node that was idle for long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Release {
+    Begun,
+    /// It is in use now, without being open.
+    Later,
+    /// It is not idle any more, or not known.
+    Needed,
 }
 
 fn is_unneeded(state: &crate::cache::node::NodeState) -> bool {

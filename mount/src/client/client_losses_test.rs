@@ -19,6 +19,13 @@ fn attributes_and_length_can_be_set_although_written_bytes_are_lost() {
 }
 
 #[test]
+fn the_kernel_forgets_the_pages_of_a_file_whose_writer_was_killed() {
+    let mounted = Mounted::new();
+    mounted.client.write_was_given_up(FILE);
+    eventually("the kernel", || mounted.kernel.was_told("data 5"));
+}
+
+#[test]
 fn a_file_whose_copies_are_away_holds_up_no_other_commit() {
     let mounted = Mounted::new();
     let other = InodeId::new(6);

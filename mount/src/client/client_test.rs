@@ -579,6 +579,22 @@ fn the_kernel_asks_each_time_while_the_master_does_not_know_what_was_written() {
 }
 
 #[test]
+fn an_idle_node_that_is_in_use_when_its_time_comes_is_released_later() {
+    let mounted = Mounted::new();
+    let (core, minute) = (&mounted.client.core, Duration::from_secs(70));
+    mounted.lookup("five").unwrap();
+    mounted.client.forget(FILE, 1);
+    let node = core.table.get(FILE).unwrap();
+    node.state().listed_dirty = true;
+    core.release_idle(core.now() + minute);
+    node.state().listed_dirty = false;
+    drop(node);
+    assert!(core.table.get(FILE).is_some());
+    core.release_idle(core.now() + minute + minute);
+    assert!(core.table.get(FILE).is_none());
+}
+
+#[test]
 fn an_orphan_is_released_when_it_is_closed() {
     let mounted = Mounted::new();
     let handle = mounted.open(libc::O_RDONLY);

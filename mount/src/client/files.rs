@@ -74,6 +74,12 @@ impl Client {
         self.core.write(&open, offset, data, origin)
     }
 
+    /// The program that wrote was killed, so that the kernel did not learn that the write went on: it is to forget the pages
+    /// that it may have kept from before.
+    pub fn write_was_given_up(&self, inode: InodeId) {
+        self.core.post(Forget::Data(inode));
+    }
+
     /// close(2) of one descriptor: pushes and commits what is dirty, and releases the owner's POSIX locks. What went
     /// wrong with data written earlier is answered here, once.
     ///
@@ -129,9 +135,6 @@ const SYNCED_BY_THEMSELVES_AFTER: Duration = Duration::from_secs(120);
 
 /// How long after another client's change a file counts as contended.
 const CONTENDED_FOR: Duration = Duration::from_secs(10);
-
-/// How long a read that found no copy, and made way for others, waits before it begins again.
-const READ_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 impl Core {
     /// Whether the caller may open a file with these flags: asked where the kernel could not know.
@@ -205,7 +208,7 @@ impl Core {
         let patience = ReadPatience::new(&go_on);
         loop {
             match self.read_in_use(open, offset, size, into, (&patience, &once)) {
-                Err(Errno::EINTR) if wanted() => self.clock.sleep(READ_AGAIN_AFTER),
+                Err(Errno::EINTR) if wanted() => self.clock.sleep(patience.next_pause()),
                 read => return read,
             }
         }

@@ -6,7 +6,7 @@
 //! Locks that were lost with the session protect nothing any more, and their owner does not know: reads and writes through
 //! the handle that asked for them fail with EIO until the owner has unlocked what it lost, or closed the file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,6 +36,37 @@ struct Lost {
     lock: Lock,
 }
 
+/// Handles of lock owners, and the owners of handles.
+#[derive(Default)]
+struct Through {
+    handles: HashMap<(InodeId, u64), Handle>,
+    owners: HashMap<Handle, HashSet<u64>>,
+}
+
+impl Through {
+    fn note(&mut self, inode: InodeId, owner: u64, handle: Handle) {
+        if self.handles.get(&(inode, owner)) != Some(&handle) {
+            self.remove(inode, owner);
+            self.handles.insert((inode, owner), handle);
+            self.owners.entry(handle).or_default().insert(owner);
+        }
+    }
+
+    fn remove(&mut self, inode: InodeId, owner: u64) {
+        let Some(handle) = self.handles.remove(&(inode, owner)) else { return };
+        if let Some(owners) = self.owners.get_mut(&handle) {
+            owners.remove(&owner);
+            if owners.is_empty() {
+                self.owners.remove(&handle);
+            }
+        }
+    }
+
+    fn owners_of(&self, handle: Handle) -> Vec<u64> {
+        self.owners.get(&handle).map(|owners| owners.iter().copied().collect()).unwrap_or_default()
+    }
+}
+
 /// Locks held and awaited.
 #[derive(Default)]
 pub(super) struct Locks {
@@ -45,7 +76,7 @@ pub(super) struct Locks {
     waits: Mutex<HashMap<LockTicket, Wait>>,
     /// Through which handle an owner last asked for a POSIX lock. A process gives its locks up with a flush; the owner of
     /// open file description locks is the handle itself, of whose end the kernel tells nothing but the release.
-    through: Mutex<HashMap<(InodeId, u64), Handle>>,
+    through: Mutex<Through>,
     last_ticket: AtomicU64,
 }
 
@@ -62,7 +93,7 @@ impl Client {
     /// Notes that this lock is about to be asked for through this handle.
     pub fn note_locker(&self, handle: Handle, inode: InodeId, wanted: &Lock) {
         if wanted.family == LockFamily::Posix && wanted.lock_type != LockType::Unlock {
-            lock(&self.core.locks.through).insert((inode, wanted.owner), handle);
+            lock(&self.core.locks.through).note(inode, wanted.owner, handle);
         }
     }
 
@@ -139,15 +170,13 @@ impl Core {
 
     /// An owner has closed the file: all of its POSIX locks go.
     pub(super) fn unlock_closed(&self, inode: InodeId, owner: u64) -> Result<(), Errno> {
-        lock(&self.locks.through).remove(&(inode, owner));
+        lock(&self.locks.through).remove(inode, owner);
         self.unlock_all(inode, LockFamily::Posix, owner)
     }
 
     /// A handle has ended, and with it the locks that it owns.
     pub(super) fn unlock_released(&self, inode: InodeId, handle: Handle) -> Result<(), Errno> {
-        let ended =
-            |(place, through): (&(InodeId, u64), &Handle)| (place.0 == inode && *through == handle).then_some(place.1);
-        let owners: Vec<u64> = lock(&self.locks.through).iter().filter_map(ended).collect();
+        let owners = lock(&self.locks.through).owners_of(handle);
         owners.into_iter().try_for_each(|owner| self.unlock_closed(inode, owner))
     }
 
@@ -181,7 +210,7 @@ impl Core {
 impl Core {
     fn lose_lock(&self, inode: InodeId, held: Lock) {
         let handle = match held.family {
-            LockFamily::Posix => lock(&self.locks.through).get(&(inode, held.owner)).copied(),
+            LockFamily::Posix => lock(&self.locks.through).handles.get(&(inode, held.owner)).copied(),
             LockFamily::Flock => Some(Handle(held.owner)),
         };
         let Some(handle) = handle else { return };
@@ -298,6 +327,18 @@ fn from_wire(range: &wire::LockRange) -> Lock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn owners_are_found_by_the_handle_they_asked_through_last() {
+        let (inode, mut through) = (InodeId::new(3), Through::default());
+        (1..4).for_each(|owner| through.note(inode, owner, Handle(7)));
+        through.note(inode, 2, Handle(8));
+        through.remove(inode, 3);
+        assert_eq!([7, 8, 9].map(|handle| through.owners_of(Handle(handle))), [vec![1], vec![2], vec![]]);
+        through.remove(inode, 1);
+        through.remove(inode, 2);
+        assert!(through.handles.is_empty() && through.owners.is_empty());
+    }
 
     #[test]
     fn an_unlock_in_the_middle_leaves_both_ends() {

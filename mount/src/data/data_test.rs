@@ -285,6 +285,28 @@ fn what_was_lost_is_not_lost_again_by_the_next_try() {
 }
 
 #[test]
+fn what_was_acknowledged_before_others_cut_the_file_does_not_count_for_its_length() {
+    let master = FakeMaster::new(2, 2);
+    let file = start(&master).file(INODE);
+    file.write(0, &[1; 1000], 0).unwrap();
+    commit(&master, &file, Durability::Acknowledged);
+    // The lease goes, another client cuts the file, and the lease comes back.
+    file.invalidate();
+    master.set_length(0);
+    file.write(0, &[2; 500], 0).unwrap();
+    assert_eq!(file.committable().unwrap().length, None, "nothing of it has been sent");
+    commit(&master, &file, Durability::Acknowledged);
+    assert_eq!(master.length(), 500);
+}
+
+#[test]
+fn a_read_without_a_copy_asks_less_and_less_often() {
+    let patience = ReadPatience::new(&|| true);
+    let pauses: Vec<u128> = (0..6).map(|_| patience.next_pause().as_millis()).collect();
+    assert_eq!(pauses, [20, 40, 80, 160, 250, 250]);
+}
+
+#[test]
 fn discarding_drops_the_unsent_and_tells() {
     let master = FakeMaster::new(2, 2);
     let path = start(&master);

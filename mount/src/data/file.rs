@@ -28,8 +28,9 @@ use super::read_ahead::{Pattern, ReadAhead};
 const LOCATE_COUNT: u32 = 16;
 /// Leaves fetched from a copy in one request: 1 MiB.
 const FETCH_LEAVES_MAX: u32 = 64;
-/// Between two attempts to find a copy.
-const READ_RETRY: Duration = Duration::from_millis(20);
+/// Between the first two attempts to find a copy. The pause doubles up to [`READ_RETRY_MAX`]: each attempt asks the master.
+const READ_RETRY_MIN: Duration = Duration::from_millis(20);
+const READ_RETRY_MAX: Duration = Duration::from_millis(250);
 
 /// The data of one file. Whoever drops the last one has flushed and committed it before, or means to lose the rest.
 pub struct FileData {
@@ -104,12 +105,20 @@ pub struct DataHandle {
 pub struct ReadPatience<'a> {
     go_on: &'a dyn Fn() -> bool,
     deadline: Cell<Option<Monotonic>>,
+    pause: Cell<Duration>,
 }
 
 impl<'a> ReadPatience<'a> {
     /// While no copy can be had, `go_on` is asked before each attempt; false ends the read with EINTR.
     pub fn new(go_on: &'a dyn Fn() -> bool) -> ReadPatience<'a> {
-        ReadPatience { go_on, deadline: Cell::new(None) }
+        ReadPatience { go_on, deadline: Cell::new(None), pause: Cell::new(READ_RETRY_MIN) }
+    }
+
+    /// How long to wait until the next attempt.
+    pub(crate) fn next_pause(&self) -> Duration {
+        let pause = self.pause.get();
+        self.pause.set((pause * 2).min(READ_RETRY_MAX));
+        pause
     }
 
     fn deadline(&self, now: Monotonic, give_up: Duration) -> Monotonic {
@@ -213,6 +222,7 @@ impl FileData {
     pub fn invalidate(&self) {
         let mut state = self.state();
         state.end_unused_grants();
+        state.forget_end();
         state.located.clear();
         state.located_epoch += 1;
         state.invalidations += 1;
@@ -266,7 +276,7 @@ impl FileData {
             if !(how.patience.go_on)() {
                 return Err(Errno::EINTR);
             }
-            self.path.clock.sleep(READ_RETRY);
+            self.path.clock.sleep(how.patience.next_pause());
         }
     }
 
@@ -397,6 +407,13 @@ impl FileData {
 }
 
 impl FileState {
+    /// Others may cut the file from now on: bytes acknowledged before may be beyond its end then.
+    pub(crate) fn forget_end(&mut self) {
+        if self.chunks.is_empty() {
+            self.acknowledged_end = 0;
+        }
+    }
+
     fn end_unused_grants(&mut self) {
         self.chunks.values_mut().for_each(ChunkState::end_unused_grant);
         self.chunks.retain(|_, chunk| !chunk.is_idle());

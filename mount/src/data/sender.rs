@@ -86,7 +86,7 @@ impl Chain {
         if length == 0 {
             let nothing = InFlight { pieces: Vec::new(), sync: false };
             let id = self.send_write(connection, &nothing).map_err(|error| self.trouble(connection, &error))?;
-            return self.receive::<data::Write>(connection, id);
+            return self.receive::<data::Write>(connection, id, 0);
         }
         let request = data::Zero {
             volume: self.volume(),
@@ -99,7 +99,7 @@ impl Chain {
             next: self.next.clone(),
         };
         let id = connection.send(&request, &[]).map_err(|error| self.trouble(connection, &error))?;
-        self.receive::<data::Zero>(connection, id)
+        self.receive::<data::Zero>(connection, id, 0)
     }
 
     /// Has every copy sync the chunk.
@@ -111,16 +111,16 @@ impl Chain {
             next: self.next.clone(),
         };
         let id = connection.send(&request, &[]).map_err(|error| self.trouble(connection, &error))?;
-        self.receive::<data::SyncChunk>(connection, id)
+        self.receive::<data::SyncChunk>(connection, id, 0)
     }
 
-    /// The answer to a change.
-    pub(crate) fn receive<C>(&self, connection: &mut DataConnection, id: u64) -> Result<(), Trouble>
+    /// The answer to a change behind which so many more were sent.
+    pub(crate) fn receive<C>(&self, connection: &mut DataConnection, id: u64, behind: usize) -> Result<(), Trouble>
     where
         C: rfs_proto::data_calls::DataCall<Reply = ChangeReply>,
     {
         let reply = connection.receive::<C>(id).map_err(|error| self.trouble(connection, &error))?;
-        self.judge(&reply.results)
+        self.judge(&reply.results, behind)
     }
 
     /// What a failed connection to the first copy means.
@@ -132,13 +132,17 @@ impl Chain {
         self.places[0].failure(error.errno(), error.to_string())
     }
 
-    /// What one result per copy means.
-    fn judge(&self, results: &[CopyResult]) -> Result<(), Trouble> {
+    /// What one result per copy means. What arrived damaged is sent again, unless more was sent behind it: that may still be
+    /// taken, by a server that has not looked at it yet, after it was sent anew or even after younger bytes. Then the
+    /// copy is replaced, which gives the chunk a version that those frames do not have.
+    fn judge(&self, results: &[CopyResult], behind: usize) -> Result<(), Trouble> {
         let result_of = |place: &Place| {
             results.iter().find(|result| result.server == place.server.get() && result.volume == place.volume.get())
         };
-        if results.iter().any(|result| result.status() == Status::BadHashSent) {
-            return Err(Trouble::Resend);
+        let is_damaged = |place: &&Place| result_of(place).is_some_and(|result| result.status() == Status::BadHashSent);
+        if let Some(place) = self.places.iter().find(is_damaged) {
+            let failure = || place.failure(Errno::EBADMSG, "what was sent arrived damaged, with more behind it");
+            return Err(if behind == 0 { Trouble::Resend } else { Trouble::Copies(vec![failure()]) });
         }
         let mut failures: Vec<CopyFailure> = Vec::new();
         let mut unreached: Vec<&Place> = Vec::new();
@@ -188,5 +192,37 @@ fn reason_of(result: &CopyResult) -> String {
     match result.status() {
         Status::WrongVersion => format!("has version {}", result.have_version),
         status => format!("{}: {}", status.as_str_name(), result.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rfs_common::ids::{ServerId, VolumeId};
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_frame_is_sent_again_only_if_none_was_sent_behind_it() {
+        let place = |number| Place {
+            server: ServerId::new(number),
+            volume: VolumeId::new(number),
+            address: Arc::from("127.0.0.1:1"),
+        };
+        let places = vec![place(1), place(2)];
+        let chain = Chain { places, next: Vec::new(), chunk: 1, version_from: 1, version: 1, cut_to: None };
+        let result = |number, status: Status| CopyResult {
+            server: number,
+            volume: number,
+            status: status.into(),
+            ..CopyResult::default()
+        };
+        let results = [result(1, Status::NextFailed), result(2, Status::BadHashSent)];
+        assert!(matches!(chain.judge(&results, 0), Err(Trouble::Resend)));
+        match chain.judge(&results, 2) {
+            Err(Trouble::Copies(failures)) => assert_eq!((failures.len(), failures[0].server), (1, ServerId::new(2))),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -91,7 +91,7 @@ impl FileData {
                 }
                 Step::Await => {
                     let id = sent.pop_front().ok_or(Trouble::Resend)?;
-                    chain.receive::<data::Write>(connection, id)?;
+                    chain.receive::<data::Write>(connection, id, sent.len())?;
                     chain.was_raised();
                     self.frame_acknowledged(index, epoch)?;
                 }

@@ -174,6 +174,7 @@ impl FileData {
             state.errors.record(Errno::EIO);
         }
         state.chunks.clear();
+        state.forget_end();
         state.epoch += 1;
         state.local_length = None;
         state.modified = None;

@@ -253,8 +253,9 @@ impl Filesystem for Adapter {
         let waiting = self.killable.register(request.unique(), request.pid(), reply);
         let write = FileWrite { inode: self.inode(node), handle: handle(file), offset, data };
         let written = self.write_file(&write, write_flags, flags.0);
-        if let Some(reply) = waiting.take() {
-            answer_written(written.map(|()| data.len()), reply);
+        match waiting.take() {
+            Some(reply) => answer_written(written.map(|()| data.len()), reply),
+            None => self.client.write_was_given_up(self.inode(node)),
         }
     }
 

@@ -4,24 +4,32 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 
 use super::Adapter;
-use crate::client::{AttributeChanges, Caller, NewNode};
+use crate::client::{AttributeChanges, Caller, Client, NewNode, NodeAnswer, Opened};
 
 impl Adapter {
-    /// Ends a change of names; with `dirsync` once it is durable.
-    pub(super) fn names_changed<T>(
+    /// Ends a change of names; with `dirsync` once it is durable. If that fails, the kernel takes nothing of the answer, so
+    /// what was counted on that is given back.
+    pub(super) fn names_changed<T: GiveBack>(
         &self,
         caller: &Caller,
         parent: InodeId,
         result: Result<T, Errno>,
     ) -> Result<T, Errno> {
         let value = result?;
-        if self.synchronous.names {
-            let opened = self.client.open_directory(caller, parent)?;
-            let synced = self.client.fsync_directory(opened.handle);
-            self.client.release_directory(opened.handle);
-            synced?;
+        if self.synchronous.names
+            && let Err(errno) = self.sync_names(caller, parent)
+        {
+            value.give_back(&self.client);
+            return Err(errno);
         }
         Ok(value)
+    }
+
+    fn sync_names(&self, caller: &Caller, parent: InodeId) -> Result<(), Errno> {
+        let opened = self.client.open_directory(caller, parent)?;
+        let synced = self.client.fsync_directory(opened.handle);
+        self.client.release_directory(opened.handle);
+        synced
     }
 
     /// Sets an attribute, and clears set-group-id if the kernel asks for it with an ACL.
@@ -43,6 +51,30 @@ impl Adapter {
             }
         }
         Ok(())
+    }
+}
+
+/// An answer that the kernel will not get.
+pub(super) trait GiveBack {
+    /// Undoes what the client counts on the kernel to give back: lookups and handles.
+    fn give_back(self, client: &Client);
+}
+
+impl GiveBack for () {
+    fn give_back(self, _client: &Client) {}
+}
+
+impl GiveBack for NodeAnswer {
+    fn give_back(self, client: &Client) {
+        client.forget(self.attributes.inode, 1);
+    }
+}
+
+impl GiveBack for (NodeAnswer, Opened) {
+    fn give_back(self, client: &Client) {
+        let (node, opened) = self;
+        client.release(opened.handle, None);
+        node.give_back(client);
     }
 }
 
