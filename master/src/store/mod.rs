@@ -143,6 +143,9 @@ pub struct StoreOptions {
     pub checkpoint_interval: Duration,
     /// A page that grows beyond this is divided.
     pub page_bytes: usize,
+    /// Commits wait so long for a checkpoint that has to make room in memory or on the disk. One that takes longer is not
+    /// waited for: the disk may not answer at all.
+    pub checkpoint_wait: Duration,
 }
 
 impl Default for StoreOptions {
@@ -155,6 +158,7 @@ impl Default for StoreOptions {
             checkpoint_log_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(60),
             page_bytes: 16 << 10,
+            checkpoint_wait: Duration::from_secs(30),
         }
     }
 }
