@@ -233,13 +233,17 @@ fn open_trees(folder: &Path) -> Result<Trees, StoreError> {
         .cache_capacity(SLED_CACHE_BYTES)
         .mode(sled::Mode::HighThroughput)
         .flush_every_ms(None);
-    let mut attempt = config.open();
+    let open = || {
+        remove_unfinished(folder)?;
+        config.open()
+    };
+    let mut attempt = open();
     for _ in 0..REOPEN_ATTEMPTS {
         if !matches!(&attempt, Err(sled::Error::Io(_))) {
             break;
         }
         std::thread::sleep(REOPEN_PAUSE);
-        attempt = config.open();
+        attempt = open();
     }
     let db = attempt.map_err(error)?;
     match (db.open_tree("pages"), db.open_tree("bounds")) {
@@ -251,6 +255,27 @@ fn open_trees(folder: &Path) -> Result<Trees, StoreError> {
             Err(error(failed))
         }
     }
+}
+
+/// Removes snapshots that sled was writing when the disk was full or the power went. Finished ones have another name, and the
+/// one before is kept until then; but sled takes an unfinished one for the latest, and itself for damaged.
+fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    // Whoever has sled open may be writing one just now.
+    let Ok(database) = File::open(folder.join("db")) else { return Ok(()) };
+    if rustix::fs::flock(&database, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(());
+    }
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn disarm(folder: &Path) -> Result<(), StoreError> {
@@ -320,6 +345,17 @@ mod tests {
             page.put(&[key as u8], &vec![value; 60_000]);
         }
         CapturedPage::new(PageId { table: Table::Inodes, first_key: Vec::new() }, Arc::new(page))
+    }
+
+    #[test]
+    fn a_snapshot_that_was_not_finished_does_not_keep_sled_from_opening() {
+        let folder = tempfile::tempdir().unwrap();
+        let sled = SledPages::open(folder.path()).unwrap();
+        sled.write(&[page(1, 1)], &[]).unwrap();
+        drop(sled);
+        fs::write(folder.path().join(PAGES_FOLDER).join("snap.00000000FFFFFFFF.generating"), b"half").unwrap();
+        let sled = SledPages::open(folder.path()).unwrap();
+        assert!(sled.load(&page(1, 1).id).is_ok());
     }
 
     #[test]
