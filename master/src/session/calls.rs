@@ -208,8 +208,9 @@ impl Serve for session::Make {
         let mut remembering = Remembered { session: turn.session(), placed: &placed };
         let first_chunk =
             first.as_ref().map(|first| super::translate::data::write_grant(&first.grant, &mut remembering));
-        let mut remembered = <Self as Translate>::reply(made.clone(), &mut remembering);
-        remembered.first_chunk.clone_from(&first_chunk);
+        // Without the chunk: it is given under the WRITE lease, which a repetition does not bring. After a restart of the
+        // master in between, nobody holds that, and the chunk is about to be deleted.
+        let remembered = <Self as Translate>::reply(made.clone(), &mut remembering);
         turn.commit(changes, &remembered)?;
         if made.created {
             turn.first_chunk_given(made.node.inode, first.as_ref());
