@@ -313,7 +313,7 @@ impl<'a> Turn<'a> {
             let wrote = state.leases.may_write(session, *inode);
             state.leases.forget(session, *inode);
             if wrote {
-                state.writing_ended(session, *inode);
+                state.writing_ended(*inode);
             }
         }
     }
@@ -483,7 +483,7 @@ impl State {
         self.leases.lower(session, lease);
         if wrote && !self.leases.may_write(session, lease.inode) {
             debug_assert!(lease.mode < LeaseMode::Write);
-            self.writing_ended(session, lease.inode);
+            self.writing_ended(lease.inode);
         }
     }
 
