@@ -66,9 +66,28 @@ dispatch! {
     special: Make Locate GrantWrite AcquireLease Commit CopyFailed ReportBadCopy Sync Release SetLock GetLock CancelLock;
 }
 
+/// Requests that never commit anything.
+const ONLY_READ: [FrameType; 12] = [
+    FrameType::Lookup,
+    FrameType::ReadDirectory,
+    FrameType::GetAttributes,
+    FrameType::ReadSymlink,
+    FrameType::Access,
+    FrameType::GetXattr,
+    FrameType::ListXattr,
+    FrameType::StatFilesystem,
+    FrameType::Locate,
+    FrameType::GetLock,
+    FrameType::SetLock,
+    FrameType::CancelLock,
+];
+
 fn serve<C: Serve>(engine: &Engine, request: Request, message: &[u8]) -> Result<Vec<u8>, Refusal> {
     let Ok(call) = C::decode(message) else { return Err(Refusal::Close("a message that does not decode")) };
     engine.metrics().count_operation(C::FRAME_TYPE);
+    if !ONLY_READ.contains(&C::FRAME_TYPE) {
+        engine.storage().wait_for_room();
+    }
     let mut served = Served::default();
     let result = match Turn::enter(engine, request) {
         Ok(Entered::Turn(mut turn)) => call.serve(&mut turn, &mut served).map(|reply| {

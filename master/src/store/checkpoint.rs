@@ -111,6 +111,7 @@ impl Core {
             .map_err(|error| CheckpointError(format!("making room on the disk failed: {error}")))?;
         // While the reserve is given up nobody else may claim space.
         let _claims_wait = given_up.then_some(reserve);
+        self.keep_for_export(captured, removed)?;
         if let Err(error) = self.pages.sled.write(captured, removed) {
             self.pages.sled.reopen()?;
             return Err(error.into());

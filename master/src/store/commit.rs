@@ -12,6 +12,7 @@ use std::time::Duration;
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::ids::LogPosition;
 
+use super::export::ExportView;
 use super::format::{KEY_BYTES_MAX, RECORD_HEAD_BYTES, VALUE_BYTES_MAX};
 use super::log::{AppendError, Log, is_no_space, locked};
 use super::pages::{Origin, Pages};
@@ -46,8 +47,11 @@ pub(crate) struct Core {
     pub(crate) clock: SharedClock,
     pub(crate) log: Log,
     pub(crate) pages: Pages,
-    /// Held by whoever writes a checkpoint or reads one for an export.
+    /// Held by whoever writes a checkpoint.
     pub(crate) checkpointing: Mutex<()>,
+    /// Held by whoever writes an export.
+    pub(crate) exporting: Mutex<()>,
+    pub(crate) export_view: Mutex<Option<ExportView>>,
     pub(crate) checkpoint_state: Mutex<CheckpointState>,
     pub(crate) checkpoint_ended: Condvar,
     pub(crate) checkpoint_wakeup: Wakeup,
@@ -70,7 +74,6 @@ impl Core {
             return Ok(self.log.position());
         }
         loop {
-            self.wait_for_memory();
             if self.space_low.load(Ordering::Acquire) {
                 self.wait_for_space()?;
             }
@@ -175,7 +178,7 @@ impl Core {
 
     /// Waits for one checkpoint if too much has changed. If checkpoints fail, or take too long, commits go on as long as the
     /// log has space.
-    fn wait_for_memory(&self) {
+    pub(crate) fn wait_for_memory(&self) {
         if self.dirty_bytes.load(Ordering::Relaxed) <= self.sizes.dirty_bytes_max {
             return;
         }
