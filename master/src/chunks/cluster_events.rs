@@ -332,7 +332,10 @@ impl Chunks {
         let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         self.notice(severity, format!("volume {path} of chunkserver {server} is now {}{why}", state.text()));
         self.update_counting(slot);
-        self.refresh_volume(slot);
+        // Full and in service differ for new chunks only: a volume at its reserve goes to and fro between them.
+        if before.state.is_writable() != state.is_writable() {
+            self.refresh_volume(slot);
+        }
     }
 
     /// The server said that it is about to stop.

@@ -75,6 +75,10 @@ pub struct Chunks {
     cleanup: BTreeSet<ChunkId>,
     /// Freed chunks whose copies are not all known to be gone.
     doomed: BTreeSet<ChunkId>,
+    /// Those of which no copy is known any more.
+    copyless: BTreeSet<ChunkId>,
+    /// How many chunks of `cleanup` are not freed.
+    surplus: usize,
     /// Settled chunks all of whose live copies are suspect, or whose repair a bad copy stands in the way of, or of which a
     /// power cut may have left no copy.
     to_settle: BTreeSet<ChunkId>,
@@ -116,6 +120,8 @@ impl Chunks {
             unavailable: BTreeSet::new(),
             cleanup: BTreeSet::new(),
             doomed: BTreeSet::new(),
+            copyless: BTreeSet::new(),
+            surplus: 0,
             to_settle: BTreeSet::new(),
             repair_cursor: None,
             cleanup_cursor: None,
@@ -356,17 +362,15 @@ impl Chunks {
         if !self.servers.all_inventoried() {
             return Vec::new();
         }
-        let gone = |chunk: &&ChunkId| {
-            let copies = self.entries.get(*chunk).is_some_and(|entry| !entry.copies().is_empty());
-            !copies && self.orders.making(**chunk).next().is_none()
-        };
-        self.doomed.iter().filter(gone).take(AT_ONCE_MAX).copied().collect()
+        let gone = |chunk: &&ChunkId| self.orders.making(**chunk).next().is_none();
+        self.copyless.iter().filter(gone).take(AT_ONCE_MAX).copied().collect()
     }
 
     /// The deletion entry of the chunk was removed.
     pub fn forget_freed(&mut self, chunk: ChunkId) {
         if self.doomed.remove(&chunk) {
             self.cleanup.remove(&chunk);
+            self.copyless.remove(&chunk);
             self.entries.remove(&chunk);
         }
     }

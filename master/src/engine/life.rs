@@ -281,6 +281,7 @@ impl Engine {
             .collect();
         let granted = state.locks.granted_lately(session);
         missed.extend(granted.into_iter().map(|wait| PushMessage::LockGranted(wait.inode, wait.ticket)));
+        state.locks.granted_told(session);
         let orphans = state.orphans.of_session(session);
         if !orphans.is_empty() {
             missed.push(PushMessage::Unlinked(orphans));

@@ -323,7 +323,7 @@ impl<'a> Turn<'a> {
         let mut transaction = self.engine.transaction();
         let goal = transaction.system().map_or(1, |system| u64::from(system.goal.max(1)));
         let state = self.state.as_ref().expect("a turn holds the lock unless it sleeps");
-        let (total, free) = state.chunks.summary().space;
+        let (total, free) = state.chunks.space();
         (total / goal, free / goal)
     }
 
