@@ -315,6 +315,15 @@ impl Locks {
         owned.map(|(inode, ticket)| GrantedWait { session, inode: *inode, ticket: *ticket }).collect()
     }
 
+    /// The session was told, or is being told, of all that was granted: the latest are kept, to be told again. While it cannot
+    /// be told, many more are.
+    pub fn granted_told(&mut self, session: SessionId) {
+        if let Some(owned) = self.sessions.get_mut(&session) {
+            let old = owned.granted.len().saturating_sub(GRANTED_TICKETS_MAX);
+            owned.granted.drain(..old);
+        }
+    }
+
     /// Locks that a session holds.
     pub fn count_of(&self, session: SessionId) -> u64 {
         let nodes = self.sessions.get(&session).into_iter().flat_map(|owned| &owned.nodes);
@@ -397,7 +406,7 @@ impl Locks {
             place(node.held_mut(wait.kind), wait.lock);
             let session = wait.lock.owner.session;
             let owned = self.sessions.entry(session).or_default();
-            if owned.granted.len() == GRANTED_TICKETS_MAX {
+            if owned.granted.len() == NODES_PER_SESSION_MAX {
                 owned.granted.pop_front();
             }
             owned.granted.push_back((inode, wait.ticket));

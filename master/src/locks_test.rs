@@ -203,3 +203,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_session_that_cannot_be_told_misses_none_of_its_locks() {
+    let mut locks = Locks::new();
+    assert_eq!(posix(&mut locks, FILE, lock(owner(1, 1), Exclusive, 0, 9), 0).0, LockOutcome::Granted);
+    for ticket in 1..=2_000 {
+        assert_eq!(posix(&mut locks, FILE, lock(owner(2, ticket), Shared, 0, 9), ticket).0, LockOutcome::Queued);
+    }
+    let mut granted = Vec::new();
+    locks.unlock(FILE, LockKind::Posix, owner(1, 1), ByteRange::ALL, &mut granted);
+    let waiter = SessionId::new(2);
+    assert_eq!((granted.len(), locks.granted_lately(waiter).len()), (2_000, 2_000));
+    locks.granted_told(waiter);
+    assert_eq!(
+        locks.granted_lately(waiter).last(),
+        Some(&GrantedWait { session: waiter, inode: FILE, ticket: Ticket(2_000) })
+    );
+    assert_eq!(locks.granted_lately(waiter).len(), GRANTED_TICKETS_MAX);
+}

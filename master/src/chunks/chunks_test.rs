@@ -86,9 +86,17 @@ fn pass(chunks: &mut Chunks, seconds: u64, alive: &[u64]) {
 fn orphans_wait_for_their_grace_and_newer_ids_are_never_deleted() {
     let grace = Duration::from_secs(100);
     let mut chunks = table(ChunksConfig { orphan_grace: grace, ..ChunksConfig::default() });
+    // The last start but one has passed over 20 to 30: the master may have been restored from an export, and the ids be
+    // those of files that it does not know.
     chunks.set_next_chunk(ChunkId::new(50));
-    connect(&mut chunks, 1, &[held(49, 1), held(50, 1)]);
-    assert_eq!(chunks.summary().orphans, 2);
+    chunks.passed_over(ChunkId::new(20)..ChunkId::new(30));
+    connect(&mut chunks, 1, &[held(20, 1), held(29, 1), held(49, 1), held(50, 1)]);
+    assert_eq!(chunks.summary().orphans, 4);
+    let notices = chunks.take_notices();
+    let told = |words: &str| notices.iter().any(|notice| notice.message.contains(words));
+    assert!(
+        told("holds 1 copies that are newer") && told("holds 2 copies of chunks that this metadata has not given out")
+    );
     pass(&mut chunks, 99, &[1]);
     assert!(commands(&mut chunks, 1).is_empty());
     pass(&mut chunks, 300, &[1]);
@@ -540,4 +548,54 @@ fn sizes_that_cannot_be_do_not_overflow() {
         chunks.inventory(now, id, stream, VolumeId::new(server * 10), &[], WHOLE);
     }
     assert_eq!(chunks.summary().space, (u64::MAX, u64::MAX));
+}
+
+#[test]
+fn a_file_whose_writer_came_back_is_asked_back_before_it_is_repaired() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    let wait = chunks.config().repair_delay.as_secs() + 2;
+    chunks.load(ChunkId::new(1), info(1, 1, Goal::TWO));
+    connect(&mut chunks, 1, &[held(1, 1)]);
+    chunks.is_written_on(InodeId::new(9));
+    connect(&mut chunks, 2, &[]);
+    let made = |order: &Order| matches!(order, Order::Replicate { .. });
+    pass(&mut chunks, wait, &[1, 2]);
+    assert!(!commands(&mut chunks, 2).iter().any(made), "its writer may go on with the one copy");
+    assert_eq!(chunks.wants_back(), [InodeId::new(9)]);
+    chunks.is_not_written_on(InodeId::new(9));
+    pass(&mut chunks, wait, &[1, 2]);
+    assert!(commands(&mut chunks, 2).iter().any(made));
+}
+
+#[test]
+fn copies_of_a_file_whose_writer_came_back_are_not_deleted() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    chunks.load(ChunkId::new(1), info(1, 1, Goal::ONE));
+    chunks.is_written_on(InodeId::new(9));
+    connect(&mut chunks, 1, &[held(1, 1)]);
+    connect(&mut chunks, 2, &[held(1, 1)]);
+    let deletions = |chunks: &mut Chunks| {
+        let orders = [commands(chunks, 1), commands(chunks, 2)].concat();
+        orders.iter().filter(|order| matches!(order, Order::Delete { .. })).count()
+    };
+    pass(&mut chunks, 5, &[1, 2]);
+    assert_eq!(deletions(&mut chunks), 0);
+    chunks.is_not_written_on(InodeId::new(9));
+    pass(&mut chunks, 5, &[1, 2]);
+    assert_eq!(deletions(&mut chunks), 1);
+}
+
+#[test]
+fn copies_of_what_was_committed_after_a_restart_are_sought_on_volumes_that_come_later() {
+    let mut chunks = table(ChunksConfig::default());
+    chunks.know_server(registration(1, vec![report(10, "")]));
+    chunks.know_server(registration(2, vec![report(20, "")]));
+    chunks.load(ChunkId::new(1), info(0, 1, Goal::TWO));
+    connect(&mut chunks, 1, &[]);
+    chunks.changed(ChunkId::new(1), info(1, 1, Goal::TWO));
+    let asks = |order: &Order| matches!(order, Order::Raise { from, to, .. } if from == to);
+    assert_eq!(commands(&mut chunks, 1).iter().filter(|order| asks(order)).count(), 1);
+    // Its inventory was taken before the writer made the copy.
+    connect(&mut chunks, 2, &[]);
+    assert_eq!(commands(&mut chunks, 2).iter().filter(|order| asks(order)).count(), 1);
 }

@@ -245,17 +245,21 @@ impl Chunks {
         }
         self.report_orphans(slot);
         self.update_counting(slot);
+        if self.servers.volume(slot).counts {
+            self.seek_on(slot);
+        }
         self.schedule();
     }
 
     fn report_orphans(&mut self, slot: u16) {
         let of_volume = self.orphans.range((slot, ChunkId::new(0))..=(slot, ChunkId::new(u64::MAX)));
-        let (mut unknown, mut newer, mut beyond) = (0_u64, 0_u64, 0_u64);
+        let (mut unknown, mut newer, mut beyond, mut passed_over) = (0_u64, 0_u64, 0_u64, 0_u64);
         for ((_, chunk), _) in of_volume {
-            match (self.entries.contains_key(chunk), *chunk >= self.next_chunk) {
-                (true, _) => newer += 1,
-                (false, true) => beyond += 1,
-                (false, false) => unknown += 1,
+            match self.entries.contains_key(chunk) {
+                true => newer += 1,
+                false if *chunk >= self.next_chunk => beyond += 1,
+                false if !self.was_given_out(*chunk) => passed_over += 1,
+                false => unknown += 1,
             }
         }
         let volume = self.servers.volume(slot);
@@ -265,6 +269,11 @@ impl Chunks {
             self.notice(Severity::Error, format!(
                 "{path} of chunkserver {server} holds {} copies that are newer than this metadata: it seems to come from an older \
                  export; they are kept", beyond + newer));
+        }
+        if passed_over > 0 {
+            self.notice(Severity::Warning, format!(
+                "{path} of chunkserver {server} holds {passed_over} copies of chunks that this metadata has not given out: a power cut of the \
+                 master took their records, or it comes from an older export; they are kept"));
         }
         if unknown > 0 {
             self.notice(Severity::Warning, format!(
@@ -365,7 +374,10 @@ impl Chunks {
         let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         self.notice(severity, format!("volume {path} of chunkserver {server} is now {}{why}", state.text()));
         self.update_counting(slot);
-        self.refresh_volume(slot);
+        // Full and in service differ for new chunks only: a volume at its reserve goes to and fro between them.
+        if before.state.is_writable() != state.is_writable() {
+            self.refresh_volume(slot);
+        }
     }
 
     /// The server said that it is about to stop.

@@ -106,6 +106,9 @@ impl Chunks {
             return;
         }
         let Some(entry) = self.entries.get(&chunk) else { return };
+        if !entry.is_doomed() && self.has_writer(chunk, entry) {
+            return;
+        }
         for slot in self.deletable(chunk, entry) {
             if self.servers.volume(slot).deletions >= self.config.deletions_per_volume {
                 continue;
@@ -146,13 +149,17 @@ impl Chunks {
 
     fn may_delete_orphan(&self, slot: u16, chunk: ChunkId) -> bool {
         let volume = self.servers.volume(slot);
-        let never_given_out = chunk >= self.next_chunk;
-        if never_given_out || !volume.takes_writes() || volume.deletions >= self.config.deletions_per_volume {
+        if !self.was_given_out(chunk) || !volume.takes_writes() || volume.deletions >= self.config.deletions_per_volume
+        {
             return false;
         }
         match self.entries.get(&chunk) {
             None => true,
-            Some(entry) => !self.is_locked(chunk, entry) && self.live_servers(entry) >= entry.goal(),
+            Some(entry) => {
+                !self.has_writer(chunk, entry)
+                    && !self.is_locked(chunk, entry)
+                    && self.live_servers(entry) >= entry.goal()
+            }
         }
     }
 }

@@ -156,6 +156,8 @@ pub(super) struct Entry {
     /// Since when it lacks copies, in seconds of the chunk table's clock plus one; 0: it does not.
     pub(super) under_since_s: u32,
     pub(super) counted: Option<Counted>,
+    /// Whether it was counted among the chunks with copies that should go.
+    pub(super) counted_surplus: bool,
     goal: u8,
     repairing: bool,
     doomed: bool,
@@ -171,6 +173,7 @@ impl Entry {
             copies: Copies::Few(0, [HeldCopy::default(); Copies::FEW_MAX]),
             under_since_s: 0,
             counted: None,
+            counted_surplus: false,
             goal: info.goal.get(),
             repairing: false,
             doomed: false,

@@ -29,6 +29,7 @@ mod standing;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId, ServerId, SessionId, VolumeId};
@@ -74,6 +75,10 @@ pub struct Chunks {
     cleanup: BTreeSet<ChunkId>,
     /// Freed chunks whose copies are not all known to be gone.
     doomed: BTreeSet<ChunkId>,
+    /// Those of which no copy is known any more.
+    copyless: BTreeSet<ChunkId>,
+    /// How many chunks of `cleanup` are not freed.
+    surplus: usize,
     /// Settled chunks all of whose live copies are suspect, or whose repair a bad copy stands in the way of, or of which a
     /// power cut may have left no copy.
     to_settle: BTreeSet<ChunkId>,
@@ -88,6 +93,12 @@ pub struct Chunks {
     notices: Vec<Notice>,
     /// Ids from here on were never given out by this metadata; copies with such ids are never deleted.
     next_chunk: ChunkId,
+    /// Nor were these, below it: from the first to the one before the second.
+    passed_over: BTreeMap<ChunkId, ChunkId>,
+    /// Files that a writer from before the start of the master goes on with: which of their chunks it writes is not known.
+    written_on: BTreeSet<InodeId>,
+    /// Chunks committed by such writers whose copies are looked for on every volume that has not said what it holds yet.
+    sought: BTreeSet<ChunkId>,
 }
 
 impl Chunks {
@@ -109,6 +120,8 @@ impl Chunks {
             unavailable: BTreeSet::new(),
             cleanup: BTreeSet::new(),
             doomed: BTreeSet::new(),
+            copyless: BTreeSet::new(),
+            surplus: 0,
             to_settle: BTreeSet::new(),
             repair_cursor: None,
             cleanup_cursor: None,
@@ -117,6 +130,9 @@ impl Chunks {
             wanted_back: BTreeSet::new(),
             notices: Vec::new(),
             next_chunk: ChunkId::new(0),
+            passed_over: BTreeMap::new(),
+            written_on: BTreeSet::new(),
+            sought: BTreeSet::new(),
         }
     }
 
@@ -135,6 +151,33 @@ impl Chunks {
     /// The id that the next new chunk will get, known at the start. Copies with this id or a higher one are never deleted.
     pub fn set_next_chunk(&mut self, next: ChunkId) {
         self.next_chunk = self.next_chunk.max(next);
+    }
+
+    /// Ids that a start of the master has left out: like those above the next one, nobody was given them.
+    pub fn passed_over(&mut self, ids: Range<ChunkId>) {
+        self.passed_over.insert(ids.start, ids.end);
+    }
+
+    /// Whether this metadata has given out the id, as far as it remembers.
+    pub(crate) fn was_given_out(&self, chunk: ChunkId) -> bool {
+        let below = self.passed_over.range(..=chunk).next_back();
+        chunk < self.next_chunk && below.is_none_or(|(_, end)| chunk >= *end)
+    }
+
+    /// A session has taken back its WRITE lease on the file after the start of the master, and may go on with any of its
+    /// chunks: they are neither repaired nor are copies of them deleted.
+    pub fn is_written_on(&mut self, inode: InodeId) {
+        self.written_on.insert(inode);
+    }
+
+    /// The lease is down.
+    pub fn is_not_written_on(&mut self, inode: InodeId) {
+        self.written_on.remove(&inode);
+    }
+
+    /// Whether somebody may be writing the chunk.
+    fn has_writer(&self, chunk: ChunkId, entry: &Entry) -> bool {
+        self.writers.contains_key(&chunk) || self.written_on.contains(&entry.inode())
     }
 
     /// A chunk record was made.
@@ -163,19 +206,41 @@ impl Chunks {
     }
 
     /// Asks for the copies of a chunk that was committed by a writer whose places are not known since the master
-    /// restarted: the writer may have raised or even created copies after their volume's inventory.
+    /// restarted: the writer may have raised or even created copies after their volume's inventory, or while it came in.
     fn find_copies(&mut self, chunk: ChunkId) {
-        let Some(entry) = self.entries.get(&chunk) else { return };
+        let slots: Vec<u16> =
+            self.servers.volumes().filter(|(_, volume)| volume.counts).map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.seek(chunk, slot);
+        }
+        if self.servers.volumes().any(|(_, volume)| !volume.counts) {
+            self.sought.insert(chunk);
+        }
+    }
+
+    /// Asks one volume for such a chunk, unless enough copies are known. Says whether there still are too few.
+    fn seek(&mut self, chunk: ChunkId, slot: u16) -> bool {
+        let Some(entry) = self.entries.get(&chunk).filter(|entry| !entry.is_doomed()) else { return false };
         let version = entry.version();
         if self.live_servers(entry) >= entry.goal() || version == 0 {
-            return;
+            return false;
         }
-        let current: Vec<u16> =
-            entry.copies().iter().filter(|copy| entry.is_current(copy)).map(|copy| copy.slot).collect();
-        let volumes = self.servers.volumes().filter(|(slot, volume)| volume.counts && !current.contains(slot));
-        let slots: Vec<u16> = volumes.map(|(slot, _)| slot).collect();
-        for slot in slots {
+        if !entry.copy_on(slot).is_some_and(|copy| entry.is_current(copy)) {
             self.probe(slot, chunk, version);
+        }
+        true
+    }
+
+    /// The volume has said what it holds, which may be older than what is sought.
+    fn seek_on(&mut self, slot: u16) {
+        let sought: Vec<ChunkId> = self.sought.iter().copied().collect();
+        for chunk in sought {
+            if !self.seek(chunk, slot) {
+                self.sought.remove(&chunk);
+            }
+        }
+        if self.servers.volumes().all(|(_, volume)| volume.counts) {
+            self.sought.clear();
         }
     }
 
@@ -297,17 +362,15 @@ impl Chunks {
         if !self.servers.all_inventoried() {
             return Vec::new();
         }
-        let gone = |chunk: &&ChunkId| {
-            let copies = self.entries.get(*chunk).is_some_and(|entry| !entry.copies().is_empty());
-            !copies && self.orders.making(**chunk).next().is_none()
-        };
-        self.doomed.iter().filter(gone).take(AT_ONCE_MAX).copied().collect()
+        let gone = |chunk: &&ChunkId| self.orders.making(**chunk).next().is_none();
+        self.copyless.iter().filter(gone).take(AT_ONCE_MAX).copied().collect()
     }
 
     /// The deletion entry of the chunk was removed.
     pub fn forget_freed(&mut self, chunk: ChunkId) {
         if self.doomed.remove(&chunk) {
             self.cleanup.remove(&chunk);
+            self.copyless.remove(&chunk);
             self.entries.remove(&chunk);
         }
     }

@@ -415,6 +415,9 @@ impl World {
             }
         }
         assert_eq!(self.chunks.counters, recount);
+        assert_eq!(self.chunks.surplus, self.chunks.cleanup.difference(&self.chunks.doomed).count());
+        let copyless = self.chunks.doomed.iter().filter(|chunk| self.chunks.entries[*chunk].copies().is_empty());
+        assert!(copyless.eq(self.chunks.copyless.iter()));
         assert_eq!((&self.chunks.under_goal, &self.chunks.unavailable), (&under, &unavailable));
         let lacking: BTreeSet<ChunkId> = self.chunks.lacking(usize::MAX).iter().map(|lacks| lacks.chunk).collect();
         assert_eq!(lacking, under.iter().map(|(_, chunk)| *chunk).chain(unavailable).collect());

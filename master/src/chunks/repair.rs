@@ -55,7 +55,7 @@ impl Chunks {
             return;
         };
         let entry = &self.entries[&chunk];
-        if !entry.is_settled() || self.writers.contains_key(&chunk) {
+        if !entry.is_settled() || self.has_writer(chunk, entry) {
             let inode = entry.inode();
             let asked = self.asked_back.get(&inode).is_some_and(|asked| self.now.since(*asked) < ASK_BACK_AGAIN);
             let waited = self.under_for(entry.under_since_s) >= self.config.repair_delay;
@@ -141,7 +141,7 @@ impl Chunks {
             self.is_live_and_good(entry, copy) && !self.servers.volume(copy.slot).takes_writes()
         };
         let version = ChunkVersion::new(entry.version());
-        if self.writers.contains_key(&chunk) || self.orders.is_paused(chunk) || !entry.copies().iter().any(read_only) {
+        if self.has_writer(chunk, entry) || self.orders.is_paused(chunk) || !entry.copies().iter().any(read_only) {
             return false;
         }
         let (sources, target) = (self.sources(chunk), self.repair_target(chunk));

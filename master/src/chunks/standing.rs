@@ -32,10 +32,16 @@ impl Chunks {
         }
         put(&mut self.unavailable, chunk, counted.is_some_and(|counted| counted.live == 0));
         put(&mut self.to_settle, chunk, suspect || lost);
+        let doomed = entry.is_doomed();
+        let copyless = doomed && entry.copies().is_empty();
+        let was_surplus = entry.counted_surplus;
+        put(&mut self.copyless, chunk, copyless);
         put(&mut self.cleanup, chunk, removable);
+        self.surplus = self.surplus + usize::from(removable && !doomed) - usize::from(was_surplus);
         let now_s = self.now.since(self.started).as_secs() as u32;
         if let Some(entry) = self.entries.get_mut(&chunk) {
             entry.counted = counted;
+            entry.counted_surplus = removable && !doomed;
             entry.under_since_s = match (under.is_some(), entry.under_since_s) {
                 (false, _) => 0,
                 (true, 0) => now_s + 1,

@@ -117,7 +117,7 @@ impl Chunks {
     pub fn summary(&self) -> Summary {
         let mut summary = self.counters.summary();
         summary.repairs_running = self.orders.repairs_running;
-        summary.deletions_waiting = (self.doomed.len() + self.cleanup.difference(&self.doomed).count()) as u64;
+        summary.deletions_waiting = (self.doomed.len() + self.surplus) as u64;
         summary.orphans = self.orphans.len() as u64;
         summary.repairs_wait = if self.under_goal.is_empty() { None } else { self.repairs_wait() };
         let servers = self.servers.servers.values();
@@ -125,13 +125,19 @@ impl Chunks {
         summary.servers = (servers.count() as u32, connected as u32);
         for (_, volume) in self.servers.volumes() {
             summary.volumes.0 += 1;
-            if volume.counts {
-                summary.volumes.1 += 1;
-                summary.space.0 = summary.space.0.saturating_add(volume.report.total);
-                summary.space.1 = summary.space.1.saturating_add(volume.report.free);
-            }
+            summary.volumes.1 += u32::from(volume.counts);
         }
+        summary.space = self.space();
         summary
+    }
+
+    /// Bytes of the volumes that count, and how many of them are free.
+    pub fn space(&self) -> (u64, u64) {
+        let reports = self.servers.volumes().filter(|(_, volume)| volume.counts).map(|(_, volume)| &volume.report);
+        let add = |(total, free): (u64, u64), report: &VolumeReport| {
+            (total.saturating_add(report.total), free.saturating_add(report.free))
+        };
+        reports.fold((0, 0), add)
     }
 
     /// All known servers with their volumes.

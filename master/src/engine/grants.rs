@@ -86,8 +86,7 @@ impl Grants {
         self.reclaimed.entry(inode).or_default().push(chunk);
     }
 
-    /// A WRITE lease on the file was reclaimed: chunks of it may have been granted before the restart.
-    pub(super) fn note_reclaimed(&mut self, inode: InodeId) {
+    fn note_reclaimed(&mut self, inode: InodeId) {
         self.reclaimed.entry(inode).or_default();
     }
 
@@ -102,10 +101,22 @@ impl Grants {
 }
 
 impl State {
+    /// Takes the chunks of a file that were granted: nobody writes it any more.
+    fn take_grants(&mut self, inode: InodeId) -> Vec<ChunkId> {
+        self.chunks.is_not_written_on(inode);
+        self.grants.take_of_node(inode)
+    }
+
+    /// A WRITE lease on the file was reclaimed: chunks of it may have been granted before the restart.
+    pub(super) fn note_reclaimed(&mut self, inode: InodeId) {
+        self.grants.note_reclaimed(inode);
+        self.chunks.is_written_on(inode);
+    }
+
     /// The WRITE lease on the file came down in order: what was committed is right on every copy; what was granted and
     /// not committed is settled.
-    pub(super) fn writing_ended(&mut self, _session: SessionId, inode: InodeId) {
-        for chunk in self.grants.take_of_node(inode) {
+    pub(super) fn writing_ended(&mut self, inode: InodeId) {
+        for chunk in self.take_grants(inode) {
             if self.chunks.info(chunk).is_some_and(|info| !info.is_settled()) {
                 self.settling.add(chunk);
             }
@@ -116,14 +127,15 @@ impl State {
     /// The session is gone without a word: every chunk that it could have been writing is settled.
     pub(super) fn writer_lost(&mut self, session: SessionId) {
         for inode in self.grants.nodes_of(session) {
-            for chunk in self.grants.take_of_node(inode) {
+            for chunk in self.take_grants(inode) {
                 self.settling.add(chunk);
                 self.end_write(chunk);
             }
         }
-        let reclaimed: Vec<InodeId> = self.grants.reclaimed.keys().copied().collect();
-        for inode in reclaimed.into_iter().filter(|inode| self.leases.may_write(session, *inode)) {
-            for chunk in self.grants.take_of_node(inode) {
+        let may_write = |inode: &&InodeId| self.leases.may_write(session, **inode);
+        let reclaimed: Vec<InodeId> = self.grants.reclaimed.keys().filter(may_write).copied().collect();
+        for inode in reclaimed {
+            for chunk in self.take_grants(inode) {
                 self.settling.add(chunk);
             }
         }
@@ -133,7 +145,7 @@ impl State {
     pub(super) fn writer_left(&mut self, session: SessionId) {
         let mut nodes = self.grants.nodes_of(session);
         nodes.extend(self.grants.reclaimed.keys().filter(|inode| self.leases.may_write(session, **inode)));
-        nodes.into_iter().for_each(|inode| self.writing_ended(session, inode));
+        nodes.into_iter().for_each(|inode| self.writing_ended(inode));
     }
 
     /// Chunks that were being written when the master restarted, and that its records call settled: a writer may go on

@@ -3,7 +3,7 @@
 //! The end of a session takes effect in memory at once: its locks and leases go to others, its chunks are settled. Its
 //! records (orphans, slots, the session itself) go in one commit, which is tried again if the store refuses it.
 
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Range};
 use std::sync::Arc;
 
 use prost::Message;
@@ -21,7 +21,9 @@ use crate::leases::{Lease, RecallId};
 use crate::locks::{Lock, LockKind};
 use crate::namespace::metadata::Transaction;
 use crate::namespace::ops::release;
-use crate::namespace::records::{self, ChunkRecord, OrphanRecord, SessionRecord, SlotRecord};
+use crate::namespace::records::{
+    self, ChunkRecord, OrphanRecord, PassedOverRecord, SessionRecord, SlotRecord, SystemKind,
+};
 use crate::namespace::source::Table;
 use crate::sessions::{ClientDescription, SECRET_BYTES, Sessions};
 
@@ -113,7 +115,7 @@ fn load_records(
     let system = transaction.system_mut()?;
     system.master_start += 1;
     loaded.master_start = system.master_start;
-    loaded.chunks.set_next_chunk(ChunkId::new(system.chunk_next));
+    let chunk_next = system.chunk_next;
     if system.master_start > 1 {
         // A power cut may have taken the records of chunks, nodes and sessions that clients were told of and still use:
         // none of those ids is given to another.
@@ -126,6 +128,9 @@ fn load_records(
     let forgotten = system.recovered.len().saturating_sub(STARTS_REMEMBERED);
     system.recovered.drain(..forgotten);
     loaded.recovered.clone_from(&system.recovered);
+    loaded.chunks.set_next_chunk(ChunkId::new(system.chunk_next));
+    let passed_over = chunk_next..system.chunk_next;
+    note_passed_over(transaction, &mut loaded.chunks, passed_over)?;
     load_sessions(storage, loaded, now)?;
     transaction.scan::<OrphanRecord>(Bound::Unbounded, Bound::Unbounded, &mut |key, record| {
         if let Some((inode, _)) = records::split_key(key) {
@@ -146,6 +151,32 @@ fn load_records(
         }
         ControlFlow::Continue(())
     })
+}
+
+/// Tells the chunk table which ids were passed over at this start and those before, and notes those of this one. A start without
+/// a new chunk since the last goes on with the range of that one.
+fn note_passed_over(
+    transaction: &mut Transaction<'_>,
+    chunks: &mut Chunks,
+    passed_over: Range<u64>,
+) -> Result<(), Errno> {
+    let key = |id: u64| records::system_key(SystemKind::PassedOver, id);
+    let mut last = None;
+    let (from, to) = (key(0), key(u64::MAX));
+    transaction.scan::<PassedOverRecord>(Bound::Included(&from), Bound::Included(&to), &mut |key, record| {
+        if let Some(id) = key.last_chunk::<8>() {
+            let start = u64::from_be_bytes(*id);
+            chunks.passed_over(ChunkId::new(start)..ChunkId::new(record.end));
+            last = Some(start..record.end);
+        }
+        ControlFlow::Continue(())
+    })?;
+    if !passed_over.is_empty() {
+        let start = last.filter(|last| last.end == passed_over.start).map_or(passed_over.start, |last| last.start);
+        transaction.write(key(start), &PassedOverRecord { end: passed_over.end });
+        chunks.passed_over(ChunkId::new(start)..ChunkId::new(passed_over.end));
+    }
+    Ok(())
 }
 
 /// Sessions and slots share a table; the length of the key tells them apart, and a session comes before its slots.
@@ -250,6 +281,7 @@ impl Engine {
             .collect();
         let granted = state.locks.granted_lately(session);
         missed.extend(granted.into_iter().map(|wait| PushMessage::LockGranted(wait.inode, wait.ticket)));
+        state.locks.granted_told(session);
         let orphans = state.orphans.of_session(session);
         if !orphans.is_empty() {
             missed.push(PushMessage::Unlinked(orphans));
@@ -414,7 +446,7 @@ impl Engine {
     fn end_grace(&self, state: &mut State) {
         state.grace_over = true;
         for inode in state.leases.written_nodes() {
-            state.grants.note_reclaimed(inode);
+            state.note_reclaimed(inode);
         }
         state.settle_left_open();
         for chunk in state.settling.chunks() {

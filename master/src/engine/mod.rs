@@ -403,6 +403,9 @@ impl State {
     fn push_lock_grants(&mut self, granted: &[crate::locks::GrantedWait]) {
         for wait in granted {
             self.push(wait.session, PushMessage::LockGranted(wait.inode, wait.ticket));
+            if self.peers.contains_key(&wait.session) {
+                self.locks.granted_told(wait.session);
+            }
         }
     }
 }

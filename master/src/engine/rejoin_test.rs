@@ -57,3 +57,46 @@ fn numbers_of_nodes_and_sessions_are_not_given_again_after_a_restart() {
     assert!(inode_of(&later.make("h", false)) > before + 65_000);
     world.check();
 }
+
+#[test]
+fn a_repeated_make_brings_no_chunk_as_it_brings_no_lease() {
+    let mut world = World::new();
+    world.chunkservers(2);
+    let client = world.client(Manners::Answers);
+    let request = Request { session: client.session, slot: 1, sequence: 1 };
+    let first = client.call_as(request, &make("f", true)).unwrap();
+    let (file, chunk) = (inode_of(&first), first.first_chunk.unwrap());
+    let again = client.call_as(request, &make("f", true)).unwrap();
+    assert!(again.created && again.first_chunk.is_none() && again.node.unwrap().lease.is_none());
+    client.write_lease(file).unwrap();
+    let told = client.call(&session::GrantWrite { inode: file, index: 0 }).unwrap().grant.unwrap();
+    assert_eq!(told.chunk, chunk.chunk, "the grant is still there for whoever asks under the lease");
+    // kill -9 before the answer was read: the client holds no lease, and its chunk is deleted.
+    world.restart();
+    let client = Client::attached(&world.engine, client.session, Manners::Answers);
+    world.engine.reclaim(client.session, &ReclaimedState { last: true, ..ReclaimedState::default() }).unwrap();
+    let again = client.call_as(request, &make("f", true)).unwrap();
+    assert!(again.created && again.first_chunk.is_none(), "it would write to a chunk that is being deleted");
+    world.check();
+}
+
+#[test]
+fn ids_that_starts_have_passed_over_are_remembered() {
+    let mut world = World::new();
+    let given_out =
+        |world: &World, chunk: u64| world.engine.with_chunks(|chunks, _| chunks.was_given_out(ChunkId::new(chunk)));
+    // The second start in a row without a new chunk goes on with the range of the first.
+    world.restart();
+    world.restart();
+    world.chunkservers(2);
+    let client = world.client(Manners::Answers);
+    let chunk = client.make("f", true).first_chunk.unwrap().chunk;
+    assert!(chunk > 2 * 65_000 && given_out(&world, chunk));
+    world.engine.goodbye(client.session);
+    for _ in 0..2 {
+        assert!([5, 65_000, 65_537, chunk - 1].iter().all(|chunk| !given_out(&world, *chunk)));
+        world.restart();
+        assert!(given_out(&world, chunk) && !given_out(&world, chunk + 1) && !given_out(&world, chunk + 70_000));
+    }
+    world.check();
+}

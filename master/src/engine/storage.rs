@@ -28,6 +28,10 @@ pub trait Storage: Send + Sync {
         self.commit(changes)
     }
 
+    /// Waits until changes have room in memory. For whoever is about to commit, before it takes a lock: commits themselves do
+    /// not wait for that.
+    fn wait_for_room(&self) {}
+
     /// Waits until everything up to this position survives a power cut.
     ///
     /// # Errors
@@ -64,7 +68,11 @@ impl Storage for Store {
     }
 
     fn commit(&self, changes: &[Change]) -> Result<LogPosition, Refused> {
-        Ok(Store::commit(self, changes)?)
+        Ok(Store::commit_at_once(self, changes)?)
+    }
+
+    fn wait_for_room(&self) {
+        Store::wait_for_memory(self);
     }
 
     fn commit_start(&self, changes: &[Change]) -> Result<LogPosition, Refused> {

@@ -175,6 +175,6 @@ impl State {
 
     /// Nobody may write the file: whatever still counts as being written is not.
     fn end_stray_writes(&mut self, inode: InodeId) {
-        self.writing_ended(rfs_common::ids::SessionId::new(0), inode);
+        self.writing_ended(inode);
     }
 }

@@ -313,7 +313,7 @@ impl<'a> Turn<'a> {
             let wrote = state.leases.may_write(session, *inode);
             state.leases.forget(session, *inode);
             if wrote {
-                state.writing_ended(session, *inode);
+                state.writing_ended(*inode);
             }
         }
     }
@@ -323,7 +323,7 @@ impl<'a> Turn<'a> {
         let mut transaction = self.engine.transaction();
         let goal = transaction.system().map_or(1, |system| u64::from(system.goal.max(1)));
         let state = self.state.as_ref().expect("a turn holds the lock unless it sleeps");
-        let (total, free) = state.chunks.summary().space;
+        let (total, free) = state.chunks.space();
         (total / goal, free / goal)
     }
 
@@ -483,7 +483,7 @@ impl State {
         self.leases.lower(session, lease);
         if wrote && !self.leases.may_write(session, lease.inode) {
             debug_assert!(lease.mode < LeaseMode::Write);
-            self.writing_ended(session, lease.inode);
+            self.writing_ended(lease.inode);
         }
     }
 

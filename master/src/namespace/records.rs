@@ -310,6 +310,15 @@ pub struct SystemRecord {
     pub inode_floor: u64,
 }
 
+/// Chunk ids that a start of the master passed over: given to nobody by this metadata. Table System, key [`system_key`] with
+/// the first of them.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct PassedOverRecord {
+    /// The first id that is none of them.
+    #[prost(uint64, tag = "1")]
+    pub end: u64,
+}
+
 /// A session. Table Sessions, key [`session_key`].
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct SessionRecord {
@@ -363,6 +372,8 @@ pub enum SystemKind {
     Volume = 2,
     /// A known chunkserver, by its id.
     Server = 3,
+    /// [`PassedOverRecord`], by the first id of the range.
+    PassedOver = 4,
 }
 
 /// A type that is stored in one table.
@@ -388,6 +399,7 @@ tables! {
     XattrRecord => Xattrs;
     OrphanRecord => Orphans;
     SystemRecord => System;
+    PassedOverRecord => System;
     SessionRecord => Sessions;
     SlotRecord => Sessions;
 }

@@ -45,9 +45,11 @@ impl Core {
     /// The same for a caller that holds the checkpoint lock; returns the position sled now stands at.
     pub(crate) fn checkpoint_locked(&self) -> Result<u64, CheckpointError> {
         self.checkpoint_wanted.store(false, std::sync::atomic::Ordering::Release);
+        locked(&self.checkpoint_state).begun = Some(self.clock.monotonic());
         let result = self.fold();
         let mut state = locked(&self.checkpoint_state);
         state.attempts += 1;
+        state.begun = None;
         match &result {
             Ok(position) => {
                 state.marker = *position;
@@ -109,6 +111,7 @@ impl Core {
             .map_err(|error| CheckpointError(format!("making room on the disk failed: {error}")))?;
         // While the reserve is given up nobody else may claim space.
         let _claims_wait = given_up.then_some(reserve);
+        self.keep_for_export(captured, removed)?;
         if let Err(error) = self.pages.sled.write(captured, removed) {
             self.pages.sled.reopen()?;
             return Err(error.into());

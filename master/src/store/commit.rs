@@ -6,12 +6,13 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::ids::LogPosition;
 
+use super::export::ExportView;
 use super::format::{KEY_BYTES_MAX, RECORD_HEAD_BYTES, VALUE_BYTES_MAX};
 use super::log::{AppendError, Log, is_no_space, locked};
 use super::pages::{Origin, Pages};
@@ -33,6 +34,8 @@ pub(crate) struct CheckpointState {
     pub(crate) error: Option<String>,
     /// Counts attempts, so that whoever waits for one sees it end.
     pub(crate) attempts: u64,
+    /// When the one that is under way began.
+    pub(crate) begun: Option<Monotonic>,
 }
 
 /// An open store without its threads.
@@ -44,8 +47,11 @@ pub(crate) struct Core {
     pub(crate) clock: SharedClock,
     pub(crate) log: Log,
     pub(crate) pages: Pages,
-    /// Held by whoever writes a checkpoint or reads one for an export.
+    /// Held by whoever writes a checkpoint.
     pub(crate) checkpointing: Mutex<()>,
+    /// Held by whoever writes an export.
+    pub(crate) exporting: Mutex<()>,
+    pub(crate) export_view: Mutex<Option<ExportView>>,
     pub(crate) checkpoint_state: Mutex<CheckpointState>,
     pub(crate) checkpoint_ended: Condvar,
     pub(crate) checkpoint_wakeup: Wakeup,
@@ -68,7 +74,6 @@ impl Core {
             return Ok(self.log.position());
         }
         loop {
-            self.wait_for_memory();
             if self.space_low.load(Ordering::Acquire) {
                 self.wait_for_space()?;
             }
@@ -171,19 +176,35 @@ impl Core {
         }
     }
 
-    /// Waits for one checkpoint if too much has changed. If checkpoints fail, commits go on as long as the log has space.
-    fn wait_for_memory(&self) {
+    /// Waits for one checkpoint if too much has changed. If checkpoints fail, or take too long, commits go on as long as the
+    /// log has space.
+    pub(crate) fn wait_for_memory(&self) {
         if self.dirty_bytes.load(Ordering::Relaxed) <= self.sizes.dirty_bytes_max {
             return;
         }
-        let state = locked(&self.checkpoint_state);
-        if state.error.is_some() || self.stopped.load(Ordering::Acquire) {
-            return;
+        if locked(&self.checkpoint_state).error.is_none() {
+            self.wait_for_checkpoint(1);
         }
+    }
+
+    /// Waits for so many checkpoints to end, for as long as the options allow since the one under way began. Says whether
+    /// they did.
+    fn wait_for_checkpoint(&self, count: u64) -> bool {
+        let mut state = locked(&self.checkpoint_state);
         self.want_checkpoint();
-        let attempts = state.attempts;
-        let waiting = |state: &mut CheckpointState| state.attempts == attempts && !self.stopped.load(Ordering::Acquire);
-        drop(self.checkpoint_ended.wait_while(state, waiting).unwrap_or_else(PoisonError::into_inner));
+        let (wanted, asked) = (state.attempts + count, self.clock.monotonic());
+        loop {
+            if state.attempts >= wanted {
+                return true;
+            }
+            let waited = self.clock.monotonic().since(state.begun.unwrap_or(asked).min(asked));
+            let left = self.options.checkpoint_wait.saturating_sub(waited);
+            if left.is_zero() || self.stopped.load(Ordering::Acquire) {
+                return false;
+            }
+            let woken = self.checkpoint_ended.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     fn wait_for_space(&self) -> Result<(), CommitError> {
@@ -220,25 +241,43 @@ impl Core {
     pub(crate) fn run_space(&self) {
         while self.space_wakeup.sleep(IDLE) != Woken::Ended {
             self.space_rounds.begin();
-            let mut verdict = self.claim_space();
-            if verdict == Verdict::NoSpace && self.has_unfolded_log() {
-                // The checkpoint keeps its own error; whether it made space is seen below.
-                let _ = self.checkpoint();
-                verdict = self.claim_space();
-            }
+            let verdict = self.get_space();
             self.space_low.store(verdict != Verdict::Space, Ordering::Release);
             self.space_rounds.end(verdict);
         }
         self.space_rounds.close();
     }
 
-    pub(crate) fn claim_space(&self) -> Verdict {
-        let reserve = locked(&self.reserve);
-        match reserve.fill().and_then(|()| self.log.prepare()) {
+    /// Claims what is needed, after a checkpoint that makes room where there is too little. A checkpoint that hangs is not
+    /// waited for.
+    fn get_space(&self) -> Verdict {
+        match self.claim_space() {
+            Some(Verdict::NoSpace) if !self.has_unfolded_log() => return Verdict::NoSpace,
+            // The one under way may have begun too early to make room.
+            Some(Verdict::NoSpace) => {
+                let under_way = locked(&self.checkpoint_state).begun.is_some();
+                self.wait_for_checkpoint(1 + u64::from(under_way));
+            }
+            Some(verdict) => return verdict,
+            None => {
+                self.wait_for_checkpoint(1);
+            }
+        }
+        self.claim_space().unwrap_or(Verdict::NoSpace)
+    }
+
+    /// None: a checkpoint has given up the reserve, and claims wait.
+    pub(crate) fn claim_space(&self) -> Option<Verdict> {
+        let reserve = match self.reserve.try_lock() {
+            Ok(reserve) => reserve,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(match reserve.fill().and_then(|()| self.log.prepare()) {
             Ok(()) => Verdict::Space,
             Err(error) if is_no_space(&error) => Verdict::NoSpace,
             Err(error) => Verdict::Failed(format!("claiming disk space in {} failed: {error}", self.folder.display())),
-        }
+        })
     }
 
     fn has_unfolded_log(&self) -> bool {

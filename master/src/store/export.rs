@@ -1,12 +1,13 @@
 //! Exports: a checked copy of everything in one file, and the way back from it to a store.
 //!
-//! An export makes a checkpoint, keeps others away, and copies the pages out of sled, which stands still at that
-//! position while commits go on in memory and in the log. The file is written under a temporary name, synced, and
+//! An export makes a checkpoint and copies the pages out of sled as they are then. Commits and checkpoints go on meanwhile:
+//! a checkpoint first puts aside, in memory, what it is about to write over and is not exported yet. The file is written under a temporary name, synced, and
 //! renamed, so a file with the wanted name is whole. `docs/formats/export.md` describes the bytes.
 //!
 //! What always holds: an export holds everything up to exactly one position; it ends in a trailer with counts and a
 //! checksum of all before it; restoring checks every block before it uses it and makes the store all or nothing.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -86,6 +87,15 @@ pub enum RestoreError {
     Create(#[from] CreateError),
 }
 
+/// What an export that is being written needs of sled's pages. Checkpoints go on meanwhile.
+#[derive(Debug)]
+pub(crate) struct ExportView {
+    /// Pages that are not exported yet.
+    wanted: BTreeSet<PageId>,
+    /// Those of them that checkpoints have written over since, as they were.
+    kept: BTreeMap<PageId, Page>,
+}
+
 impl Core {
     pub(crate) fn export(&self, path: &Path) -> Result<ExportReport, ExportError> {
         let failed = |source| ExportError::Io { path: path.to_owned(), source };
@@ -93,24 +103,57 @@ impl Core {
         let mut temporary_name = name.to_owned();
         temporary_name.push(".new");
         let temporary = path.with_file_name(temporary_name);
-        let _sled_stands_still = locked(&self.checkpointing);
-        let position = self.checkpoint_locked()?;
-        let written = self.write_export(&temporary, position).and_then(|report| {
+        let _one_at_a_time = locked(&self.exporting);
+        let (position, bounds) = self.begin_export()?;
+        let written = self.write_export(&temporary, position, &bounds).and_then(|report| {
             install(&temporary, path).map_err(failed)?;
             Ok(report)
         });
+        *locked(&self.export_view) = None;
         written.inspect_err(|_| {
             // Whoever exports again removes what cannot be removed now.
             let _ = fs::remove_file(&temporary);
         })
     }
 
-    fn write_export(&self, path: &Path, position: u64) -> Result<ExportReport, ExportError> {
+    /// From here on sled's pages are kept as they are now, for the export.
+    fn begin_export(&self) -> Result<(u64, Vec<PageId>), ExportError> {
+        let _sled_stands_still = locked(&self.checkpointing);
+        let position = self.checkpoint_locked()?;
+        let bounds = self.pages.sled.bounds()?;
+        *locked(&self.export_view) =
+            Some(ExportView { wanted: bounds.iter().cloned().collect(), kept: BTreeMap::new() });
+        Ok((position, bounds))
+    }
+
+    /// Before a checkpoint writes over pages: those that an export still wants are kept for it.
+    pub(crate) fn keep_for_export(&self, captured: &[CapturedPage], removed: &[PageId]) -> Result<(), StoreError> {
+        let mut view = locked(&self.export_view);
+        let Some(view) = view.as_mut() else { return Ok(()) };
+        for id in captured.iter().map(|page| &page.id).chain(removed) {
+            if view.wanted.contains(id) && !view.kept.contains_key(id) {
+                view.kept.insert(id.clone(), self.pages.sled.load(id)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// A page as it was when the export began.
+    fn exported_page(&self, id: &PageId) -> Result<Page, StoreError> {
+        let mut view = locked(&self.export_view);
+        let kept = view.as_mut().and_then(|view| {
+            view.wanted.remove(id);
+            view.kept.remove(id)
+        });
+        // Under the lock: a checkpoint writes over it only after it has asked who wants it.
+        kept.map_or_else(|| self.pages.sled.load(id), Ok)
+    }
+
+    fn write_export(&self, path: &Path, position: u64, bounds: &[PageId]) -> Result<ExportReport, ExportError> {
         let failed = |source| ExportError::Io { path: path.to_owned(), source };
         let mut writer = ExportWriter::begin(path, self.cluster, position).map_err(failed)?;
-        let bounds = self.pages.sled.bounds()?;
         for (index, id) in bounds.iter().enumerate() {
-            let mut page = self.pages.sled.load(id)?;
+            let mut page = self.exported_page(id)?;
             // A page that was divided may still have, in sled, what its right neighbour took over.
             if let Some(next) = bounds.get(index + 1).filter(|next| next.table == id.table) {
                 page.truncate_from(&next.first_key);
@@ -301,5 +344,39 @@ impl ExportReader<'_> {
             Ok(_) => Err(self.damaged(self.offset, &Damage::new("something follows the trailer"))),
             Err(source) => Err(RestoreError::Io { file: self.path.to_owned(), source }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rfs_common::clock::SystemClock;
+
+    use super::super::tests::{CLUSTER, Dice, content, model_after, options};
+    use super::super::{Store, restore};
+    use super::locked;
+
+    #[test]
+    fn checkpoints_go_on_while_an_export_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let (home, copy) = (folder.path().join("store"), folder.path().join("copy"));
+        Store::create(&home, CLUSTER).unwrap();
+        let store = Store::open(&home, options(), SystemClock::shared()).unwrap();
+        let mut dice = Dice::new(11);
+        for _ in 0..500 {
+            store.commit(&dice.commit()).unwrap();
+        }
+        let (position, bounds) = store.core.begin_export().unwrap();
+        for _ in 0..3 {
+            for _ in 0..300 {
+                store.commit(&dice.commit()).unwrap();
+            }
+            store.checkpoint().unwrap();
+        }
+        let export = folder.path().join("export");
+        store.core.write_export(&export, position, &bounds).unwrap();
+        assert!(locked(&store.core.export_view).as_ref().unwrap().kept.is_empty());
+        restore(&export, &copy).unwrap();
+        let restored = Store::open(&copy, options(), SystemClock::shared()).unwrap();
+        assert!(content(&restored) == model_after(11, 500), "it is what was there when it began");
     }
 }

@@ -79,7 +79,7 @@ pub(crate) fn recover(
         return end_of_log(segments, position.max(marker), offset, marker);
     };
     let position = end.0;
-    if durable_beyond(&segments, &stop, marker)? > position {
+    if durable_beyond(&segments, &stop, marker, position)? > position {
         let file = segments[stop.segment].path.clone();
         return Err(OpenError::Damaged { file, offset: stop.offset, what: stop.what });
     }
@@ -158,7 +158,7 @@ fn read_records(
 }
 
 /// The highest position that anything behind the stop, or the checkpoint, says was on disk.
-fn durable_beyond(segments: &[Segment], stop: &Stop, marker: u64) -> Result<u64, OpenError> {
+fn durable_beyond(segments: &[Segment], stop: &Stop, marker: u64, stopped_at: u64) -> Result<u64, OpenError> {
     let mut durable = marker;
     for (index, segment) in segments.iter().enumerate().skip(stop.segment) {
         let bytes = read_file(&segment.path)?;
@@ -166,20 +166,22 @@ fn durable_beyond(segments: &[Segment], stop: &Stop, marker: u64) -> Result<u64,
         if from == 0 {
             durable = durable.max(decode_segment_head(&bytes).map_or(0, |head| head.durable));
         }
-        durable = durable.max(durable_in_rest(&bytes, from.max(SEGMENT_HEAD_BYTES)));
+        durable = durable.max(durable_in_rest(&bytes, from.max(SEGMENT_HEAD_BYTES), stopped_at));
     }
     Ok(durable)
 }
 
-fn durable_in_rest(bytes: &[u8], from: usize) -> u64 {
+fn durable_in_rest(bytes: &[u8], from: usize, stopped_at: u64) -> u64 {
     let mut durable = 0;
     let mut at = from.next_multiple_of(RECORD_ALIGNMENT_BYTES);
     while at + RECORD_HEAD_BYTES <= bytes.len() {
         match decode_record(&bytes[at..]) {
-            Ok(record) => {
+            // Every record says less to be durable than its own position. What users store is no record, whatever it looks like.
+            Ok(record) if record.durable < record.position && record.position > stopped_at => {
                 durable = durable.max(record.durable);
                 at += record.length;
             }
+            Ok(_) => at += RECORD_ALIGNMENT_BYTES,
             Err(_) => at += RECORD_ALIGNMENT_BYTES,
         }
     }
@@ -280,4 +282,27 @@ fn remove(path: &Path) -> Result<(), OpenError> {
 
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Change, Table};
+    use super::*;
+    use crate::store::format::encode_record;
+
+    #[test]
+    fn what_looks_like_a_record_and_cannot_be_one_says_nothing_of_the_disk() {
+        let record = |position: u64, durable: u64| {
+            let mut bytes = Vec::new();
+            let change = Change::Put { table: Table::Xattrs, key: b"k".to_vec(), value: b"v".to_vec() };
+            encode_record(&mut bytes, position, durable, &[change]);
+            bytes
+        };
+        assert_eq!(durable_in_rest(&record(12, 11), 0, 10), 11, "one that is behind the stop");
+        assert_eq!(durable_in_rest(&record(12, 12), 0, 10), 0, "no record is on disk before it is written");
+        assert_eq!(durable_in_rest(&record(10, 9), 0, 10), 0, "it stands behind this position");
+        // The forged one does not hide what follows it.
+        let both = [record(12, 1 << 40), record(13, 11)].concat();
+        assert_eq!(durable_in_rest(&both, 0, 10), 11);
+    }
 }

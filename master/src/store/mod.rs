@@ -143,6 +143,9 @@ pub struct StoreOptions {
     pub checkpoint_interval: Duration,
     /// A page that grows beyond this is divided.
     pub page_bytes: usize,
+    /// Commits wait so long for a checkpoint that has to make room in memory or on the disk. One that takes longer is not
+    /// waited for: the disk may not answer at all.
+    pub checkpoint_wait: Duration,
 }
 
 impl Default for StoreOptions {
@@ -155,6 +158,7 @@ impl Default for StoreOptions {
             checkpoint_log_bytes: 256 << 20,
             checkpoint_interval: Duration::from_secs(60),
             page_bytes: 16 << 10,
+            checkpoint_wait: Duration::from_secs(30),
         }
     }
 }
@@ -343,6 +347,17 @@ impl Store {
     /// when this returns; a power cut only after [`Store::wait_durable`], unless the store waits for the disk itself. An
     /// empty commit is the last position and no change.
     pub fn commit(&self, changes: &[Change]) -> Result<LogPosition, CommitError> {
+        self.wait_for_memory();
+        self.commit_at_once(changes)
+    }
+
+    /// Waits for a checkpoint where more has changed than memory is meant for.
+    pub fn wait_for_memory(&self) {
+        self.core.wait_for_memory();
+    }
+
+    /// A commit that does not do that: for a caller that has waited before it took a lock.
+    pub fn commit_at_once(&self, changes: &[Change]) -> Result<LogPosition, CommitError> {
         self.core.commit(changes).map(LogPosition::new)
     }
 
@@ -376,8 +391,8 @@ impl Store {
         self.core.checkpoint()
     }
 
-    /// Writes a checked copy of everything as it is at one moment during the call. Commits go on meanwhile, checkpoints
-    /// wait; a very large export under many commits can make commits wait for memory.
+    /// Writes a checked copy of everything as it is at one moment during the call. Commits and checkpoints go on meanwhile;
+    /// pages that checkpoints write over before they are exported are kept in memory until then.
     pub fn export(&self, path: &Path) -> Result<ExportReport, ExportError> {
         self.core.export(path)
     }

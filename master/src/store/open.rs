@@ -276,6 +276,8 @@ fn open_core(
         log,
         pages,
         checkpointing: Mutex::new(()),
+        exporting: Mutex::new(()),
+        export_view: Mutex::new(None),
         checkpoint_state: Mutex::new(CheckpointState { marker: marker.position, ..CheckpointState::default() }),
         checkpoint_ended: Condvar::new(),
         checkpoint_wakeup: Wakeup::default(),

@@ -425,7 +425,9 @@ impl Core {
         };
         // Nobody else has written what is new.
         node.state().others_synced = reply.created;
-        if let Some(grant) = reply.first_chunk {
+        // A grant is good under the WRITE lease only. An answer that is a repetition does not bring it.
+        let brought_write = answered.lease.is_some_and(|(mode, _)| mode == Mode::Write);
+        if let Some(grant) = reply.first_chunk.filter(|_| brought_write) {
             self.content(&node).give_grant(grant.into());
         }
         let answer = self.answer_by_name(&node, &answered, entry_valid)?;
