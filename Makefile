@@ -67,10 +67,10 @@ verify: lint test
 	$(CARGO) machete
 
 .PHONY: lint
-lint:
+lint: build
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
-	$(CARGO) run --release --locked -p xtask -- tidy
+	"$(OUT)/xtask" tidy
 
 ## make fix         format and mend what clippy can mend
 .PHONY: fix
@@ -91,7 +91,7 @@ install: build
 	install -m 755 "$(OUT)/rfs" "$(BIN)/"
 	install -m 755 "$(OUT)/mount-rfs" "$(SBIN)/mount.rfs"
 	ln -sf mount.rfs "$(SBIN)/mount.fuse.rfs"
-	$(CARGO) run --release --locked -p xtask -- man "$(MAN)"
+	"$(OUT)/xtask" man "$(MAN)"
 	sed 's,@SBIN@,$(PREFIX)/sbin,' deploy/systemd/mfs-master.service > "$(UNITS)/mfs-master.service"
 	sed 's,@SBIN@,$(PREFIX)/sbin,' deploy/systemd/chunkserver.service > "$(UNITS)/chunkserver.service"
 	test -e "$(ETC)/mfs-master.toml" || install -m 644 deploy/config/mfs-master.toml "$(ETC)/"

@@ -152,6 +152,9 @@ fn run_verify(arguments: &VerifyArguments) -> ExitCode {
             let chunk = ChunkId::new(finding.chunk);
             say(&format!("open in a crash, not settled yet: chunk {chunk}: {}", finding.problem));
         }
+        if verified.lost > 0 {
+            say(&format!("in the folder lost, without a header: {} files (docs/formats/volume.md)", verified.lost));
+        }
         say(&format!("{} chunks, {} bytes verified, {} bad", verified.chunks, verified.bytes, verified.bad.len()));
     }
     if !verified.bad.is_empty() && !arguments.json {

@@ -24,7 +24,7 @@ use rfs_proto::data::{
 use rfs_proto::data_calls::DataCall;
 use rfs_proto::frame::FrameType;
 use rfs_proto::session;
-use rfs_proto::wire::{Connection, Envelope};
+use rfs_proto::wire::{Awaited, Connection, Envelope};
 use tempfile::TempDir;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -107,7 +107,7 @@ impl Master {
         std::thread::spawn(move || {
             while let Ok((stream, _)) = ask.accept() {
                 let mut connection = Connection::new(stream);
-                let Ok(header) = connection.receive_head() else { continue };
+                let Ok(header) = connection.receive_head(&Awaited::ANY) else { continue };
                 let hello: session::Hello = connection.message(&header).unwrap();
                 assert_eq!(hello.role(), session::ConnectionRole::Ask);
                 let reply = session::HelloReply {
@@ -228,7 +228,7 @@ impl Client {
 
     fn ask<R: DataCall>(&mut self, request: &R, payload: &[u8]) -> R::Reply {
         self.connection.send(Envelope::request(R::FRAME_TYPE, 9), request, &[payload]).unwrap();
-        let header = self.connection.receive_head().unwrap();
+        let header = self.connection.receive_head(&Awaited::ANY).unwrap();
         assert!(header.is_reply() && !header.is_error() && header.request_id == 9, "{header:?}");
         let reply = self.connection.message(&header).unwrap();
         self.payload.resize(header.payload_bytes as usize, 0);
@@ -546,4 +546,40 @@ fn verify_names_what_is_wrong() {
     assert!(problems[0].0 == 1 && problems[0].1.contains("checksum"), "{problems:?}");
     assert!(problems[1].0 == 2 && problems[1].1.ends_with("hashes: 1"), "{problems:?}");
     assert!(crate::verify::verify(&folder.join("chunks")).is_err());
+}
+
+#[path = "hostile_peers_test.rs"]
+mod hostile_peers;
+
+/// It would have become the other server's, and lost all its own volumes.
+#[test]
+fn a_volume_of_another_server_is_refused_and_the_others_serve() {
+    let master = Master::start(CLUSTER);
+    let mut own = Server::new(&master, 2);
+    let mut other = Server::new(&master, 1);
+    let (places, foreign) = ([own.place(0), own.place(1)], other.place(0));
+    let mut client = Client::connect(&places[1]);
+    assert_eq!(statuses(&client.write(3, (0, 1), 0, b"kept", &[])), [Status::Ok]);
+    own.stop();
+    other.stop();
+    own.config.data.insert(0, other.folders[0].clone());
+    master.recorder.told.lock().unwrap().clear();
+    own.start();
+    let register: Register = master.wait_for("a registration", |told| match told {
+        From::Register(register) => Some(register.clone()),
+        _ => None,
+    });
+    assert_eq!(register.server, places[0].server);
+    let mut named: Vec<u64> = register.volumes.iter().map(|volume| volume.volume).collect();
+    named.sort_unstable();
+    let mut expected: Vec<u64> = places.iter().map(|place| place.volume).collect();
+    expected.sort_unstable();
+    assert_eq!(named, expected, "{foreign:?} is another's to report");
+    let volumes = own.daemon.as_ref().unwrap().volumes();
+    assert_eq!(volumes.in_use().len(), 2);
+    let crate::volumes::Current::Out { reason, .. } = volumes.slots()[0].current() else { panic!("it is used") };
+    assert!(reason.contains("belongs to chunkserver"), "{reason}");
+    let mut client = Client::connect(&NextCopy { address: own.place(1).address, ..places[1].clone() });
+    assert_eq!(client.read(3, 1, 0, 4).1, b"kept");
+    own.stop();
 }

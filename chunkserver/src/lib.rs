@@ -25,3 +25,6 @@ pub mod verify;
 pub mod daemon;
 
 pub mod cli;
+
+#[cfg(test)]
+mod small_disk;

@@ -1,4 +1,5 @@
-//! `chunkserver verify`: compares every chunk of a volume that no daemon uses with its header and its leaf hashes.
+//! `chunkserver verify`: compares every chunk of a volume that no daemon uses with its header and its leaf hashes, all of it
+//! as the disk has it: the page cache may hold good bytes over rotten ones.
 //!
 //! A chunk that is marked open and differs is not counted as bad: after a crash that is what the open mark is for, and
 //! the master settles it. It is listed by itself.
@@ -14,8 +15,9 @@ use rfs_common::ids::ChunkId;
 use serde::Serialize;
 
 use crate::chunk::copy::{ChunkCopy, OpenFault};
+use crate::chunk::on_disk::{Comparison, DiskReader};
 use crate::volume::identity::Identity;
-use crate::volume::scan::for_each_chunk;
+use crate::volume::scan::{count_lost, for_each_chunk};
 
 /// The command line of `chunkserver verify`.
 #[derive(Debug, Clone, Args)]
@@ -40,6 +42,8 @@ pub struct Verified {
     pub bad: Vec<Finding>,
     /// Open chunks that differ, as a crash leaves them; the master settles them.
     pub unsettled: Vec<Finding>,
+    /// Files in `lost`, which were chunks once and have no header.
+    pub lost: u64,
 }
 
 /// One chunk and what is wrong with it.
@@ -79,16 +83,18 @@ pub fn verify(folder: &Path) -> anyhow::Result<Verified> {
         bar.set_style(style);
     }
     let mut found = Verified::default();
+    let mut reader = DiskReader::default();
     for (chunk, path) in files {
-        check(chunk, &path, &mut found)?;
+        check(chunk, &path, &mut reader, &mut found)?;
         bar.set_message(found.bad.len().to_string());
         bar.inc(1);
     }
     bar.finish_and_clear();
+    found.lost = count_lost(folder);
     Ok(found)
 }
 
-fn check(chunk: ChunkId, path: &Path, found: &mut Verified) -> anyhow::Result<()> {
+fn check(chunk: ChunkId, path: &Path, reader: &mut DiskReader, found: &mut Verified) -> anyhow::Result<()> {
     let finding = |problem| Finding { chunk: chunk.get(), file: path.to_owned(), problem };
     found.chunks += 1;
     let copy = match ChunkCopy::open(path.to_owned(), chunk, false) {
@@ -112,7 +118,12 @@ fn check(chunk: ChunkId, path: &Path, found: &mut Verified) -> anyhow::Result<()
     if held.data_length > 0 && length < end {
         problems.push(format!("the file ends {} bytes before its data does", end - length));
     }
-    match copy.mismatches() {
+    if let Ok(Comparison::Differs(reason)) = copy.compare_header_on_disk(reader)
+        && !held.bad
+    {
+        problems.push(reason);
+    }
+    match copy.mismatches_on_disk(reader) {
         Ok(leaves) if leaves.is_empty() => {}
         Ok(leaves) => {
             problems.push(format!("{} of its leaves do not match their hashes: {}", leaves.len(), first_few(&leaves)));

@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -28,6 +28,12 @@ use crate::volume::store::{Surroundings, Volume};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Volumes wait so long for the others to be looked at before it is decided whose daemon this is.
+const OWNER_LIMIT: Duration = Duration::from_secs(3);
+
+/// Cluster and server that a volume belongs to.
+type Owner = (ClusterId, ServerId);
+
 /// One volume's place, filled or not.
 #[derive(Debug)]
 pub struct Slot {
@@ -36,6 +42,8 @@ pub struct Slot {
     /// How often the volume was opened; each time the master needs its inventory anew.
     openings: AtomicU64,
     tried: AtomicBool,
+    /// Whose volume was found in the folder, once somebody has looked.
+    found: OnceLock<Option<Owner>>,
     /// Another process had it when it was last tried.
     held_by_another: AtomicBool,
     failed_before: AtomicBool,
@@ -66,7 +74,7 @@ struct Shared {
     slots: Vec<Arc<Slot>>,
     around: Surroundings,
     retry_interval: Duration,
-    owner: Mutex<Option<(ClusterId, ServerId)>>,
+    owner: Mutex<Option<Owner>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     stop: Shutdown,
 }
@@ -83,6 +91,7 @@ impl Volumes {
                 current: RwLock::new(Current::Out { reason: "it is being opened".to_owned(), identity: None }),
                 openings: AtomicU64::new(0),
                 tried: AtomicBool::new(false),
+                found: OnceLock::new(),
                 held_by_another: AtomicBool::new(false),
                 failed_before: AtomicBool::new(false),
             })
@@ -118,8 +127,18 @@ impl Volumes {
     }
 
     /// Cluster and server that the volumes belong to, once one of them was readable.
-    pub fn owner(&self) -> Option<(ClusterId, ServerId)> {
+    pub fn owner(&self) -> Option<Owner> {
         *self.shared.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slots whose volume belongs to this daemon, with its identity: what the master is told of. One that was put into
+    /// the wrong machine is another's to report.
+    pub fn own_slots(&self) -> impl Iterator<Item = (&Arc<Slot>, Identity)> {
+        let owner = self.owner();
+        self.slots().iter().filter_map(move |slot| {
+            let identity = slot.identity()?;
+            (Some((identity.cluster, identity.server)) == owner).then_some((slot, identity))
+        })
     }
 
     /// Every slot.
@@ -176,6 +195,12 @@ impl Volumes {
             });
         }
     }
+}
+
+/// The owner of most; among equals the one found first.
+fn most_frequent(found: &[Owner]) -> Option<Owner> {
+    let count = |owner: &Owner| found.iter().filter(|other| *other == owner).count();
+    found.iter().rev().max_by_key(|owner| count(owner)).copied()
 }
 
 impl Slot {
@@ -251,6 +276,8 @@ impl Shared {
     fn try_opening(&self, index: usize, last_reason: &mut String) {
         let slot = &self.slots[index];
         let identity = Identity::read(&slot.folder);
+        let found = identity.as_ref().ok().map(|identity| (identity.cluster, identity.server));
+        slot.found.get_or_init(|| found);
         let known = identity.as_ref().ok().cloned().or_else(|| slot.identity());
         let opened = identity.and_then(|identity| {
             let owner = self.claim(index, &identity)?;
@@ -277,8 +304,10 @@ impl Shared {
         }
     }
 
-    /// The first volume decides whose daemon this is; and one volume has one folder.
-    fn claim(&self, index: usize, identity: &Identity) -> Result<(ClusterId, ServerId), Refusal> {
+    /// Most volumes decide whose daemon this is, so that one that was put into the wrong machine is refused and not the
+    /// others; and one volume has one folder.
+    fn claim(&self, index: usize, identity: &Identity) -> Result<Owner, Refusal> {
+        self.wait_until_all_are_found();
         let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         let twin = self.slots.iter().enumerate().find(|(other, slot)| {
             *other != index && slot.identity().is_some_and(|known| known.volume == identity.volume)
@@ -291,7 +320,21 @@ impl Shared {
         // Seen by the next one to claim, which waits for the lock.
         self.slots[index]
             .set(Current::Out { reason: "it is being opened".to_owned(), identity: Some(Box::new(identity.clone())) });
-        Ok(*owner.get_or_insert((identity.cluster, identity.server)))
+        let found: Vec<Owner> = self.slots.iter().filter_map(|slot| slot.found.get().copied().flatten()).collect();
+        Ok(*owner.get_or_insert_with(|| most_frequent(&found).unwrap_or((identity.cluster, identity.server))))
+    }
+
+    fn wait_until_all_are_found(&self) {
+        let clock = &self.around.clock;
+        let deadline = clock.monotonic() + OWNER_LIMIT;
+        let is_decided = || self.owner.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        while !is_decided()
+            && !self.slots.iter().all(|slot| slot.found.get().is_some())
+            && clock.monotonic() < deadline
+            && !self.stop.is_requested()
+        {
+            clock.sleep(Duration::from_millis(2));
+        }
     }
 
     fn close_idle(&self, index: usize) {
@@ -338,5 +381,18 @@ impl Shared {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn most_volumes_decide_whose_daemon_this_is() {
+        let owner = |server: u64| (ClusterId::new(1), ServerId::new(server));
+        assert_eq!(most_frequent(&[]), None);
+        assert_eq!(most_frequent(&[owner(1), owner(2), owner(2)]), Some(owner(2)));
+        assert_eq!(most_frequent(&[owner(3), owner(2), owner(2), owner(3)]), Some(owner(3)), "the first of equals");
     }
 }

@@ -52,6 +52,12 @@ fn holder_words(pid: Option<u32>) -> String {
 impl FolderLock {
     /// Locks the folder, at once or not at all.
     pub fn acquire(folder: &Path) -> Result<FolderLock, FolderLockError> {
+        FolderLock::acquire_through(folder, folder)
+    }
+
+    /// The same for a folder that is open already, through a path that leads to what is open: `folder` may lead elsewhere
+    /// by now, and is only for the messages.
+    pub fn acquire_through(path: &Path, folder: &Path) -> Result<FolderLock, FolderLockError> {
         let failed = |source| FolderLockError::Failed { folder: folder.to_owned(), source };
         let mut file = OpenOptions::new()
             .read(true)
@@ -59,7 +65,7 @@ impl FolderLock {
             .create(true)
             .truncate(false)
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-            .open(folder.join(LOCK_FILE_NAME))
+            .open(path.join(LOCK_FILE_NAME))
             .map_err(failed)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}

@@ -12,8 +12,9 @@
 //! | 12..16 | length of the payload in bytes |
 //! | 16..24 | request id: a reply carries that of its request |
 //!
-//! The codec does no IO. A header is checked completely, against the limits of its own type, before a byte is allocated for
-//! what follows, so a peer that sends nonsense costs 24 bytes and its connection.
+//! The codec does no IO. A header is checked completely, against the limits of its own type and direction, before a byte is
+//! allocated for what follows, so a peer that sends nonsense costs 24 bytes and its connection. The same limits hold for
+//! what is sent ([`Header::check_lengths`]).
 
 use thiserror::Error;
 
@@ -25,9 +26,9 @@ const MAGIC: u16 = 0x5246;
 /// Largest payload of any frame: 4 MiB of chunk data.
 pub const PAYLOAD_BYTES_MAX: u32 = 4 << 20;
 
-/// What a frame is about. One table gives each type's number and its own limits.
+/// What a frame is about. One table gives each type's number and its own limits, those of requests and those of replies.
 macro_rules! frame_types {
-    ($($(#[$doc:meta])* $name:ident = $number:literal, message <= $message:expr, payload <= $payload:expr;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $number:literal, asks <= $asks:expr, answers <= $answers:expr;)*) => {
         /// Type of a frame. A reply has the type of its request.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u16)]
@@ -42,12 +43,28 @@ macro_rules! frame_types {
                 match number { $($number => Some(FrameType::$name),)* _ => None }
             }
 
-            /// Largest message and largest payload of a frame of this type, in bytes.
-            pub fn limits(self) -> Limits {
-                match self { $(FrameType::$name => Limits { message_bytes: $message, payload_bytes: $payload },)* }
+            /// Largest message and largest payload of a request of this type.
+            pub fn request_limits(self) -> Limits {
+                match self { $(FrameType::$name => $asks,)* }
+            }
+
+            /// The same of the reply to one.
+            pub fn reply_limits(self) -> Limits {
+                match self { $(FrameType::$name => $answers,)* }
             }
         }
     };
+}
+
+impl FrameType {
+    /// Largest message and largest payload of a frame of this type with these flags.
+    pub fn limits(self, flags: u16) -> Limits {
+        match (flags & FLAG_ERROR != 0, flags & FLAG_REPLY != 0) {
+            (true, _) => FAILURE,
+            (false, true) => self.reply_limits(),
+            (false, false) => self.request_limits(),
+        }
+    }
 }
 
 /// Largest sizes of one frame type, in bytes.
@@ -59,92 +76,101 @@ pub struct Limits {
     pub payload_bytes: u32,
 }
 
-const SMALL: u32 = 4 << 10;
-const NAMES: u32 = 16 << 10;
-const VALUE: u32 = 80 << 10;
-const LISTS: u32 = 1 << 20;
-const LARGE: u32 = 8 << 20;
+const fn message(message_bytes: u32) -> Limits {
+    Limits { message_bytes, payload_bytes: 0 }
+}
+
+const SMALL: Limits = message(4 << 10);
+const NAMES: Limits = message(16 << 10);
+const VALUE: Limits = message(80 << 10);
+const LISTS: Limits = message(1 << 20);
+const LARGE: Limits = message(8 << 20);
+const WRITE: Limits = Limits { message_bytes: 80 << 10, payload_bytes: PAYLOAD_BYTES_MAX };
+const READ: Limits = Limits { message_bytes: 16 << 10, payload_bytes: PAYLOAD_BYTES_MAX };
+
+/// Of a failure, whichever type was asked.
+const FAILURE: Limits = SMALL;
 
 frame_types! {
     /// Begins every connection.
-    Hello = 1, message <= NAMES, payload <= 0;
+    Hello = 1, asks <= NAMES, answers <= SMALL;
     /// An entry of a directory.
-    Lookup = 2, message <= NAMES, payload <= 0;
+    Lookup = 2, asks <= NAMES, answers <= SMALL;
     /// Entries of a directory.
-    ReadDirectory = 3, message <= LARGE, payload <= 0;
+    ReadDirectory = 3, asks <= NAMES, answers <= LARGE;
     /// Makes a node.
-    Make = 4, message <= NAMES, payload <= 0;
+    Make = 4, asks <= NAMES, answers <= NAMES;
     /// Another name for a node.
-    Link = 5, message <= NAMES, payload <= 0;
+    Link = 5, asks <= NAMES, answers <= SMALL;
     /// Removes a name.
-    Unlink = 6, message <= NAMES, payload <= 0;
+    Unlink = 6, asks <= NAMES, answers <= SMALL;
     /// Moves a name.
-    Rename = 7, message <= NAMES, payload <= 0;
+    Rename = 7, asks <= NAMES, answers <= SMALL;
     /// Attributes of a node.
-    GetAttributes = 8, message <= SMALL, payload <= 0;
+    GetAttributes = 8, asks <= SMALL, answers <= SMALL;
     /// Changes attributes of a node.
-    SetAttributes = 9, message <= NAMES, payload <= 0;
+    SetAttributes = 9, asks <= NAMES, answers <= SMALL;
     /// Target of a symbolic link.
-    ReadSymlink = 10, message <= NAMES, payload <= 0;
+    ReadSymlink = 10, asks <= SMALL, answers <= NAMES;
     /// Permission check.
-    Access = 11, message <= NAMES, payload <= 0;
+    Access = 11, asks <= NAMES, answers <= SMALL;
     /// Value of an extended attribute.
-    GetXattr = 12, message <= VALUE, payload <= 0;
+    GetXattr = 12, asks <= NAMES, answers <= VALUE;
     /// Names of extended attributes.
-    ListXattr = 13, message <= VALUE, payload <= 0;
+    ListXattr = 13, asks <= NAMES, answers <= VALUE;
     /// Sets or removes an extended attribute.
-    SetXattr = 14, message <= VALUE, payload <= 0;
+    SetXattr = 14, asks <= VALUE, answers <= SMALL;
     /// Space of the filesystem.
-    StatFilesystem = 15, message <= SMALL, payload <= 0;
+    StatFilesystem = 15, asks <= SMALL, answers <= SMALL;
     /// Chunks of a file and where their copies are.
-    Locate = 16, message <= LISTS, payload <= 0;
+    Locate = 16, asks <= SMALL, answers <= LISTS;
     /// The right to write a chunk.
-    GrantWrite = 17, message <= NAMES, payload <= 0;
+    GrantWrite = 17, asks <= SMALL, answers <= NAMES;
     /// A lease.
-    AcquireLease = 18, message <= SMALL, payload <= 0;
+    AcquireLease = 18, asks <= SMALL, answers <= SMALL;
     /// What was written becomes the file's state.
-    Commit = 19, message <= LISTS, payload <= 0;
+    Commit = 19, asks <= LISTS, answers <= SMALL;
     /// Drops chunks of a file.
-    PunchHole = 20, message <= NAMES, payload <= 0;
+    PunchHole = 20, asks <= NAMES, answers <= SMALL;
     /// A copy did not take a write.
-    CopyFailed = 21, message <= NAMES, payload <= 0;
+    CopyFailed = 21, asks <= NAMES, answers <= NAMES;
     /// A copy did not give right bytes.
-    ReportBadCopy = 22, message <= NAMES, payload <= 0;
+    ReportBadCopy = 22, asks <= NAMES, answers <= SMALL;
     /// Waits for the master's disk.
-    Sync = 23, message <= SMALL, payload <= 0;
+    Sync = 23, asks <= SMALL, answers <= SMALL;
     /// Orphans and nodes no longer needed.
-    Release = 24, message <= LISTS, payload <= 0;
+    Release = 24, asks <= LISTS, answers <= SMALL;
     /// Takes or drops a lock.
-    SetLock = 25, message <= SMALL, payload <= 0;
+    SetLock = 25, asks <= SMALL, answers <= SMALL;
     /// Asks for a conflicting lock.
-    GetLock = 26, message <= SMALL, payload <= 0;
+    GetLock = 26, asks <= SMALL, answers <= SMALL;
     /// Ends the wait for a lock.
-    CancelLock = 27, message <= SMALL, payload <= 0;
+    CancelLock = 27, asks <= SMALL, answers <= SMALL;
     /// The client is alive.
-    Heartbeat = 28, message <= SMALL, payload <= 0;
+    Heartbeat = 28, asks <= VALUE, answers <= SMALL;
     /// What a client held before the master restarted.
-    Reclaim = 29, message <= LISTS, payload <= 0;
+    Reclaim = 29, asks <= LISTS, answers <= LISTS;
     /// Master to client: give up leases, forget names.
-    Recall = 30, message <= LISTS, payload <= 0;
+    Recall = 30, asks <= LISTS, answers <= SMALL;
     /// Client to master: a recall has been carried out.
-    RecallDone = 31, message <= SMALL, payload <= 0;
+    RecallDone = 31, asks <= SMALL, answers <= SMALL;
     /// Master to client, without an answer.
-    Notice = 32, message <= LISTS, payload <= 0;
+    Notice = 32, asks <= LISTS, answers <= SMALL;
     /// Ends a session cleanly.
-    Goodbye = 33, message <= SMALL, payload <= 0;
+    Goodbye = 33, asks <= SMALL, answers <= SMALL;
 
     /// Begins a data connection.
-    DataHello = 64, message <= SMALL, payload <= 0;
+    DataHello = 64, asks <= SMALL, answers <= SMALL;
     /// Bytes into a chunk.
-    Write = 65, message <= VALUE, payload <= PAYLOAD_BYTES_MAX;
+    Write = 65, asks <= WRITE, answers <= NAMES;
     /// Zeroes a range of a chunk.
-    Zero = 66, message <= NAMES, payload <= 0;
+    Zero = 66, asks <= NAMES, answers <= NAMES;
     /// Syncs a chunk's copies.
-    SyncChunk = 67, message <= NAMES, payload <= 0;
+    SyncChunk = 67, asks <= NAMES, answers <= NAMES;
     /// Bytes out of a chunk.
-    Read = 68, message <= NAMES, payload <= PAYLOAD_BYTES_MAX;
+    Read = 68, asks <= SMALL, answers <= READ;
     /// Digest of a copy.
-    Digest = 69, message <= NAMES, payload <= 0;
+    Digest = 69, asks <= SMALL, answers <= SMALL;
 }
 
 /// A reply.
@@ -227,13 +253,25 @@ impl Header {
             return Err(FrameError::Flags { flags, reserved });
         }
         let (message_bytes, payload_bytes) = (u32_at(8), u32_at(12));
-        let limits = frame_type.limits();
+        let mut request_id = [0; 8];
+        request_id.copy_from_slice(&bytes[16..24]);
+        let request_id = u64::from_le_bytes(request_id);
+        let header = Self { frame_type, flags, message_bytes, payload_bytes, request_id };
+        header.check_lengths()?;
+        Ok(header)
+    }
+
+    /// Whether both lengths are within the limits of the type and the direction.
+    ///
+    /// # Errors
+    /// [`FrameError::Length`].
+    pub fn check_lengths(&self) -> Result<(), FrameError> {
+        let Self { frame_type, flags, message_bytes, payload_bytes, .. } = *self;
+        let limits = frame_type.limits(flags);
         if message_bytes > limits.message_bytes || payload_bytes > limits.payload_bytes {
             return Err(FrameError::Length { frame_type, message_bytes, payload_bytes, limits });
         }
-        let mut request_id = [0; 8];
-        request_id.copy_from_slice(&bytes[16..24]);
-        Ok(Self { frame_type, flags, message_bytes, payload_bytes, request_id: u64::from_le_bytes(request_id) })
+        Ok(())
     }
 
     /// Whether this is a reply.

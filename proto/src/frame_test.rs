@@ -6,7 +6,7 @@ use proptest::prelude::*;
 fn header() -> impl Strategy<Value = Header> {
     (0..FrameType::ALL.len(), 0u16..4, any::<u64>()).prop_flat_map(|(index, flags, request_id)| {
         let frame_type = FrameType::ALL[index];
-        let limits = frame_type.limits();
+        let limits = frame_type.limits(flags);
         (0..=limits.message_bytes, 0..=limits.payload_bytes).prop_map(move |(message_bytes, payload_bytes)| Header {
             frame_type,
             flags,
@@ -26,8 +26,8 @@ proptest! {
     #[test]
     fn random_bytes_never_panic_and_never_pass_the_limits(bytes in any::<[u8; HEADER_BYTES]>()) {
         if let Ok(header) = Header::decode(&bytes) {
-            prop_assert!(header.message_bytes <= header.frame_type.limits().message_bytes);
-            prop_assert!(header.payload_bytes <= header.frame_type.limits().payload_bytes);
+            prop_assert!(header.message_bytes <= header.frame_type.limits(header.flags).message_bytes);
+            prop_assert!(header.payload_bytes <= header.frame_type.limits(header.flags).payload_bytes);
         }
     }
 
@@ -39,7 +39,7 @@ proptest! {
         let frames: Vec<Frame> = sizes.iter().enumerate().map(|(at, (message, payload))| Frame {
             header: Header {
                 frame_type: FrameType::Write,
-                flags: FLAG_REPLY,
+                flags: 0,
                 message_bytes: *message as u32,
                 payload_bytes: *payload as u32,
                 request_id: at as u64,
@@ -79,6 +79,28 @@ fn a_bad_header_is_refused_by_its_first_wrong_field() {
     assert!(matches!(with(7, 1), Err(FrameError::Flags { .. })));
     assert!(matches!(with(11, 1), Err(FrameError::Length { message_bytes, .. }) if message_bytes > 1 << 20));
     assert!(matches!(with(12, 1), Err(FrameError::Length { payload_bytes: 1, .. })));
+}
+
+/// A request must not cost the memory that its reply may take, nor a reply what its request may.
+#[test]
+fn requests_and_replies_have_limits_of_their_own() {
+    let frame = |frame_type, flags, message_bytes, payload_bytes| {
+        Header::decode(&Header { frame_type, flags, message_bytes, payload_bytes, request_id: 0 }.encode())
+    };
+    frame(FrameType::ReadDirectory, FLAG_REPLY, 8 << 20, 0).unwrap();
+    frame(FrameType::ReadDirectory, 0, 8 << 20, 0).unwrap_err();
+    frame(FrameType::Hello, 0, 16 << 10, 0).unwrap();
+    frame(FrameType::Hello, 0, (16 << 10) + 1, 0).unwrap_err();
+    frame(FrameType::Read, FLAG_REPLY, 8 << 10, PAYLOAD_BYTES_MAX).unwrap();
+    frame(FrameType::Read, 0, 100, 1).unwrap_err();
+    frame(FrameType::Write, 0, 100, PAYLOAD_BYTES_MAX).unwrap();
+    frame(FrameType::Write, FLAG_REPLY, 100, 1).unwrap_err();
+    // A heartbeat that names 4,096 recalls, with numbers as long as they get.
+    frame(FrameType::Heartbeat, 0, 4096 * 10 + 8, 0).unwrap();
+    for frame_type in FrameType::ALL {
+        frame(*frame_type, FLAG_REPLY | FLAG_ERROR, 4 << 10, 0).unwrap();
+        frame(*frame_type, FLAG_REPLY | FLAG_ERROR, (4 << 10) + 1, 0).unwrap_err();
+    }
 }
 
 /// The golden bytes of docs/formats/frame.md: they may change only with the protocol's version.

@@ -11,7 +11,7 @@ use rfs_common::leaf::{
 };
 use rustix::fs::{Advice, FallocateFlags};
 
-use super::copy::{ChunkCopy, State};
+use super::copy::{ChunkCopy, Effort, State};
 use super::fault::{Fault, IoOperation};
 use super::format::{
     FLAG_OPEN, HEADER_BYTES, HEADER_PAGE_BYTES, Header, LEAVES_AT, LEAVES_IN_HEADER_PAGE, data_at, leaf_hash_at,
@@ -58,10 +58,11 @@ pub struct Piece<'a> {
 /// When a new version is on the disk. A copy that was cut off from power between a commit and that moment would have the
 /// version before, and with it bytes that were synced long ago would count for nothing: so before anything is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Raise {
+pub enum Raise {
     /// Before the change.
     Durably,
-    /// With the sync that follows the change.
+    /// With the sync that follows the change: where the open mark is on the disk already, the new version becomes durable
+    /// with the bytes written under it, by that one sync.
     WithTheSync,
 }
 
@@ -72,26 +73,28 @@ impl ChunkCopy {
     /// Carries out one change and gives the data's length after it.
     ///
     /// # Errors
-    /// [`Fault`]: nothing of the action counts then. A failure that leaves bytes half written is repaired (the leaves are
-    /// hashed anew), or makes the copy bad.
-    pub fn change(&self, terms: &Terms, action: Action<'_>) -> Result<u32, Fault> {
-        self.change_with(terms, action, Raise::Durably)
-    }
-
-    /// The same for a change that is not answered before a sync of the copy: where the open mark is on the disk already, a
-    /// new version becomes durable with the bytes written under it, by that one sync.
-    ///
-    /// # Errors
-    /// As [`Self::change`].
-    pub fn change_before_sync(&self, terms: &Terms, action: Action<'_>) -> Result<u32, Fault> {
-        self.change_with(terms, action, Raise::WithTheSync)
-    }
-
-    fn change_with(&self, terms: &Terms, action: Action<'_>, raise: Raise) -> Result<u32, Fault> {
-        let mut state = self.write_state();
+    /// [`Fault`]: nothing of the action counts then. A failure that leaves bytes half written is repaired (what was added is
+    /// cut off, the other leaves are hashed anew), or makes the copy bad.
+    pub fn change<P>(
+        &self,
+        terms: &Terms,
+        action: Action<'_>,
+        raise: Raise,
+        enter: impl FnOnce(Effort) -> Result<P, Fault>,
+    ) -> Result<u32, Fault> {
+        let changes = !matches!(action, Action::Nothing) || terms.cut_to.is_some();
+        let mut syncing = None;
+        let mut state = loop {
+            let state = self.write_state();
+            if syncing.is_some() || !(state.needs_header_sync(terms, changes, raise) || state.is_cut_by(terms)) {
+                break state;
+            }
+            drop(state);
+            syncing = Some(self.lock_syncing());
+        };
         state.check_usable()?;
         state.check_not_suspect()?;
-        let changes = !matches!(action, Action::Nothing) || terms.cut_to.is_some();
+        let _pass = enter(if syncing.is_some() { Effort::Sync } else { Effort::Io })?;
         self.take_version(&mut state, terms, changes, raise)?;
         if let Some(length) = terms.cut_to {
             self.cut(&mut state, length)?;
@@ -114,27 +117,30 @@ impl ChunkCopy {
         if raises && terms.version_from != Some(have) {
             return Err(Fault::WrongVersion { have });
         }
-        if !raises && (state.header.is_open() || !changes) {
-            return Ok(());
+        if raises || changes {
+            self.make_writable()?;
         }
         let header = Header { version: terms.version, flags: FLAG_OPEN, ..state.header };
-        if raise == Raise::WithTheSync && state.header.is_open() {
+        if state.needs_header_sync(terms, changes, raise) {
+            return self.write_header_durably(state, header);
+        }
+        if raises {
             state.generation += 1;
             state.header = header;
             state.header_dirty = true;
-            return Ok(());
         }
-        self.write_header_durably(state, header)
+        Ok(())
     }
 
-    /// Gives the file a header and makes it durable with everything before it.
+    /// Gives the file a header and makes it durable with everything before it. The caller has locked `syncing`.
     pub(super) fn write_header_durably(&self, state: &mut State, header: Header) -> Result<(), Fault> {
         state.generation += 1;
-        self.file.write_all_at(&header.encode(), 0).map_err(Fault::io(IoOperation::Write))?;
+        self.file().write_all_at(&header.encode(), 0).map_err(Fault::io(IoOperation::Write))?;
         state.header = header;
         state.header_dirty = false;
-        rustix::fs::fdatasync(&self.file).map_err(|error| self.sync_failed(state, error.into()))?;
+        rustix::fs::fdatasync(self.file()).map_err(|error| self.sync_failed(state, error.into()))?;
         state.synced = state.generation;
+        state.mark_durable = state.header.is_open();
         Ok(())
     }
 
@@ -142,16 +148,18 @@ impl ChunkCopy {
     fn trim(&self, state: &mut State) -> Result<(), Fault> {
         if !state.trimmed {
             let end = data_at(state.header.data_length);
-            if self.file.metadata().map_err(Fault::io(IoOperation::Read))?.len() > end {
-                self.file.set_len(end).map_err(Fault::io(IoOperation::Write))?;
+            if self.file().metadata().map_err(Fault::io(IoOperation::Read))?.len() > end {
+                self.file().set_len(end).map_err(Fault::io(IoOperation::Write))?;
             }
             state.trimmed = true;
         }
         Ok(())
     }
 
-    /// Drops the data beyond `length`. The file is cut before the header says so: bytes beyond the header's length would
-    /// come back as data when the chunk grows again.
+    /// Drops the data beyond `length`, durably. The file is cut before the header says so: bytes beyond the header's length
+    /// would come back as data when the chunk grows again. And they would come back where a power cut took the cut
+    /// and what was written after it, while the master keeps the length that this had: it has to be zeros then. The caller has
+    /// locked `syncing`.
     fn cut(&self, state: &mut State, length: u32) -> Result<(), Fault> {
         if length >= state.header.data_length {
             return Ok(());
@@ -164,7 +172,7 @@ impl ChunkCopy {
             self.read_leaf(state, last, &mut leaf)?;
         }
         state.generation += 1;
-        self.file.set_len(data_at(length)).map_err(Fault::io(IoOperation::Write))?;
+        self.file().set_len(data_at(length)).map_err(Fault::io(IoOperation::Write))?;
         state.trimmed = true;
         state.leaves.truncate(leaves_of(length) as usize);
         if partial > 0 {
@@ -173,27 +181,28 @@ impl ChunkCopy {
         state.header.data_length = length;
         state.header_dirty = true;
         let changed = if partial > 0 { last..last + 1 } else { 0..0 };
-        self.write_table(state, changed).inspect_err(|_| self.set_bad(state, "a cut of it failed half way"))
+        self.write_table(state, changed).inspect_err(|_| self.set_bad(state, "a cut of it failed half way"))?;
+        rustix::fs::fdatasync(self.file()).map_err(|error| self.sync_failed(state, error.into()))?;
+        state.synced = state.generation;
+        Ok(())
     }
 
-    /// Data first, all of it, then leaf hashes and length. What was written before a failure keeps its hashes.
+    /// Data first, all of it, then leaf hashes and length. After a failure the copy is as long as it was.
     fn write(&self, state: &mut State, pieces: &[Piece<'_>]) -> Result<(), Fault> {
         self.trim(state)?;
+        let old_length = state.header.data_length;
         if pieces.len() > 1 {
-            self.fetch_partial_leaves(state.header.data_length, pieces);
+            self.fetch_partial_leaves(old_length, pieces);
         }
         let mut changed: Vec<Range<u32>> = Vec::with_capacity(pieces.len());
-        let written = pieces.iter().try_for_each(|piece| {
-            let leaves = self.write_piece(state, piece)?;
-            match changed.last_mut() {
-                Some(last) if leaves.start <= last.end + TABLE_GAP_LEAVES_MAX => last.end = last.end.max(leaves.end),
-                _ => changed.push(leaves),
-            }
-            Ok(())
-        });
-        let tables = changed.into_iter().map(|leaves| self.write_table_or_repair(state, leaves));
-        let tables = tables.fold(Ok(()), Result::and);
-        written.and(tables)
+        let written = pieces
+            .iter()
+            .try_for_each(|piece| self.write_piece(state, piece, &mut changed))
+            .and_then(|()| changed.iter().try_for_each(|leaves| self.write_table(state, leaves.clone())));
+        if let Err(fault) = &written {
+            self.repair(state, &changed, old_length, fault);
+        }
+        written
     }
 
     /// Has the system read what will have to be read to hash leaves that are written in part, all of it at once: one after
@@ -204,7 +213,7 @@ impl ChunkCopy {
                 let length = leaf_length(part.leaf_index, data_length);
                 let (Some(length), true) = (NonZeroU64::new(length as u64), part.length < length) else { continue };
                 let at = data_at(part.leaf_index * LEAF_BYTES as u32);
-                if let Err(error) = rustix::fs::fadvise(&self.file, at, Some(length), Advice::WillNeed) {
+                if let Err(error) = rustix::fs::fadvise(self.file(), at, Some(length), Advice::WillNeed) {
                     tracing::debug!(chunk = %self.chunk, %error, "the system was not told what will be read");
                     return;
                 }
@@ -212,50 +221,23 @@ impl ChunkCopy {
         }
     }
 
-    /// One piece's data, and in memory its leaf hashes; which those are.
-    fn write_piece(&self, state: &mut State, piece: &Piece<'_>) -> Result<Range<u32>, Fault> {
+    /// One piece's data, and in memory its leaf hashes. Those that may have changed join `changed` before anything is written.
+    fn write_piece(&self, state: &mut State, piece: &Piece<'_>, changed: &mut Vec<Range<u32>>) -> Result<(), Fault> {
         let Piece { offset, bytes, hashes } = *piece;
         let old_length = state.header.data_length;
         let new_length = old_length.max(offset + bytes.len() as u32);
         let first = offset.min(old_length) / LEAF_BYTES as u32;
         let new_leaves = self.leaves_after_write(state, first, offset, bytes, hashes)?;
-        let changed = first..first + new_leaves.len() as u32;
+        let leaves = first..first + new_leaves.len() as u32;
+        match changed.last_mut() {
+            Some(last) if leaves.start <= last.end + TABLE_GAP_LEAVES_MAX => last.end = last.end.max(leaves.end),
+            _ => changed.push(leaves.clone()),
+        }
         state.generation += 1;
         state.unsynced_bytes += bytes.len() as u64;
-        let written = self.file.write_all_at(bytes, data_at(offset)).map_err(Fault::io(IoOperation::Write));
-        self.take_over(state, written, &new_leaves, changed.clone(), new_length)?;
-        Ok(changed)
-    }
-
-    /// Takes over the leaves of a change whose data was written, or repairs what a failure left.
-    fn take_over(
-        &self,
-        state: &mut State,
-        written: Result<(), Fault>,
-        new_leaves: &[LeafHash],
-        changed: Range<u32>,
-        new_length: u32,
-    ) -> Result<(), Fault> {
-        let old_length = state.header.data_length;
-        if let Err(fault) = written {
-            self.repair(state, changed, old_length, &fault);
-            return Err(fault);
-        }
-        state.leaves.resize(leaves_of(new_length) as usize, LeafHash::default());
-        state.leaves[changed.start as usize..changed.end as usize].copy_from_slice(new_leaves);
-        if new_length != old_length {
-            state.header.data_length = new_length;
-            state.header_dirty = true;
-        }
+        self.file().write_all_at(bytes, data_at(offset)).map_err(Fault::io(IoOperation::Write))?;
+        take_over(state, &new_leaves, leaves, new_length);
         Ok(())
-    }
-
-    fn write_table_or_repair(&self, state: &mut State, leaves: Range<u32>) -> Result<(), Fault> {
-        let written = self.write_table(state, leaves.clone());
-        if let Err(fault) = &written {
-            self.repair(state, leaves, state.header.data_length, fault);
-        }
-        written
     }
 
     /// The hashes of all leaves from `first` that a write changes, those of a gap before it included.
@@ -324,27 +306,36 @@ impl ChunkCopy {
         let first = offset / LEAF_BYTES as u32;
         let changed = first..first + new_leaves.len() as u32;
         state.generation += 1;
-        let written = self.zero_data(offset, length).map_err(Fault::io(IoOperation::Write));
-        self.take_over(state, written, &new_leaves, changed.clone(), old_length)?;
-        self.write_table_or_repair(state, changed)
+        let zeroed = self.zero_data(offset, length).map_err(Fault::io(IoOperation::Write)).and_then(|()| {
+            take_over(state, &new_leaves, changed.clone(), old_length);
+            self.write_table(state, changed.clone())
+        });
+        if let Err(fault) = &zeroed {
+            self.repair(state, &[changed], old_length, fault);
+        }
+        zeroed
     }
 
     /// Punches a hole; a filesystem that cannot gets zeros written.
     fn zero_data(&self, offset: u32, length: u32) -> std::io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, flags, data_at(offset), length.into()) {
+        match rustix::fs::fallocate(self.file(), flags, data_at(offset), length.into()) {
             Err(rustix::io::Errno::OPNOTSUPP) => {
                 let zeros = [0; LEAF_BYTES];
                 split_at_leaves(offset, length)
-                    .try_for_each(|part| self.file.write_all_at(&zeros[..part.length], data_at(part.offset())))
+                    .try_for_each(|part| self.file().write_all_at(&zeros[..part.length], data_at(part.offset())))
             }
             other => Ok(other?),
         }
     }
 
-    /// After a write that failed half way: hashes the touched leaves anew as the data now is, so that the bytes that were
-    /// there before stay readable. If that fails too, the copy is bad.
-    fn repair(&self, state: &mut State, changed: Range<u32>, old_length: u32, fault: &Fault) {
+    /// After a write that failed half way: cuts off what it added and hashes the other leaves it touched anew as the data now
+    /// is, so that the bytes that were there before stay readable. That needs no space, so a full volume costs no copy. If it
+    /// fails too, the copy is bad.
+    fn repair(&self, state: &mut State, changed: &[Range<u32>], old_length: u32, fault: &Fault) {
+        if changed.is_empty() {
+            return;
+        }
         let repaired = self.rehash_as_it_is(state, changed, old_length);
         if let Err(error) = repaired {
             self.set_bad(state, &format!("a write failed half way ({fault}) and could not be undone ({error})"));
@@ -353,19 +344,23 @@ impl ChunkCopy {
         }
     }
 
-    fn rehash_as_it_is(&self, state: &mut State, changed: Range<u32>, old_length: u32) -> Result<(), Fault> {
-        self.file.set_len(data_at(old_length)).map_err(Fault::io(IoOperation::Write))?;
+    fn rehash_as_it_is(&self, state: &mut State, changed: &[Range<u32>], old_length: u32) -> Result<(), Fault> {
+        self.file().set_len(data_at(old_length)).map_err(Fault::io(IoOperation::Write))?;
         state.leaves.resize(leaves_of(old_length) as usize, LeafHash::default());
         state.header_dirty |= state.header.data_length != old_length;
         state.header.data_length = old_length;
-        let changed = changed.start..changed.end.min(leaves_of(old_length));
         let mut leaf = [0; LEAF_BYTES];
-        for leaf_index in changed.clone() {
-            let length = leaf_length(leaf_index, old_length);
-            self.read_data(leaf_index * LEAF_BYTES as u32, &mut leaf[..length])?;
-            state.leaves[leaf_index as usize] = hash_leaf(leaf_index, &leaf[..length]);
+        for leaves in changed {
+            let end = leaves.end.min(leaves_of(old_length));
+            let leaves = leaves.start.min(end)..end;
+            for leaf_index in leaves.clone() {
+                let length = leaf_length(leaf_index, old_length);
+                self.read_data(leaf_index * LEAF_BYTES as u32, &mut leaf[..length])?;
+                state.leaves[leaf_index as usize] = hash_leaf(leaf_index, &leaf[..length]);
+            }
+            self.write_table(state, leaves)?;
         }
-        self.write_table(state, changed)
+        Ok(())
     }
 
     /// Gives the file these leaf hashes, and the header if it is newer than the file's: one call where both stand in the
@@ -376,7 +371,7 @@ impl ChunkCopy {
                 into.extend_from_slice(leaf.as_bytes());
             }
         };
-        let write = |bytes: &[u8], at: u64| self.file.write_all_at(bytes, at).map_err(Fault::io(IoOperation::Write));
+        let write = |bytes: &[u8], at: u64| self.file().write_all_at(bytes, at).map_err(Fault::io(IoOperation::Write));
         let header_page_bytes = HEADER_BYTES + leaves.end as usize * LEAF_HASH_BYTES;
         if state.header_dirty && leaves.end <= LEAVES_IN_HEADER_PAGE {
             let mut page = Vec::with_capacity(HEADER_PAGE_BYTES.min(header_page_bytes));
@@ -396,6 +391,32 @@ impl ChunkCopy {
             state.header_dirty = false;
         }
         Ok(())
+    }
+}
+
+/// Takes over the leaves of a change whose data was written.
+fn take_over(state: &mut State, new_leaves: &[LeafHash], changed: Range<u32>, new_length: u32) {
+    state.leaves.resize(leaves_of(new_length) as usize, LeafHash::default());
+    state.leaves[changed.start as usize..changed.end as usize].copy_from_slice(new_leaves);
+    if new_length != state.header.data_length {
+        state.header.data_length = new_length;
+        state.header_dirty = true;
+    }
+}
+
+impl State {
+    /// Whether a change begins with a cut.
+    fn is_cut_by(&self, terms: &Terms) -> bool {
+        terms.cut_to.is_some_and(|length| length < self.header.data_length)
+    }
+
+    /// Whether a change begins with a header that has to be on the disk first: a new version, or the open mark.
+    fn needs_header_sync(&self, terms: &Terms, changes: bool, raise: Raise) -> bool {
+        let marked = self.header.is_open() && self.mark_durable;
+        if self.header.version == terms.version {
+            return changes && !marked;
+        }
+        terms.version_from == Some(self.header.version) && !(raise == Raise::WithTheSync && marked)
     }
 }
 

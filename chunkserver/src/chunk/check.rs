@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use rfs_common::ids::ChunkVersion;
 use rfs_common::leaf::{LEAF_BYTES, LeafHash, chunk_digest, hash_leaf, leaf_length, leaves_of};
 
-use super::copy::{ChunkCopy, State, read_as_far_as_there};
+use super::copy::{ChunkCopy, Effort, State, read_as_far_as_there};
 use super::fault::{Fault, IoOperation};
 use super::format::{FLAG_OPEN, FLAG_SUSPECT, Header, data_at};
 
@@ -37,7 +37,7 @@ impl ChunkCopy {
         let mut state = self.write_state();
         state.suspect = true;
         state.header.flags |= FLAG_SUSPECT;
-        if let Err(error) = self.file.write_all_at(&state.header.encode(), 0) {
+        if let Err(error) = self.file().write_all_at(&state.header.encode(), 0) {
             tracing::debug!(chunk = %self.chunk, %error, "a suspect copy could not be marked in its file");
         }
     }
@@ -46,9 +46,14 @@ impl ChunkCopy {
     ///
     /// # Errors
     /// [`Fault`].
-    pub fn digest(&self, version: ChunkVersion) -> Result<(u32, [u8; 32]), Fault> {
+    pub fn digest<P>(
+        &self,
+        version: ChunkVersion,
+        enter: impl FnOnce(Effort) -> Result<P, Fault>,
+    ) -> Result<(u32, [u8; 32]), Fault> {
         let state = self.read_state();
         state.check_version(version)?;
+        let _pass = enter(Effort::Sync)?;
         let length = state.header.data_length;
         if state.suspect {
             return Ok((length, chunk_digest(&self.hash_data(&state)?, length)));
@@ -63,9 +68,18 @@ impl ChunkCopy {
     ///
     /// # Errors
     /// [`Fault`]; a bad copy cannot be raised.
-    pub fn raise(&self, from: ChunkVersion, to: ChunkVersion, of: RaiseOf) -> Result<(), Fault> {
+    pub fn raise<P>(
+        &self,
+        from: ChunkVersion,
+        to: ChunkVersion,
+        of: RaiseOf,
+        enter: impl FnOnce(Effort) -> Result<P, Fault>,
+    ) -> Result<(), Fault> {
+        let _syncing = self.lock_syncing();
         let mut state = self.write_state();
         state.check_usable()?;
+        let _pass = enter(Effort::Sync)?;
+        self.make_writable()?;
         if of == RaiseOf::Sound {
             state.check_not_suspect()?;
         }
@@ -89,8 +103,8 @@ impl ChunkCopy {
     fn settle_suspect(&self, state: &mut State) -> Result<(), Fault> {
         let length = state.header.data_length;
         let end = data_at(length);
-        if self.file.metadata().map_err(Fault::io(IoOperation::Read))?.len() != end {
-            self.file.set_len(end).map_err(Fault::io(IoOperation::Write))?;
+        if self.file().metadata().map_err(Fault::io(IoOperation::Read))?.len() != end {
+            self.file().set_len(end).map_err(Fault::io(IoOperation::Write))?;
         }
         state.trimmed = true;
         let actual = self.hash_data(state)?;
@@ -113,7 +127,7 @@ impl ChunkCopy {
         for first in (0..leaves).step_by(STEP_LEAVES as usize) {
             let offset = first * LEAF_BYTES as u32;
             let step = buffer.len().min((length - offset) as usize);
-            let filled = read_as_far_as_there(&self.file, &mut buffer[..step], data_at(offset))?;
+            let filled = read_as_far_as_there(self.file(), &mut buffer[..step], data_at(offset))?;
             buffer[filled..step].fill(0);
             for (leaf_index, bytes) in (first..).zip(buffer[..step].chunks(LEAF_BYTES)) {
                 debug_assert_eq!(bytes.len(), leaf_length(leaf_index, length));

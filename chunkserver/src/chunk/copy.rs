@@ -10,14 +10,18 @@
 //! - Within a change data goes to the file before leaf hashes and length. After `kill -9` only leaves of writes that
 //!   nobody had acknowledged can disagree.
 //! - A failed sync makes the copy bad for good: the kernel drops what it could not write, so no later sync tells the truth.
+//! - Linux tells a failed write-back once per open file. So syncs of a copy run one after the other, each with its result
+//!   taken into the state (`syncing`, which is locked before the state is): else one could return 0 beside the one that is told.
+//! - A deadline (`enter`, of the volume's gate) begins when the copy's locks are held: whoever waits for them waits for
+//!   somebody whose own deadline runs.
 //! - A *suspect* copy (open in a power cut) takes neither changes nor syncs before a `Raise`: acknowledged writes may be
 //!   missing from it, and a sync that succeeds would hide that.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion};
@@ -38,6 +42,8 @@ pub struct Held {
     pub open: bool,
     /// Was open in a power cut.
     pub suspect: bool,
+    /// A write or sync of it failed.
+    pub bad: bool,
 }
 
 /// Why a file is not a usable copy.
@@ -54,9 +60,29 @@ pub enum OpenFault {
 pub struct ChunkCopy {
     pub(super) chunk: ChunkId,
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    file: File,
+    /// The file could be opened for reading only.
+    read_only: bool,
+    /// The same file, opened when it could be written.
+    writable: OnceLock<File>,
+    syncing: Mutex<()>,
     pub(super) state: RwLock<State>,
     used_ms: AtomicU64,
+}
+
+/// What an operation is about to do, which says how long it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Reads and writes.
+    Io,
+    /// Waits for everything written before.
+    Sync,
+}
+
+/// Without a deadline.
+#[cfg(test)]
+pub(super) fn unhurried(_: Effort) -> Result<(), Fault> {
+    Ok(())
 }
 
 #[derive(Debug)]
@@ -70,6 +96,8 @@ pub(super) struct State {
     pub(super) unsynced_bytes: u64,
     /// The header in memory is newer than the file's.
     pub(super) header_dirty: bool,
+    /// The open mark is known to be on the disk.
+    pub(super) mark_durable: bool,
     /// The file is known to end where the data ends.
     pub(super) trimmed: bool,
     /// The folder's entry of the file is durable.
@@ -112,13 +140,27 @@ impl ChunkCopy {
             synced: 0,
             unsynced_bytes: 0,
             header_dirty: true,
+            mark_durable: true,
             trimmed: true,
             entry_durable: false,
             suspect: false,
             bad: None,
             gone: false,
         };
-        Ok(ChunkCopy { chunk, path, file, state: RwLock::new(state), used_ms: AtomicU64::new(0) })
+        Ok(ChunkCopy::of(chunk, path, file, state))
+    }
+
+    fn of(chunk: ChunkId, path: PathBuf, file: File, state: State) -> ChunkCopy {
+        ChunkCopy {
+            chunk,
+            path,
+            file,
+            read_only: false,
+            writable: OnceLock::new(),
+            syncing: Mutex::new(()),
+            state: RwLock::new(state),
+            used_ms: AtomicU64::new(0),
+        }
     }
 
     /// Opens a chunk's file and loads header and leaf hashes.
@@ -126,18 +168,16 @@ impl ChunkCopy {
     /// # Errors
     /// [`OpenFault`]: not there, unreadable, or not this chunk's file.
     pub fn open(path: PathBuf, chunk: ChunkId, suspect: bool) -> Result<ChunkCopy, OpenFault> {
-        let fault = |fault| OpenFault::Fault(fault);
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => fault(Fault::NoChunk),
+        let failed = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => OpenFault::Fault(Fault::NoChunk),
+            _ => OpenFault::Fault(Fault::io(IoOperation::Open)(error)),
+        };
+        let (file, read_only) = match OpenOptions::new().read(true).write(true).open(&path) {
             // A volume that turned read-only still serves reads.
-            std::io::ErrorKind::ReadOnlyFilesystem => OpenFault::Fault(Fault::ReadOnly { reason: String::new() }),
-            _ => fault(Fault::io(IoOperation::Open)(error)),
-        });
-        let file = match file {
-            Err(OpenFault::Fault(Fault::ReadOnly { .. })) => {
-                File::open(&path).map_err(|error| fault(Fault::io(IoOperation::Open)(error)))?
+            Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                (File::open(&path).map_err(failed)?, true)
             }
-            other => other?,
+            other => (other.map_err(failed)?, false),
         };
         let header = read_header(&file, chunk)?;
         let leaves = load_leaves(&file, leaves_of(header.data_length)).map_err(OpenFault::Fault)?;
@@ -148,13 +188,15 @@ impl ChunkCopy {
             synced: if header.is_open() { 0 } else { 1 },
             unsynced_bytes: 0,
             header_dirty: false,
+            // A daemon that was killed may have set it and not synced it.
+            mark_durable: false,
             trimmed: false,
             entry_durable: !header.is_open(),
             suspect: suspect || header.is_suspect(),
             bad: header.is_bad().then(|| "an earlier write or sync of it failed".to_owned()),
             gone: false,
         };
-        Ok(ChunkCopy { chunk, path, file, state: RwLock::new(state), used_ms: AtomicU64::new(0) })
+        Ok(ChunkCopy { read_only, ..ChunkCopy::of(chunk, path, file, state) })
     }
 
     /// Which chunk this is a copy of.
@@ -204,12 +246,20 @@ impl ChunkCopy {
     ///
     /// # Errors
     /// [`Fault`]; [`Fault::BadCopy`] if the file is shorter than its header says.
-    pub fn read(&self, version: ChunkVersion, offset: u32, length: u32, buffer: &mut Vec<u8>) -> Result<Served, Fault> {
+    pub fn read<P>(
+        &self,
+        version: ChunkVersion,
+        offset: u32,
+        length: u32,
+        buffer: &mut Vec<u8>,
+        enter: impl FnOnce(Effort) -> Result<P, Fault>,
+    ) -> Result<Served, Fault> {
         let state = self.read_state();
         state.check_version(version)?;
         if state.suspect {
             return Err(Fault::Suspect);
         }
+        let _pass = enter(Effort::Io)?;
         let leaf_bytes = LEAF_BYTES as u64;
         let from = u64::from(offset) / leaf_bytes * leaf_bytes;
         let to = (u64::from(offset) + u64::from(length)).next_multiple_of(leaf_bytes);
@@ -231,25 +281,67 @@ impl ChunkCopy {
     ///
     /// # Errors
     /// [`Fault`]; a failed sync makes the copy bad for good.
-    pub fn sync(&self) -> Result<(), Fault> {
-        let generation = {
-            let state = self.read_state();
-            state.check_usable()?;
-            if state.synced == state.generation {
+    pub fn sync<P>(&self, enter: impl FnOnce(Effort) -> Result<P, Fault>) -> Result<(), Fault> {
+        self.sync_by(enter, |file| Ok(rustix::fs::fdatasync(file)?))
+    }
+
+    fn sync_by<P>(
+        &self,
+        enter: impl FnOnce(Effort) -> Result<P, Fault>,
+        sync: impl FnOnce(&File) -> std::io::Result<()>,
+    ) -> Result<(), Fault> {
+        if self.read_state().is_synced()? {
+            return Ok(());
+        }
+        let _syncing = self.lock_syncing();
+        let (generation, marked) = {
+            let mut state = self.write_state();
+            if state.is_synced()? {
                 return Ok(());
             }
-            state.generation
+            state.unsynced_bytes = 0;
+            (state.generation, state.header.is_open() && !state.header_dirty)
         };
-        self.write_state().unsynced_bytes = 0;
-        let synced = rustix::fs::fdatasync(&self.file);
+        let _pass = enter(Effort::Sync)?;
+        let synced = sync(self.file());
         let mut state = self.write_state();
-        match synced {
-            Ok(()) => {
-                state.synced = state.synced.max(generation);
-                Ok(())
-            }
-            Err(error) => Err(self.sync_failed(&mut state, error.into())),
+        if let Err(error) = synced {
+            return Err(self.sync_failed(&mut state, error));
         }
+        // A write that failed meanwhile is none of those that are durable now.
+        state.check_usable()?;
+        state.synced = state.synced.max(generation);
+        state.mark_durable |= marked;
+        Ok(())
+    }
+
+    /// Before the state's lock, and until the result of the sync is in the state.
+    pub(super) fn lock_syncing(&self) -> MutexGuard<'_, ()> {
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The copy's file.
+    pub(super) fn file(&self) -> &File {
+        self.writable.get().unwrap_or(&self.file)
+    }
+
+    /// Sees to it that [`Self::file`] can be written: the filesystem may have been read-only when the copy was opened.
+    ///
+    /// # Errors
+    /// [`Fault`]: it still is.
+    pub(super) fn make_writable(&self) -> Result<(), Fault> {
+        if !self.read_only || self.writable.get().is_some() {
+            return Ok(());
+        }
+        let open = Fault::io(IoOperation::Open);
+        let file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(&open)?;
+        let (new, old) = (file.metadata().map_err(&open)?, self.file.metadata().map_err(&open)?);
+        if (new.dev(), new.ino()) != (old.dev(), old.ino()) {
+            return Err(Fault::BadCopy { reason: "its file was replaced by another".to_owned() });
+        }
+        // Another thread may have been faster; it is the same file.
+        let _ = self.writable.set(file);
+        Ok(())
     }
 
     /// Whether so many bytes were written since a sync was last begun, or this was last answered with yes.
@@ -279,6 +371,10 @@ impl ChunkCopy {
     /// Notes that everything up to `generation` has become durable by a sync of the whole filesystem.
     pub fn note_synced(&self, generation: u64) {
         let mut state = self.write_state();
+        if state.bad.is_some() {
+            return;
+        }
+        state.mark_durable |= state.header.is_open() && state.generation == generation;
         state.synced = state.synced.max(generation);
         state.entry_durable = true;
     }
@@ -295,9 +391,11 @@ impl ChunkCopy {
         if !durable || stays || state.check_usable().is_err() {
             return Ok(());
         }
+        self.make_writable()?;
         let closed = Header { flags: state.header.flags & !super::format::FLAG_OPEN, ..state.header };
-        self.file.write_all_at(&closed.encode(), 0).map_err(Fault::io(IoOperation::Write))?;
+        self.file().write_all_at(&closed.encode(), 0).map_err(Fault::io(IoOperation::Write))?;
         state.header = closed;
+        state.mark_durable = false;
         Ok(())
     }
 
@@ -325,7 +423,7 @@ impl ChunkCopy {
         if state.bad.is_none() && !state.gone {
             state.bad = Some(reason.to_owned());
             let marked = Header { flags: state.header.flags | FLAG_BAD, ..state.header };
-            if let Err(error) = self.file.write_all_at(&marked.encode(), 0) {
+            if let Err(error) = self.file().write_all_at(&marked.encode(), 0) {
                 tracing::debug!(chunk = %self.chunk, %error, "a bad copy could not be marked in its file");
             }
             tracing::warn!(chunk = %self.chunk, path = %self.path.display(), reason, "this copy is bad from now on");
@@ -346,7 +444,7 @@ impl ChunkCopy {
         if into.is_empty() {
             return Ok(());
         }
-        self.file.read_exact_at(into, data_at(offset)).map_err(|error| match error.kind() {
+        self.file().read_exact_at(into, data_at(offset)).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => {
                 Fault::BadCopy { reason: format!("its file ends before the data at {offset} does") }
             }
@@ -374,6 +472,12 @@ impl ChunkCopy {
 }
 
 impl State {
+    /// Whether everything is durable.
+    fn is_synced(&self) -> Result<bool, Fault> {
+        self.check_usable()?;
+        Ok(self.synced == self.generation)
+    }
+
     pub(super) fn check_usable(&self) -> Result<(), Fault> {
         if self.gone {
             return Err(Fault::NoChunk);
@@ -411,6 +515,7 @@ fn held_of(state: &State) -> Held {
         data_length: state.header.data_length,
         open: state.header.is_open(),
         suspect: state.suspect,
+        bad: state.bad.is_some(),
     }
 }
 

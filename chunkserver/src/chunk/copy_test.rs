@@ -6,10 +6,11 @@ use proptest::prelude::*;
 use rfs_common::leaf::{CHUNK_BYTES, hash_leaf, hash_leaves, split_at_leaves};
 use tempfile::TempDir;
 
-use super::super::change::{Action, Piece, Terms};
+use super::super::change::{Action, Piece, Raise, Terms};
 use super::super::check::RaiseOf;
 use super::super::format::{DATA_AT, FLAG_OPEN, leaf_hash_at};
 use super::*;
+use crate::small_disk::SmallDisk;
 
 const CHUNK: ChunkId = ChunkId::new(77);
 
@@ -34,12 +35,12 @@ fn piece_hashes(offset: u32, bytes: &[u8]) -> Vec<u8> {
 
 fn write(copy: &ChunkCopy, terms: &Terms, offset: u32, bytes: &[u8]) -> Result<u32, Fault> {
     let hashes = piece_hashes(offset, bytes);
-    copy.change(terms, Action::Write(&[Piece { offset, bytes, hashes: &hashes }]))
+    copy.change(terms, Action::Write(&[Piece { offset, bytes, hashes: &hashes }]), Raise::Durably, unhurried)
 }
 
 fn created(folder: &TempDir) -> ChunkCopy {
     let copy = ChunkCopy::create(folder.path().join("copy"), CHUNK, version(1)).unwrap();
-    copy.change(&plain(1), Action::Nothing).unwrap();
+    copy.change(&plain(1), Action::Nothing, Raise::Durably, unhurried).unwrap();
     copy
 }
 
@@ -51,7 +52,7 @@ fn read_all(copy: &ChunkCopy, number: u32) -> Vec<u8> {
     let mut all = Vec::new();
     let mut buffer = Vec::new();
     loop {
-        let served = copy.read(version(number), all.len() as u32, 1 << 20, &mut buffer).unwrap();
+        let served = copy.read(version(number), all.len() as u32, 1 << 20, &mut buffer, unhurried).unwrap();
         let bytes = &buffer[..served.length];
         assert_eq!(served.offset as usize, all.len());
         let expected: Vec<u8> =
@@ -73,18 +74,35 @@ fn an_open_copy_is_raised_by_the_sync_of_what_is_written() {
     let folder = TempDir::new().unwrap();
     let copy = created(&folder);
     write(&copy, &plain(1), 0, &content(100)).unwrap();
-    copy.sync().unwrap();
+    copy.sync(unhurried).unwrap();
     let raise = |from, to| Terms { version_from: Some(version(from)), version: version(to), cut_to: None };
     let hashes = piece_hashes(100, &content(50));
     let pieces = [Piece { offset: 100, bytes: &content(50), hashes: &hashes }];
     copy.note_entry_durable();
-    copy.change_before_sync(&raise(1, 2), Action::Write(&pieces)).unwrap();
+    copy.change(&raise(1, 2), Action::Write(&pieces), Raise::WithTheSync, unhurried).unwrap();
     assert!(copy.needs_sync(), "nothing was synced before the change");
     assert_eq!((reopened(&folder).held().version, read_all(&copy, 2).len()), (version(2), 150));
-    copy.sync().unwrap();
+    copy.sync(unhurried).unwrap();
     copy.close(copy.generation()).unwrap();
-    copy.change_before_sync(&raise(2, 3), Action::Nothing).unwrap();
+    copy.change(&raise(2, 3), Action::Nothing, Raise::WithTheSync, unhurried).unwrap();
     assert!(!copy.needs_sync(), "the mark of a closed copy is durable before its first change");
+}
+
+#[test]
+fn a_cut_is_durable_before_anything_is_written_behind_it() {
+    let folder = TempDir::new().unwrap();
+    let copy = created(&folder);
+    write(&copy, &plain(1), 0, &content(3 * LEAF_BYTES)).unwrap();
+    copy.note_entry_durable();
+    let cut = |length| Terms { cut_to: Some(length), ..plain(1) };
+    copy.change(&cut(100), Action::Nothing, Raise::Durably, unhurried).unwrap();
+    assert!(!copy.needs_sync(), "a power cut would bring back what the master has as zeros");
+    write(&copy, &cut(100), 200, &content(50)).unwrap();
+    assert!(copy.needs_sync());
+    let mut expected = content(100);
+    expected.resize(200, 0);
+    expected.extend(content(50));
+    assert_eq!(read_all(&copy, 1), expected);
 }
 
 #[test]
@@ -100,7 +118,7 @@ fn pieces_in_any_leaves_are_written_with_one_change() {
     let pieces: Vec<Piece<'_>> = (0..places.len())
         .map(|number| Piece { offset: places[number].0, bytes: &bytes[number], hashes: &hashes[number] })
         .collect();
-    copy.change(&plain(1), Action::Write(&pieces)).unwrap();
+    copy.change(&plain(1), Action::Write(&pieces), Raise::Durably, unhurried).unwrap();
     for piece in &pieces {
         let (from, to) = (piece.offset as usize, piece.offset as usize + piece.bytes.len());
         expected.resize(expected.len().max(to), 0);
@@ -163,7 +181,7 @@ proptest! {
                     prop_assert_eq!(data_length as usize, model.len());
                 }
                 Step::Zero { offset, length } => {
-                    copy.change(&plain(number), Action::Zero { offset, length }).unwrap();
+                    copy.change(&plain(number), Action::Zero { offset, length }, Raise::Durably, unhurried).unwrap();
                     let end = model.len().min((offset + length) as usize);
                     if (offset as usize) < end {
                         model[offset as usize..end].fill(0);
@@ -182,7 +200,7 @@ proptest! {
                 }
                 Step::Reopen => copy = reopened(&folder),
                 Step::SyncAndClose => {
-                    copy.sync().unwrap();
+                    copy.sync(unhurried).unwrap();
                     copy.note_entry_durable();
                     copy.close(copy.generation()).unwrap();
                     prop_assert!(!copy.held().open);
@@ -190,7 +208,7 @@ proptest! {
                     prop_assert!(!copy.held().open);
                 }
                 Step::Raise => {
-                    copy.raise(version(number), version(number + 1), RaiseOf::Whatever).unwrap();
+                    copy.raise(version(number), version(number + 1), RaiseOf::Whatever, unhurried).unwrap();
                     number += 1;
                 }
             }
@@ -236,17 +254,17 @@ fn a_closed_copy_is_marked_open_before_it_changes_and_a_sync_alone_does_not_open
     let folder = tempfile::tempdir().unwrap();
     let copy = created(&folder);
     write(&copy, &plain(1), 0, b"bytes").unwrap();
-    copy.sync().unwrap();
+    copy.sync(unhurried).unwrap();
     copy.note_entry_durable();
     copy.close(copy.generation()).unwrap();
-    copy.change(&plain(1), Action::Nothing).unwrap();
+    copy.change(&plain(1), Action::Nothing, Raise::Durably, unhurried).unwrap();
     assert!(!reopened(&folder).held().open);
     write(&copy, &plain(1), 0, b"other").unwrap();
     assert!(reopened(&folder).held().open);
     // What was written after the generation was looked at keeps it open.
     let before = copy.generation();
     write(&copy, &plain(1), 0, b"third").unwrap();
-    copy.sync().unwrap();
+    copy.sync(unhurried).unwrap();
     copy.close(before).unwrap();
     assert!(copy.held().open);
 }
@@ -259,17 +277,17 @@ fn a_full_chunk_and_a_gap_of_a_full_chunk() {
     assert_eq!(write(&copy, &plain(1), last, b"end").unwrap(), CHUNK_BYTES as u32);
     assert_eq!(copy.mismatches().unwrap(), Vec::<u32>::new());
     let mut buffer = Vec::new();
-    let served = copy.read(version(1), last, 3, &mut buffer).unwrap();
+    let served = copy.read(version(1), last, 3, &mut buffer, unhurried).unwrap();
     assert_eq!((served.offset, served.length), (CHUNK_BYTES as u32 - LEAF_BYTES as u32, LEAF_BYTES));
     assert!(buffer[..served.length].ends_with(b"end"));
-    let (length, digest) = copy.digest(version(1)).unwrap();
+    let (length, digest) = copy.digest(version(1), unhurried).unwrap();
     let mut all = vec![0; length as usize];
     all[last as usize..].copy_from_slice(b"end");
     assert_eq!(digest, *blake3::hash(&all).as_bytes());
     // At most one frame's payload, from a leaf boundary on.
-    let served = copy.read(version(1), 5, 4 << 20, &mut buffer).unwrap();
+    let served = copy.read(version(1), 5, 4 << 20, &mut buffer, unhurried).unwrap();
     assert_eq!((served.offset, served.length), (0, 4 << 20));
-    assert_eq!(copy.read(version(1), 0, 0, &mut buffer).unwrap().length, 0);
+    assert_eq!(copy.read(version(1), 0, 0, &mut buffer, unhurried).unwrap().length, 0);
 }
 
 /// Flips a bit of the file and says what came of opening, of a read, and of the leaves.
@@ -311,7 +329,7 @@ fn damage_is_named_wherever_it_is() {
     let another = ChunkCopy::open(folder.path().join("copy"), ChunkId::new(78), false);
     assert!(matches!(another, Err(OpenFault::Header(HeaderError::Field { field: "chunk id", .. }))));
     OpenOptions::new().write(true).open(folder.path().join("copy")).unwrap().set_len(DATA_AT + 50).unwrap();
-    let read = reopened(&folder).read(version(1), 0, 100, &mut Vec::new());
+    let read = reopened(&folder).read(version(1), 0, 100, &mut Vec::new(), unhurried);
     assert!(matches!(read, Err(Fault::BadCopy { .. })), "{read:?}");
     assert!(matches!(ChunkCopy::open(folder.path().join("none"), CHUNK, false), Err(OpenFault::Fault(Fault::NoChunk))));
 }
@@ -322,7 +340,7 @@ fn a_suspect_copy_takes_nothing_until_it_is_raised_and_then_keeps_the_data_it_ha
     let bytes = content(3 * LEAF_BYTES);
     let copy = created(&folder);
     write(&copy, &plain(1), 0, &bytes).unwrap();
-    copy.sync().unwrap();
+    copy.sync(unhurried).unwrap();
     drop(copy);
     // The data of an unsynced overwrite reached the disk, its hash did not; and bytes beyond the end did.
     let file = OpenOptions::new().write(true).open(folder.path().join("copy")).unwrap();
@@ -330,13 +348,13 @@ fn a_suspect_copy_takes_nothing_until_it_is_raised_and_then_keeps_the_data_it_ha
     file.write_all_at(b"beyond", DATA_AT + 3 * LEAF_BYTES as u64 + 100).unwrap();
     let copy = ChunkCopy::open(folder.path().join("copy"), CHUNK, true).unwrap();
     assert!(matches!(write(&copy, &plain(1), 0, b"x"), Err(Fault::BadCopy { .. })));
-    assert!(matches!(copy.change(&plain(1), Action::Nothing), Err(Fault::BadCopy { .. })));
+    assert!(matches!(copy.change(&plain(1), Action::Nothing, Raise::Durably, unhurried), Err(Fault::BadCopy { .. })));
     for offset in [0, LEAF_BYTES as u32] {
-        assert_eq!(copy.read(version(1), offset, 1, &mut Vec::new()).err(), Some(Fault::Suspect));
+        assert_eq!(copy.read(version(1), offset, 1, &mut Vec::new(), unhurried).err(), Some(Fault::Suspect));
     }
-    let digest = copy.digest(version(1)).unwrap();
-    copy.raise(version(1), version(2), RaiseOf::Whatever).unwrap();
-    assert_eq!(copy.digest(version(2)).unwrap(), digest);
+    let digest = copy.digest(version(1), unhurried).unwrap();
+    copy.raise(version(1), version(2), RaiseOf::Whatever, unhurried).unwrap();
+    assert_eq!(copy.digest(version(2), unhurried).unwrap(), digest);
     assert!(matches!(write(&copy, &plain(1), 0, b"x"), Err(Fault::WrongVersion { .. })));
     let mut expected = bytes;
     expected[LEAF_BYTES..LEAF_BYTES + 4].copy_from_slice(b"torn");
@@ -368,10 +386,160 @@ fn a_bad_copy_stays_bad() {
     write(&copy, &plain(1), 0, b"bytes").unwrap();
     copy.mark_bad("a test said so");
     for copy in [copy, reopened(&folder)] {
-        assert!(matches!(copy.read(version(1), 0, 1, &mut Vec::new()), Err(Fault::BadCopy { .. })));
+        assert!(matches!(copy.read(version(1), 0, 1, &mut Vec::new(), unhurried), Err(Fault::BadCopy { .. })));
         assert!(matches!(write(&copy, &plain(1), 0, b"x"), Err(Fault::BadCopy { .. })));
-        assert!(matches!(copy.sync(), Err(Fault::BadCopy { .. })));
-        assert!(matches!(copy.raise(version(1), version(2), RaiseOf::Whatever), Err(Fault::BadCopy { .. })));
+        assert!(matches!(copy.sync(unhurried), Err(Fault::BadCopy { .. })));
+        assert!(matches!(copy.raise(version(1), version(2), RaiseOf::Whatever, unhurried), Err(Fault::BadCopy { .. })));
     }
     assert_eq!(FLAG_OPEN & FLAG_BAD, 0);
+}
+
+/// A sync that was told of nothing, while another was told that the data are lost, must not pass for a good one.
+#[test]
+fn nothing_that_syncs_beside_a_sync_that_fails_returns_ok() {
+    let lost = || Err(std::io::Error::from_raw_os_error(5));
+    let raise = Terms { version_from: Some(version(1)), version: version(2), cut_to: None };
+    for beside in ["a sync", "a raise"] {
+        let folder = TempDir::new().unwrap();
+        let copy = created(&folder);
+        write(&copy, &plain(1), 0, &content(100)).unwrap();
+        let (begun, wait) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let copy = &copy;
+            let failing = scope.spawn(move || {
+                copy.sync_by(unhurried, |_| {
+                    begun.send(()).unwrap();
+                    std::thread::sleep(std::time::Duration::from_millis(200));
+                    lost()
+                })
+            });
+            wait.recv().unwrap();
+            let other = match beside {
+                "a sync" => copy.sync_by(unhurried, |_| Ok(())),
+                _ => copy.change(&raise, Action::Nothing, Raise::Durably, unhurried).map(|_| ()),
+            };
+            assert!(matches!(other, Err(Fault::BadCopy { .. })), "{beside}: {other:?}");
+            assert!(matches!(failing.join().unwrap(), Err(Fault::Io { .. })));
+        });
+    }
+    // Nor one during which a write failed.
+    let folder = TempDir::new().unwrap();
+    let copy = created(&folder);
+    write(&copy, &plain(1), 0, &content(100)).unwrap();
+    let synced = copy.sync_by(unhurried, |_| {
+        copy.mark_bad("a write failed");
+        Ok(())
+    });
+    assert!(matches!(synced, Err(Fault::BadCopy { .. })), "{synced:?}");
+    copy.note_synced(copy.generation());
+    assert!(copy.sync(unhurried).is_err());
+}
+
+fn efforts(copy: &ChunkCopy, number: u32) -> Vec<Effort> {
+    let bytes = content(10);
+    let hashes = piece_hashes(0, &bytes);
+    let mut efforts = Vec::new();
+    let pieces = [Piece { offset: 0, bytes: &bytes, hashes: &hashes }];
+    copy.change(&plain(number), Action::Write(&pieces), Raise::WithTheSync, |effort| {
+        efforts.push(effort);
+        Ok(())
+    })
+    .unwrap();
+    efforts
+}
+
+#[test]
+fn an_open_mark_that_was_found_is_made_durable_before_the_first_change() {
+    let folder = TempDir::new().unwrap();
+    let copy = created(&folder);
+    assert_eq!(efforts(&copy, 1), [Effort::Io], "a new file");
+    drop(copy);
+    // As after `kill -9`: the mark is in the file, and nobody knows whether it is on the disk.
+    let copy = reopened(&folder);
+    assert!(copy.held().open);
+    assert_eq!(efforts(&copy, 1), [Effort::Sync]);
+    assert_eq!(efforts(&copy, 1), [Effort::Io]);
+    // A sync that somebody asked for does as well.
+    let copy = reopened(&folder);
+    copy.sync(unhurried).unwrap();
+    assert_eq!(efforts(&copy, 1), [Effort::Io]);
+    copy.sync(unhurried).unwrap();
+    copy.note_entry_durable();
+    copy.close(copy.generation()).unwrap();
+    assert_eq!(efforts(&copy, 1), [Effort::Sync], "a closed copy");
+}
+
+/// Else somebody who only waits for another's sync would make the volume look stalled.
+#[test]
+fn a_deadline_begins_when_the_copy_is_free() {
+    let folder = TempDir::new().unwrap();
+    let copy = created(&folder);
+    write(&copy, &plain(1), 0, &content(100)).unwrap();
+    let free = std::sync::atomic::AtomicBool::new(false);
+    let enter = |_| {
+        assert!(free.load(Ordering::SeqCst));
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let (state, syncing) = (copy.write_state(), copy.lock_syncing());
+        scope.spawn(|| copy.read(version(1), 0, 100, &mut Vec::new(), enter).unwrap());
+        scope.spawn(|| copy.change(&plain(1), Action::Nothing, Raise::Durably, enter).unwrap());
+        scope.spawn(|| copy.sync(enter).unwrap());
+        scope.spawn(|| copy.digest(version(1), enter).unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        free.store(true, Ordering::SeqCst);
+        drop((state, syncing));
+    });
+}
+
+#[test]
+fn a_full_volume_costs_no_copy() {
+    let Some(disk) = SmallDisk::of("4m") else { return };
+    let copy = created(disk.folder());
+    // The next leaf needs another page of the table of leaf hashes.
+    let mut expected = content(120 * LEAF_BYTES);
+    write(&copy, &plain(1), 0, &expected).unwrap();
+    let leaf = LEAF_BYTES as u32;
+    for pages_free in 0..5 {
+        let filler = disk.fill(pages_free);
+        let grown = write(&copy, &plain(1), 120 * leaf, &content(LEAF_BYTES));
+        assert_eq!(grown, Err(Fault::NoSpace), "{pages_free} pages free");
+        let bytes = vec![pages_free as u8; 100_000];
+        let hashes = [piece_hashes(5, &bytes), piece_hashes(130 * leaf, &bytes)];
+        let pieces = [
+            Piece { offset: 5, bytes: &bytes, hashes: &hashes[0] },
+            Piece { offset: 130 * leaf, bytes: &bytes, hashes: &hashes[1] },
+        ];
+        let both = copy.change(&plain(1), Action::Write(&pieces), Raise::Durably, unhurried);
+        assert_eq!(both, Err(Fault::NoSpace), "{pages_free} pages free");
+        assert!(!copy.is_bad(), "{pages_free} pages free");
+        expected[5..5 + bytes.len()].copy_from_slice(&bytes);
+        assert!(read_all(&copy, 1) == expected, "{pages_free} pages free");
+        assert!(read_all(&reopened(disk.folder()), 1) == expected, "{pages_free} pages free, from the file");
+        std::fs::remove_file(filler).unwrap();
+    }
+    write(&copy, &plain(1), 120 * leaf, &content(LEAF_BYTES)).unwrap();
+    expected.extend(content(LEAF_BYTES));
+    assert!(read_all(&reopened(disk.folder()), 1) == expected);
+}
+
+#[test]
+fn a_copy_opened_on_a_read_only_filesystem_is_written_once_that_takes_writes() {
+    let Some(disk) = SmallDisk::of("4m") else { return };
+    let copy = created(disk.folder());
+    write(&copy, &plain(1), 0, &content(100)).unwrap();
+    copy.sync(unhurried).unwrap();
+    drop(copy);
+    disk.remount("ro");
+    let copy = reopened(disk.folder());
+    assert_eq!(read_all(&copy, 1), content(100));
+    let refused = write(&copy, &plain(1), 0, &content(10));
+    assert!(matches!(refused, Err(Fault::Io { errno: rfs_common::errno::Errno::EROFS, .. })), "{refused:?}");
+    assert!(!copy.is_bad());
+    disk.remount("rw");
+    write(&copy, &plain(1), 100, &content(50)).unwrap();
+    copy.sync(unhurried).unwrap();
+    copy.note_entry_durable();
+    copy.close(copy.generation()).unwrap();
+    assert_eq!(reopened(disk.folder()).held().data_length, 150);
 }

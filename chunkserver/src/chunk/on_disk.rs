@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rfs_common::errno::Errno;
-use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaf};
+use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaf, hash_leaves, leaves_of};
 
 use super::copy::{ChunkCopy, State};
 use super::fault::{Fault, IoOperation};
@@ -30,9 +30,9 @@ const _: () = assert!(DATA_AT.is_multiple_of(ALIGNMENT as u64) && DATA_AT as usi
 pub enum Comparison {
     /// The disk has what it should.
     Same,
-    /// The copy takes writes, was open in a power cut, is bad or gone: not a case for a scrub.
+    /// The copy takes writes, was open in a power cut, or is gone: not a case for a scrub.
     NotNow,
-    /// The disk has something else.
+    /// The disk has something else, or a write or sync of the copy failed, so that nobody knows what it has.
     Differs(String),
 }
 
@@ -88,6 +88,9 @@ impl ChunkCopy {
     /// [`Fault`] of the reading.
     pub fn compare_header_on_disk(&self, reader: &mut DiskReader) -> Result<Comparison, Fault> {
         let state = self.read_state();
+        if let (Some(reason), false) = (&state.bad, state.gone) {
+            return Ok(Comparison::Differs(reason.clone()));
+        }
         if !state.is_at_rest() {
             return Ok(Comparison::NotNow);
         }
@@ -130,6 +133,28 @@ impl ChunkCopy {
         let verdict = wrong
             .map_or(Comparison::Same, |(at, _)| differs(&format!("leaf {at} on the disk does not match its hash")));
         Ok((verdict, length))
+    }
+}
+
+impl ChunkCopy {
+    /// The leaves whose data on the disk do not match their hashes, for a copy that nobody uses. Data the file lacks counts
+    /// as zeros.
+    ///
+    /// # Errors
+    /// [`Fault`] of the reading.
+    pub fn mismatches_on_disk(&self, reader: &mut DiskReader) -> Result<Vec<u32>, Fault> {
+        let state = self.read_state();
+        let mut wrong = Vec::new();
+        for first in (0..leaves_of(state.header.data_length)).step_by(PIECE_LEAVES as usize) {
+            let offset = first * LEAF_BYTES as u32;
+            let length = BUFFER_BYTES.min((state.header.data_length - offset) as usize);
+            let found = reader.read(&self.path, data_at(offset), length).map_err(Fault::io(IoOperation::Read))?;
+            let mut piece = found.to_vec();
+            piece.resize(length, 0);
+            let hashes = hash_leaves(first, &piece).zip(&state.leaves[first as usize..]);
+            wrong.extend((first..).zip(hashes).filter(|(_, (found, stored))| found != *stored).map(|(leaf, _)| leaf));
+        }
+        Ok(wrong)
     }
 }
 

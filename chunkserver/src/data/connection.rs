@@ -1,8 +1,11 @@
 //! One data connection: reads a request, forwards it down the chain, does it, collects the chain's answer, replies.
 
+use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rfs_common::clock::SharedClock;
 use rfs_common::ids::{ServerId, VolumeId};
 use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::data::{
@@ -11,7 +14,7 @@ use rfs_proto::data::{
 use rfs_proto::data_calls::DataCall;
 use rfs_proto::frame::{FrameType, Header};
 use rfs_proto::session::Failure;
-use rfs_proto::wire::{Connection, Envelope, WireError};
+use rfs_proto::wire::{Awaited, Connection, Envelope, WireError, cut_foreign_text, shrink_buffer};
 
 use crate::chunk::change::{Action, Terms};
 use crate::chunk::fault::Fault;
@@ -19,8 +22,25 @@ use crate::volume::store::{Sync, Volume};
 use crate::volumes::Volumes;
 
 use super::peers::{Own, Peers};
-use super::requests::{self, copy_result, unreached};
-use super::stream::BufferedStream;
+use super::requests::{self, copy_result, results_behind, unreached};
+use super::stream::{BufferedStream, Waited};
+
+/// How long a stranger may take to say hello before its connection is given up.
+const HELLO_LIMIT: Duration = Duration::from_secs(5);
+/// How long a request may take from its first byte to its last.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+/// How long a peer may take to accept an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Memory for a payload of which nothing has come yet.
+const PAYLOAD_BYTES_FIRST: usize = 256 << 10;
+
+const REQUEST: Awaited = Awaited {
+    what: "a request of a data connection",
+    admits: |header| {
+        use FrameType::{Digest, Read, SyncChunk, Write, Zero};
+        !header.is_reply() && matches!(header.frame_type, Write | Zero | SyncChunk | Read | Digest)
+    },
+};
 
 /// What connections share.
 #[derive(Debug)]
@@ -44,9 +64,11 @@ pub(super) struct Served {
 }
 
 impl Served {
-    pub(super) fn new(shared: Arc<Shared>, stream: TcpStream) -> Served {
-        let connection = Connection::new(BufferedStream::new(stream));
-        Served { shared, connection, own: None, volume: 0, payload: Vec::new(), chain_payload: Vec::new() }
+    /// # Errors
+    /// Those of the socket.
+    pub(super) fn new(shared: Arc<Shared>, stream: TcpStream, clock: SharedClock) -> io::Result<Served> {
+        let connection = Connection::new(BufferedStream::new(stream, clock, HELLO_LIMIT)?);
+        Ok(Served { shared, connection, own: None, volume: 0, payload: Vec::new(), chain_payload: Vec::new() })
     }
 
     /// Receives and answers one request.
@@ -54,11 +76,9 @@ impl Served {
     /// # Errors
     /// [`WireError`]: the connection is at its end.
     pub(super) fn serve_one(&mut self) -> Result<(), WireError> {
-        let header = self.connection.receive_head()?;
-        if header.is_reply() {
-            return Err(WireError::OutOfPlace { expected: "a request", got: header.frame_type });
-        }
-        let Some(own) = self.own else { return self.hello(&header) };
+        let Some(own) = self.own else { return self.hello() };
+        self.wait_for_request()?;
+        let header = self.connection.receive_head(&REQUEST)?;
         match header.frame_type {
             FrameType::Write => self.write(&header, own),
             FrameType::Zero => self.zero(&header, own),
@@ -69,14 +89,35 @@ impl Served {
         }
     }
 
-    fn hello(&mut self, header: &Header) -> Result<(), WireError> {
-        if header.frame_type != FrameType::DataHello {
-            return Err(WireError::OutOfPlace { expected: "a hello first", got: header.frame_type });
+    /// A connection may be idle for as long as its client likes; it keeps no large buffers meanwhile.
+    fn wait_for_request(&mut self) -> Result<(), WireError> {
+        loop {
+            match self.connection.stream_mut().wait_for_bytes()? {
+                Waited::Bytes => break,
+                Waited::End => return Err(WireError::Closed),
+                Waited::Idle => {
+                    self.connection.shrink_buffers();
+                    shrink_buffer(&mut self.payload);
+                    shrink_buffer(&mut self.chain_payload);
+                }
+            }
         }
+        self.connection.stream_mut().begin_deadline(REQUEST_LIMIT);
+        Ok(())
+    }
+
+    /// The connection, to send an answer on.
+    fn answering(&mut self) -> &mut Connection<BufferedStream> {
+        self.connection.stream_mut().begin_deadline(ANSWER_LIMIT);
+        &mut self.connection
+    }
+
+    /// All of it within the time since the connection began.
+    fn hello(&mut self) -> Result<(), WireError> {
+        let header = &self.connection.receive_head(&Awaited::DATA_HELLO)?;
         let hello: Hello = self.connection.message(header)?;
         match self.check_hello(&hello) {
             Ok(own) => {
-                self.connection.stream().tcp().set_read_timeout(None)?;
                 self.own = Some(own);
                 self.volume = hello.volume;
                 let reply = HelloReply {
@@ -84,11 +125,11 @@ impl Served {
                     server: own.server.get(),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                 };
-                self.connection.send(Envelope::reply_to(header), &reply, &[])
+                self.answering().send(Envelope::reply_to(header), &reply, &[])
             }
             Err((errno, message)) => {
                 let failure = Failure { errno: errno.raw() as u32, message };
-                self.connection.send(Envelope::failure_of(header), &failure, &[])
+                self.answering().send(Envelope::failure_of(header), &failure, &[])
             }
         }
     }
@@ -96,7 +137,8 @@ impl Served {
     fn check_hello(&self, hello: &Hello) -> Result<Own, (rfs_common::errno::Errno, String)> {
         use rfs_common::errno::Errno;
         if hello.protocol_version != PROTOCOL_VERSION {
-            let versions = format!("protocol version {} of {}", hello.protocol_version, hello.from);
+            let from = cut_foreign_text(hello.from.clone());
+            let versions = format!("protocol version {} of {from}", hello.protocol_version);
             let message = format!(
                 "{versions} is not {PROTOCOL_VERSION} of this chunkserver; use the same release of rfs on both"
             );
@@ -226,7 +268,7 @@ impl Served {
         reply.results.push(copy_result(own.server, VolumeId::new(volume), applied.as_ref().err()));
         if let Some((first, pending)) = pending {
             match pending.and_then(|pending| pending.finish::<R>(&mut self.chain_payload)) {
-                Ok(behind) => reply.results.extend(behind.results),
+                Ok(behind) => reply.results.extend(results_behind(behind.results, next.len())),
                 Err(error) => reply.results.push(unreached(first, &error)),
             }
             let all_good = reply.results[1..].iter().all(|result| result.status() == Status::Ok);
@@ -234,12 +276,12 @@ impl Served {
                 reply.results[0].set_status(Status::NextFailed);
             }
         }
-        self.connection.send(Envelope::reply_to(header), &reply, &[])
+        self.answering().send(Envelope::reply_to(header), &reply, &[])
     }
 
     fn refuse(&mut self, header: &Header, own: Own, volume: u64, fault: &Fault) -> Result<(), WireError> {
         let results = vec![copy_result(own.server, VolumeId::new(volume), Some(fault))];
-        self.connection.send(Envelope::reply_to(header), &ChangeReply { results, data_length: 0 }, &[])
+        self.answering().send(Envelope::reply_to(header), &ChangeReply { results, data_length: 0 }, &[])
     }
 
     fn read(&mut self, header: &Header, own: Own) -> Result<(), WireError> {
@@ -254,7 +296,7 @@ impl Served {
         match served {
             Err(fault) => {
                 let result = Some(copy_result(own.server, volume, Some(&fault)));
-                self.connection.send(Envelope::reply_to(header), &ReadReply { result, ..ReadReply::default() }, &[])
+                self.answering().send(Envelope::reply_to(header), &ReadReply { result, ..ReadReply::default() }, &[])
             }
             Ok(served) => {
                 let reply = ReadReply {
@@ -263,6 +305,7 @@ impl Served {
                     data_length: served.data_length,
                     hashes: served.hashes.into(),
                 };
+                self.connection.stream_mut().begin_deadline(ANSWER_LIMIT);
                 self.connection.send(Envelope::reply_to(header), &reply, &[&self.payload[..served.length]])
             }
         }
@@ -280,7 +323,7 @@ impl Served {
             Ok((data_length, digest)) => DigestReply { result, data_length, digest: digest.to_vec().into() },
             Err(_) => DigestReply { result, ..DigestReply::default() },
         };
-        self.connection.send(Envelope::reply_to(header), &reply, &[])
+        self.answering().send(Envelope::reply_to(header), &reply, &[])
     }
 
     /// A connection is for one volume, so that one that hangs stops nobody else's; a hello with 0 leaves it open.
@@ -293,10 +336,14 @@ impl Served {
 
     fn receive_payload(&mut self, header: &Header) -> Result<(), WireError> {
         let length = header.payload_bytes as usize;
-        if self.payload.len() < length {
-            self.payload.resize(length, 0);
+        let mut filled = 0;
+        // Memory comes with the bytes, twice as much each time.
+        while self.payload.len() < length {
+            self.payload.resize(length.min((2 * filled).max(PAYLOAD_BYTES_FIRST)), 0);
+            self.connection.receive_payload(&mut self.payload[filled..])?;
+            filled = self.payload.len();
         }
-        self.connection.receive_payload(&mut self.payload[..length])
+        self.connection.receive_payload(&mut self.payload[filled..length])
     }
 }
 

@@ -1,9 +1,8 @@
 //! Connections to other chunkservers, kept for reuse: the next copy of a chain, and the source of a replication.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rfs_common::errno::Errno;
@@ -12,12 +11,15 @@ use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::data::{Hello, HelloReply, NextCopy};
 use rfs_proto::data_calls::DataCall;
 use rfs_proto::frame::Header;
-use rfs_proto::wire::{Connection, Envelope, WireError};
+use rfs_proto::session::Failure;
+use rfs_proto::wire::{Awaited, Connection, Envelope, WireError, cut_foreign_text};
 use rustix::net::RecvFlags;
 use thiserror::Error;
 
 /// Idle connections kept to one volume of another chunkserver.
-const IDLE_MAX: usize = 32;
+const IDLE_OF_ONE_MAX: usize = 32;
+/// Idle connections kept to all of them together. Where they lead is what requests named, right or wrong.
+const IDLE_MAX: usize = 512;
 
 /// Why another chunkserver did not answer.
 #[derive(Debug, Error)]
@@ -81,7 +83,8 @@ type Key = (String, u64);
 /// The pool.
 #[derive(Debug)]
 pub struct Peers {
-    idle: Mutex<HashMap<Key, Vec<Connection<TcpStream>>>>,
+    /// The one used last stands last.
+    idle: Mutex<Vec<(Key, Connection<TcpStream>)>>,
     connect_deadline: Duration,
     answer_deadline: Duration,
 }
@@ -130,13 +133,39 @@ impl Peers {
     /// A connection that the peer has not closed meanwhile.
     fn take_idle(&self, key: &Key) -> Option<Connection<TcpStream>> {
         loop {
-            let connection = self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key)?.pop()?;
+            let connection = {
+                let mut idle = self.idle();
+                let at = idle.iter().rposition(|(of, _)| of == key)?;
+                idle.remove(at).1
+            };
             let mut byte = [0];
             let seen = rustix::net::recv(connection.stream(), &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
             if matches!(seen, Err(rustix::io::Errno::AGAIN)) {
                 return Some(connection);
             }
         }
+    }
+
+    /// Keeps a connection for the next use, instead of the one that was used least recently if there are too many.
+    fn keep(&self, key: Key, connection: Connection<TcpStream>) {
+        let dropped = {
+            let mut idle = self.idle();
+            let of_this = idle.iter().filter(|(of, _)| *of == key).count();
+            let too_many = if of_this >= IDLE_OF_ONE_MAX {
+                idle.iter().position(|(of, _)| *of == key)
+            } else {
+                (idle.len() >= IDLE_MAX).then_some(0)
+            };
+            let dropped = too_many.map(|at| idle.remove(at));
+            idle.push((key, connection));
+            dropped
+        };
+        // Closed without the lock.
+        drop(dropped);
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<(Key, Connection<TcpStream>)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn connect(&self, own: Own, to: &NextCopy) -> Result<Connection<TcpStream>, PeerError> {
@@ -157,7 +186,7 @@ impl Peers {
         connection.send(Envelope::request(Hello::FRAME_TYPE, 0), &hello, &[]).map_err(wire)?;
         match connection.receive_reply::<HelloReply>(Hello::FRAME_TYPE, 0).map_err(wire)? {
             Ok(_) => Ok(connection),
-            Err(failure) => Err(PeerError::Refused { address, errno: failure.errno, message: failure.message }),
+            Err(failure) => Err(refused(address, failure)),
         }
     }
 }
@@ -182,6 +211,10 @@ pub fn connect_in_time(address: &str, connect: Duration, answer: Duration) -> io
     Err(last)
 }
 
+fn refused(address: String, failure: Failure) -> PeerError {
+    PeerError::Refused { address, errno: failure.errno, message: cut_foreign_text(failure.message) }
+}
+
 impl Pending<'_> {
     /// Receives the answer, its payload into `payload`, and gives the connection back.
     ///
@@ -191,27 +224,46 @@ impl Pending<'_> {
         let address = self.key.0.clone();
         let reply =
             self.receive::<R>(payload).map_err(|source| PeerError::Wire { address: address.clone(), source })?;
-        let mut idle = self.peers.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let connections = idle.entry(self.key).or_default();
-        if connections.len() < IDLE_MAX {
-            connections.push(self.connection);
-        }
-        drop(idle);
-        reply.map_err(|(errno, message)| PeerError::Refused { address, errno, message })
+        self.peers.keep(self.key, self.connection);
+        reply.map_err(|failure| refused(address, failure))
     }
 
-    fn receive<R: DataCall>(&mut self, payload: &mut Vec<u8>) -> Result<Result<R::Reply, (u32, String)>, WireError> {
-        let header: Header = self.connection.receive_head()?;
-        if !header.is_reply() || header.frame_type != R::FRAME_TYPE {
+    fn receive<R: DataCall>(&mut self, payload: &mut Vec<u8>) -> Result<Result<R::Reply, Failure>, WireError> {
+        let header: Header = self.connection.receive_head(&Awaited::REPLY)?;
+        if header.frame_type != R::FRAME_TYPE {
             return Err(WireError::OutOfPlace { expected: "the reply to a request", got: header.frame_type });
         }
         if header.is_error() {
-            let failure: rfs_proto::session::Failure = self.connection.message(&header)?;
-            return Ok(Err((failure.errno, failure.message)));
+            return Ok(Err(self.connection.message(&header)?));
         }
         let reply = self.connection.message(&header)?;
         payload.resize(header.payload_bytes as usize, 0);
         self.connection.receive_payload(payload)?;
         Ok(Ok(reply))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn idle_connections_are_bounded_wherever_they_lead() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let peers = Peers::new(Duration::from_secs(1), Duration::from_secs(1));
+        let keep = |volume: u64| {
+            let connection = Connection::new(TcpStream::connect(address).unwrap());
+            drop(listener.accept().unwrap());
+            peers.keep((address.to_string(), volume), connection);
+        };
+        (0..IDLE_OF_ONE_MAX as u64 + 5).for_each(|_| keep(0));
+        assert_eq!(peers.idle().len(), IDLE_OF_ONE_MAX);
+        (1..=IDLE_MAX as u64 + 5).for_each(keep);
+        let idle = peers.idle();
+        assert_eq!(idle.len(), IDLE_MAX);
+        assert_eq!(idle.last().map(|(key, _)| key.1), Some(IDLE_MAX as u64 + 5));
     }
 }

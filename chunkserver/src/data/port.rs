@@ -9,18 +9,16 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rfs_common::background;
-use rfs_common::clock::SharedClock;
+use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::shutdown::Shutdown;
 use rfs_proto::wire::WireError;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::connection::{Served, Shared};
 
-/// How long a peer may take to accept an answer before its connection is given up.
-const SEND_LIMIT: Duration = Duration::from_secs(30);
-/// How long a stranger may take to say hello before its connection is given up.
-const HELLO_LIMIT: Duration = Duration::from_secs(5);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// The log is told of what strangers send at most this often.
+const REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// A data port in service.
 #[derive(Debug)]
@@ -38,6 +36,8 @@ struct Inner {
     next: AtomicU64,
     stop: Shutdown,
     clock: SharedClock,
+    /// When the log was last told of a connection that was closed for what came on it.
+    refusal_told: Mutex<Option<Monotonic>>,
 }
 
 impl Port {
@@ -60,6 +60,7 @@ impl Port {
             next: AtomicU64::new(0),
             stop: Shutdown::new(),
             clock,
+            refusal_told: Mutex::default(),
         });
         let acceptor = Arc::clone(&inner);
         let acceptor = background::spawn("data-port", move || acceptor.accept(&listener))?;
@@ -120,13 +121,9 @@ impl Inner {
 
     fn take(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
         stream.set_nonblocking(false)?;
-        stream.set_nodelay(true)?;
-        stream.set_write_timeout(Some(SEND_LIMIT))?;
-        // Until the hello; afterwards a connection may be idle for as long as its client likes.
-        stream.set_read_timeout(Some(HELLO_LIMIT))?;
-        rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let handle = stream.try_clone()?;
+        let served = Served::new(Arc::clone(&self.shared), stream, Arc::clone(&self.clock))?;
         {
             let mut connections = self.connections();
             if connections.len() >= self.connections_max {
@@ -135,26 +132,43 @@ impl Inner {
             connections.insert(number, handle);
         }
         let inner = Arc::clone(self);
-        let spawned = background::spawn("data", move || inner.serve(number, stream));
+        let spawned = background::spawn("data", move || inner.serve(number, served));
         if spawned.is_err() {
             self.connections().remove(&number);
         }
         spawned.map(|_| ())
     }
 
-    fn serve(&self, number: u64, stream: TcpStream) {
-        let mut served = Served::new(Arc::clone(&self.shared), stream);
+    fn serve(&self, number: u64, mut served: Served) {
         while !self.stop.is_requested() {
             match served.serve_one() {
                 Ok(()) => {}
                 Err(WireError::Closed) => break,
                 Err(error) => {
-                    tracing::debug!(error = %crate::volume::identity::with_sources(&error), "a data connection ended");
+                    self.note_end(&error);
                     break;
                 }
             }
         }
         self.connections().remove(&number);
+    }
+
+    /// What breaks off is everyday. What is no frame of ours comes from a stranger or a mistake, which somebody should look
+    /// for; once in a while, so that a stranger does not fill the log.
+    fn note_end(&self, error: &WireError) {
+        let reason = crate::volume::identity::with_sources(error);
+        if matches!(error, WireError::Closed | WireError::Io(_)) {
+            tracing::debug!(reason, "a data connection ended");
+            return;
+        }
+        let now = self.clock.monotonic();
+        let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| now.since(told) >= REFUSALS_TOLD_EVERY) {
+            *told = Some(now);
+            tracing::warn!(reason, "a data connection was closed: what came on it is not of this protocol");
+        } else {
+            tracing::debug!(reason, "a data connection was closed: what came on it is not of this protocol");
+        }
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {

@@ -3,6 +3,7 @@
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 use rfs_common::leaf::{CHUNK_BYTES, LEAF_HASH_BYTES, hash_leaf, split_at_leaves, touched_leaves};
 use rfs_proto::data::{self, CopyResult, NextCopy, Status, Write};
+use rfs_proto::wire::cut_foreign_text;
 
 use crate::chunk::change::{Piece, Terms};
 use crate::chunk::fault::Fault;
@@ -11,6 +12,8 @@ use super::peers::PeerError;
 
 /// Copies that one chain may have.
 const CHAIN_MAX: usize = 16;
+/// A host's name, which has 253 bytes at most, and a port.
+const ADDRESS_BYTES_MAX: usize = 260;
 
 /// The chunk a request is about.
 ///
@@ -51,12 +54,18 @@ pub(super) fn check_range(offset: u32, length: u32) -> Result<(), Fault> {
     Ok(())
 }
 
-/// That a chain is not endless.
+/// That a chain is not endless, and that its addresses can be some.
 ///
 /// # Errors
 /// [`Fault::BadRequest`].
 pub(super) fn check_chain(next: &[NextCopy]) -> Result<(), Fault> {
-    if next.len() > CHAIN_MAX { Err(Fault::BadRequest("a chain of too many copies")) } else { Ok(()) }
+    if next.len() > CHAIN_MAX {
+        return Err(Fault::BadRequest("a chain of too many copies"));
+    }
+    if next.iter().any(|copy| copy.address.len() > ADDRESS_BYTES_MAX) {
+        return Err(Fault::BadRequest("an address that is too long"));
+    }
+    Ok(())
 }
 
 /// The pieces of a write, each of whose parts between leaf boundaries has the hash that came with it.
@@ -114,9 +123,18 @@ pub(super) fn copy_result(server: ServerId, volume: VolumeId, fault: Option<&Fau
         result.set_status(fault.status());
         result.errno = fault.errno().raw() as u32;
         result.have_version = fault.have();
-        result.message = fault.to_string();
+        result.message = cut_foreign_text(fault.to_string());
     }
     result
+}
+
+/// The results of the copies behind this one, as the next one told them: no more than there are copies, and no more of its
+/// words than an answer has room for.
+pub(super) fn results_behind(told: Vec<CopyResult>, copies: usize) -> impl Iterator<Item = CopyResult> {
+    told.into_iter().take(copies).map(|mut result| {
+        result.message = cut_foreign_text(result.message);
+        result
+    })
 }
 
 /// The result of a copy that could not be reached.
@@ -130,6 +148,6 @@ pub(super) fn unreached(next: &NextCopy, error: &PeerError) -> CopyResult {
         status: status.into(),
         errno: errno.raw() as u32,
         have_version: 0,
-        message: crate::volume::identity::with_sources(error),
+        message: cut_foreign_text(crate::volume::identity::with_sources(error)),
     }
 }

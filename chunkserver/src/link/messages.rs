@@ -6,6 +6,7 @@ use rfs_proto::cluster::{
     FromChunkserver, Heartbeat, Held as WireHeld, Inventory, Scrub as WireScrub, Volume as WireVolume, VolumeState,
 };
 
+use crate::volume::identity::Identity;
 use crate::volume::running::LastEnd;
 use crate::volume::store::{Counters, Listed};
 use crate::volumes::{Current, Slot, Volumes};
@@ -17,13 +18,12 @@ pub(super) fn message(message: Message) -> FromChunkserver {
     FromChunkserver { message: Some(message) }
 }
 
-/// Every volume whose identity is known; one that was never readable has no id to be reported under.
+/// Every volume of this server whose identity is known; one that was never readable has no id to be reported under.
 pub(super) fn volumes(volumes: &Volumes) -> Vec<WireVolume> {
-    volumes.slots().iter().filter_map(|slot| volume(slot)).collect()
+    volumes.own_slots().map(|(slot, identity)| volume(slot, identity)).collect()
 }
 
-fn volume(slot: &Slot) -> Option<WireVolume> {
-    let identity = slot.identity()?;
+fn volume(slot: &Slot, identity: Identity) -> WireVolume {
     let mut told = WireVolume {
         volume: identity.volume.get(),
         path: slot.folder().display().to_string(),
@@ -54,7 +54,7 @@ fn volume(slot: &Slot) -> Option<WireVolume> {
             });
         }
     }
-    Some(told)
+    told
 }
 
 /// What names a filesystem among all machines: the boot of the machine and the device.
@@ -85,6 +85,7 @@ fn held(chunk: ChunkId, listed: Listed) -> WireHeld {
             open: held.open,
             suspect: held.suspect,
             unreadable: false,
+            bad: held.bad,
         },
         Listed::Unreadable => WireHeld { chunk, unreadable: true, ..WireHeld::default() },
     }
@@ -116,7 +117,8 @@ mod tests {
 
     #[test]
     fn inventories_begin_and_end_once_however_many_parts() {
-        let held = Listed::Copy(Held { version: ChunkVersion::FIRST, data_length: 5, open: false, suspect: true });
+        let held = Held { version: ChunkVersion::FIRST, data_length: 5, open: false, suspect: true, bad: true };
+        let held = Listed::Copy(held);
         for count in [0, 1, PART_CHUNKS, PART_CHUNKS + 1, 3 * PART_CHUNKS] {
             let chunks: Vec<_> = (0..count as u64).map(|id| (ChunkId::new(id + 1), held)).collect();
             let parts: Vec<Inventory> = inventory(7, &chunks)
@@ -127,6 +129,7 @@ mod tests {
                 })
                 .collect();
             assert_eq!(parts.iter().map(|part| part.chunks.len()).sum::<usize>(), count);
+            assert!(parts.iter().flat_map(|part| &part.chunks).all(|held| held.suspect && held.bad && !held.open));
             assert_eq!(parts.iter().filter(|part| part.first).count(), 1);
             assert!(parts[0].first && parts[parts.len() - 1].last);
             assert_eq!(parts.iter().filter(|part| part.last).count(), 1);

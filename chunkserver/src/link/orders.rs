@@ -14,6 +14,7 @@ use rfs_proto::cluster::from_chunkserver::Message;
 use rfs_proto::cluster::{Command, CommandResult, Delete, FromChunkserver, Raise, Replicate, Source};
 use rfs_proto::data::{NextCopy, Read, ReadReply, Status};
 use rfs_proto::frame::PAYLOAD_BYTES_MAX;
+use rfs_proto::wire::cut_foreign_text;
 use tokio::sync::mpsc;
 
 use crate::chunk::change::{Action, Piece, Terms};
@@ -23,6 +24,7 @@ use crate::chunk::fault::Fault;
 use crate::data::connection::Shared;
 use crate::data::peers::Own;
 use crate::volume::identity::with_sources;
+use crate::volume::store::Volume;
 
 use super::messages::message;
 
@@ -130,7 +132,7 @@ fn result(command: u64, done: Result<Option<Held>, Failed>) -> FromChunkserver {
         }
         Err(failed) => {
             told.errno = failed.errno.raw() as u32;
-            told.message = failed.message;
+            told.message = cut_foreign_text(failed.message);
             told.version = failed.version;
         }
     }
@@ -188,8 +190,8 @@ fn carry_out_replicate(shared: &Shared, replicate: &Replicate, number: u64) -> R
             Err(Fault::Exists { have }) if have == version => return Ok(Some(volume.held(chunk)?)),
             other => other?,
         };
-        let fetched =
-            fetch(shared, own, source, &incoming).and_then(|()| volume.adopt(&incoming, number).map_err(Failed::from));
+        let fetched = fetch(shared, own, source, &volume, &incoming)
+            .and_then(|()| volume.adopt(&incoming, number).map_err(Failed::from));
         match fetched {
             Ok(held) => return Ok(Some(held)),
             Err(failed) => last = failed,
@@ -200,13 +202,13 @@ fn carry_out_replicate(shared: &Shared, replicate: &Replicate, number: u64) -> R
 }
 
 /// Copies all bytes of a source's copy into a new file; every leaf is compared with its hash on the way.
-fn fetch(shared: &Shared, own: Own, source: &Source, incoming: &ChunkCopy) -> Result<(), Failed> {
+fn fetch(shared: &Shared, own: Own, source: &Source, volume: &Volume, incoming: &ChunkCopy) -> Result<(), Failed> {
     let to = NextCopy { server: source.server, volume: source.volume, address: source.address.clone() };
     let version = incoming.held().version;
     let terms = Terms { version_from: Some(version), version, cut_to: None };
     let mut payload = Vec::new();
     let mut offset = 0;
-    incoming.change(&terms, Action::Nothing)?;
+    volume.change_incoming(incoming, &terms, Action::Nothing)?;
     loop {
         let read = Read {
             volume: source.volume,
@@ -227,7 +229,11 @@ fn fetch(shared: &Shared, own: Own, source: &Source, incoming: &ChunkCopy) -> Re
             return Err(Failed { errno: Errno::from_raw(result.errno as i32), message, version: 0 });
         }
         check_source(&reply, offset, &payload, source)?;
-        incoming.change(&terms, Action::Write(&[Piece { offset, bytes: &payload, hashes: &reply.hashes }]))?;
+        let piece = Piece { offset, bytes: &payload, hashes: &reply.hashes };
+        // An empty chunk has nothing to write.
+        if !payload.is_empty() {
+            volume.change_incoming(incoming, &terms, Action::Write(&[piece]))?;
+        }
         offset += payload.len() as u32;
         if offset >= reply.data_length {
             return Ok(());

@@ -242,8 +242,7 @@ impl Runner {
         let setting = &self.setting;
         let found = || Endpoint::new(answer.own_address.to_string(), setting.data_port);
         let data_address = setting.data_address.clone().map(|address| address.with_default_port(setting.data_port));
-        let known_host =
-            || setting.shared.volumes.slots().iter().find_map(|slot| slot.identity()).map(|identity| identity.host);
+        let known_host = || setting.shared.volumes.own_slots().next().map(|(_, identity)| identity.host);
         Register {
             protocol_version: PROTOCOL_VERSION,
             cluster: cluster.get().to_be_bytes().to_vec().into(),

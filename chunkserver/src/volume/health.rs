@@ -42,8 +42,15 @@ impl Ground {
     /// # Errors
     /// Those of the system: the folder is not there, or its filesystem is dead.
     pub fn of(folder: &Path) -> io::Result<Ground> {
-        let file = File::open(folder)?;
-        let known = rustix::fs::statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | MOUNT_ID_UNIQUE)?;
+        Ground::of_open(&File::open(folder)?, folder)
+    }
+
+    /// Looks at a folder that is open.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn of_open(file: &File, folder: &Path) -> io::Result<Ground> {
+        let known = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | MOUNT_ID_UNIQUE)?;
         let mount = if known.stx_mask & MOUNT_ID_UNIQUE.bits() != 0 { known.stx_mnt_id } else { 0 };
         let is_mount_point = if known.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
             known.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
@@ -51,7 +58,7 @@ impl Ground {
             is_on_another_device_than_its_parent(folder)?
         };
         let device = (known.stx_dev_major, known.stx_dev_minor);
-        let uuid = system::filesystem_uuid(&file).map(|bytes| uuid_text(&bytes));
+        let uuid = system::filesystem_uuid(file).map(|bytes| uuid_text(&bytes));
         let filesystem_uuid = uuid.or_else(|| uuid_by_udev(device)).unwrap_or_default();
         Ok(Ground { device, mount, filesystem_uuid, is_mount_point })
     }
@@ -96,7 +103,8 @@ fn uuid_by_udev(device: (u32, u32)) -> Option<String> {
 /// Those of the system.
 pub fn space_of(file: &File) -> io::Result<Space> {
     let known = rustix::fs::fstatvfs(file)?;
-    Ok(Space { total: known.f_blocks * known.f_frsize, free: known.f_bavail * known.f_frsize })
+    let bytes = |blocks: u64| blocks.saturating_mul(known.f_frsize);
+    Ok(Space { total: bytes(known.f_blocks), free: bytes(known.f_bavail) })
 }
 
 #[cfg(test)]

@@ -170,8 +170,16 @@ impl Identity {
     /// # Errors
     /// [`Refusal`].
     pub fn read(folder: &Path) -> Result<Identity, Refusal> {
+        Identity::read_through(folder, folder)
+    }
+
+    /// The same through a path that leads to the folder; `folder` is for the messages.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn read_through(path: &Path, folder: &Path) -> Result<Identity, Refusal> {
         let unreadable = |source| Refusal::Unreadable { folder: folder.to_owned(), source };
-        let text = match durable::read_text_limited(&folder.join(FILE_NAME), FILE_BYTES_MAX) {
+        let text = match durable::read_text_limited(&path.join(FILE_NAME), FILE_BYTES_MAX) {
             Err(error) if error.is_not_found() => return Err(Refusal::NoIdentity { folder: folder.to_owned() }),
             Err(error) => return Err(unreadable(error.into())),
             Ok(text) => text,

@@ -15,6 +15,8 @@ use rfs_common::ids::ChunkId;
 
 /// Folder of the chunks within a volume.
 pub const CHUNKS: &str = "chunks";
+/// Folder of files that have lost their header, moved aside.
+pub const LOST: &str = "lost";
 /// Folder of files that are being fetched.
 pub const INCOMING: &str = "incoming";
 

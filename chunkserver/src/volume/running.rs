@@ -1,9 +1,12 @@
 //! Whether a volume was closed cleanly, and if not, whether the page cache survived: the file `running.toml`.
 //!
-//! It is written when a volume is opened (with the machine's boot id and the mount's number) and again when it has been
+//! It is replaced by rename, on a full filesystem overwritten in place. It is written when a volume is opened (with the machine's boot id and the mount's number) and again when it has been
 //! closed with everything synced. `kill -9` leaves boot and mount as they were: whatever the daemon had written is in the
 //! page cache. A power cut, a reboot or a new mount changes one of them: writes that were not synced may be missing.
 
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rfs_common::durable::{self, FileError};
@@ -67,7 +70,32 @@ pub fn mark_clean(folder: &Path, ground: &Ground) -> Result<(), FileError> {
 fn write(folder: &Path, ground: &Ground, clean: bool) -> Result<(), FileError> {
     let mark = Mark { clean, boot: boot_id().unwrap_or_default(), mount: ground.mount };
     let text = toml::to_string(&mark).expect("a mark is plain fields, which TOML can hold");
-    durable::write_atomically(&folder.join(FILE_NAME), text.as_bytes())
+    let path = folder.join(FILE_NAME);
+    match durable::write_atomically(&path, text.as_bytes()) {
+        Err(error) if is_full(&error.source) => {
+            let overwritten = overwrite(&path, text.into_bytes());
+            overwritten.map_err(|source| FileError { operation: "overwrite", path, source })
+        }
+        other => other,
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// On a full filesystem there is no room for a second file, and a full volume has to open and to close all the same. The
+/// mark is much smaller than a sector, which a disk writes whole or not at all; a mark that cannot be read is a power cut.
+fn overwrite(path: &Path, mut text: Vec<u8>) -> io::Result<()> {
+    let leftover = path.with_file_name(format!("{FILE_NAME}.new"));
+    if let Err(error) = fs::remove_file(&leftover) {
+        tracing::debug!(path = %leftover.display(), %error, "no half written mark could be removed");
+    }
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    // As long as before, so that it takes no block and needs no cut: empty lines mean nothing.
+    text.resize(text.len().max(file.metadata()?.len() as usize), b'\n');
+    file.write_all_at(&text, 0)?;
+    file.sync_all()
 }
 
 fn boot_id() -> Option<String> {
@@ -77,6 +105,20 @@ fn boot_id() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_filesystem_takes_the_mark_too() {
+        let Some(disk) = crate::small_disk::SmallDisk::of("1m") else { return };
+        let folder = disk.path();
+        let ground = Ground::of(folder).unwrap();
+        mark_clean(folder, &ground).unwrap();
+        disk.fill(0);
+        mark_in_use(folder, &ground).unwrap();
+        assert_ne!(last_end(folder, &ground), LastEnd::Clean);
+        mark_clean(folder, &ground).unwrap();
+        assert_eq!(last_end(folder, &ground), LastEnd::Clean);
+        assert!(!folder.join("running.toml.new").exists());
+    }
 
     #[test]
     fn tells_a_clean_end_from_a_killed_process_and_from_a_new_mount() {

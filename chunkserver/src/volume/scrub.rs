@@ -99,7 +99,7 @@ struct Round {
 impl Scrubber {
     /// Goes on where the last use of the volume ended.
     pub fn of(volume: &Volume) -> Scrubber {
-        let record = Record::read(&volume.folder).unwrap_or_default();
+        let record = Record::read(&volume.anchor).unwrap_or_default();
         let now = volume.now();
         let scrubber = Scrubber {
             reader: DiskReader::default(),
@@ -136,7 +136,7 @@ impl Scrubber {
         if volume.read_only_reason().is_some() || volume.is_out() {
             return;
         }
-        if let Err(error) = self.record.write(&volume.folder) {
+        if let Err(error) = self.record.write(&volume.anchor) {
             tracing::debug!(volume = %volume.id(), error = %with_sources(&error), "where the scrub stands could not be written");
         }
     }
@@ -268,6 +268,10 @@ impl Record {
         durable::write_atomically(&folder.join(FILE_NAME), text.as_bytes())
     }
 }
+
+#[cfg(test)]
+#[path = "scrub_golden_test.rs"]
+mod golden_tests;
 
 #[cfg(test)]
 #[path = "scrub_test.rs"]

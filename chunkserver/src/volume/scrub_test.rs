@@ -131,3 +131,12 @@ fn a_record_that_cannot_be_read_is_a_scrub_that_never_was() {
         assert_eq!(Scrubber::of(&volume).record, Record::default(), "{text}");
     }
 }
+
+#[test]
+fn copies_that_are_marked_bad_are_reported() {
+    let (_folder, volume, mut bad) = volume_with(2);
+    volume.copy(chunk(2)).unwrap().mark_bad("a test");
+    let mut scrubber = Scrubber::of(&volume);
+    round(&mut scrubber, &volume);
+    assert_eq!(found(&mut bad), [(2, 1)]);
+}

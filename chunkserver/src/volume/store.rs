@@ -5,7 +5,6 @@
 //! volume out of service or makes it read-only.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,17 +17,18 @@ use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
 use rfs_proto::cluster::VolumeState;
 use tokio::sync::mpsc;
 
-use crate::chunk::change::{Action, Terms};
+use crate::chunk::change::{Action, Raise, Terms};
 use crate::chunk::check::RaiseOf;
-use crate::chunk::copy::{ChunkCopy, Held, OpenFault, Served};
+use crate::chunk::copy::{ChunkCopy, Effort, Held, OpenFault, Served};
 use crate::chunk::fault::{Fault, IoOperation};
 
 use super::early_sync::EarlySyncs;
 use super::gate::{Gate, Pass};
 use super::health::{Ground, Space};
 use super::identity::Identity;
-use super::layout::Layout;
+use super::layout::{LOST, Layout};
 use super::running::LastEnd;
+use super::scan::anchor_of;
 use super::scrub::{Progress, ScrubSettings};
 use super::table::{Known, Table};
 
@@ -79,6 +79,9 @@ pub type BadCopies = mpsc::Sender<BadCopy>;
 /// A copy with so many bytes that are not on the disk is synced without being asked.
 const EARLY_SYNC_BYTES: u64 = 16 << 20;
 
+/// With less than this much free, no chunk grows.
+const GROWTH_FLOOR_BYTES: u64 = 16 << 20;
+
 /// What has been done since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -105,7 +108,7 @@ pub struct Volume {
     pub(super) anchor: PathBuf,
     pub(super) layout: Layout,
     pub(super) table: Mutex<Table>,
-    pub(super) gate: Gate,
+    pub(super) gate: Arc<Gate>,
     pub(super) settings: Settings,
     pub(super) clock: SharedClock,
     pub(super) space: Mutex<Space>,
@@ -113,6 +116,8 @@ pub struct Volume {
     /// Held for creations and removals of files of the same remainder, so that two do not meet at one path.
     pub(super) files: [Mutex<()>; 16],
     pub(super) scrubbed: Mutex<Progress>,
+    /// Files that stand aside in `lost`.
+    pub(super) lost: AtomicU64,
     condition: Mutex<Condition>,
     out: AtomicBool,
     bad_copies: BadCopies,
@@ -137,6 +142,7 @@ pub(super) struct Parts {
     pub(super) space: Space,
     pub(super) last_end: LastEnd,
     pub(super) lock: FolderLock,
+    pub(super) lost: u64,
 }
 
 /// What volumes share with the daemon.
@@ -154,7 +160,7 @@ pub struct Surroundings {
 
 impl Volume {
     pub(super) fn assemble(parts: Parts, table: Table, around: &Surroundings) -> Volume {
-        let anchor = PathBuf::from(format!("/proc/self/fd/{}", parts.root.as_raw_fd()));
+        let anchor = anchor_of(&parts.root);
         Volume {
             layout: Layout::new(&anchor),
             anchor,
@@ -163,13 +169,14 @@ impl Volume {
             ground: parts.ground,
             root: parts.root,
             table: Mutex::new(table),
-            gate: Gate::default(),
+            gate: Arc::default(),
             settings: around.settings.clone(),
             clock: Arc::clone(&around.clock),
             space: Mutex::new(parts.space),
             last_end: parts.last_end,
             files: Default::default(),
             scrubbed: Mutex::default(),
+            lost: AtomicU64::new(parts.lost),
             condition: Mutex::default(),
             out: AtomicBool::new(false),
             bad_copies: around.bad_copies.clone(),
@@ -220,29 +227,23 @@ impl Volume {
 
     fn try_change(&self, chunk: ChunkId, terms: &Terms, action: Action<'_>, sync: Sync) -> Result<u32, Fault> {
         self.check_writable()?;
-        let now = self.clock.monotonic();
-        // The first change under a version syncs.
-        let limit = if terms.version_from == Some(terms.version) {
-            self.settings.io_deadline
-        } else {
-            self.settings.sync_deadline
-        };
-        let pass = self.gate.enter(now, limit)?;
         let (copy, made) = self.copy_or_new(chunk, terms)?;
-        copy.touch(now);
-        let changed = match sync {
-            Sync::BeforeAnswer => copy.change_before_sync(terms, action),
-            Sync::Later => copy.change(terms, action),
+        copy.touch(self.now());
+        let raise = match sync {
+            Sync::BeforeAnswer => Raise::WithTheSync,
+            Sync::Later => Raise::Durably,
         };
+        let changed =
+            self.check_growth(&copy, action).and_then(|()| copy.change(terms, action, raise, self.entrance()));
         if changed.is_err() && made {
             self.unmake(&copy);
         }
         let length = changed?;
-        drop(pass);
         if sync == Sync::BeforeAnswer {
             self.sync_copy(&copy)?;
         } else if copy.has_written(EARLY_SYNC_BYTES) {
-            self.early_syncs.ask(&copy);
+            self.early_syncs
+                .ask(&copy, || (Arc::clone(&self.gate), Arc::clone(&self.clock), self.settings.sync_deadline));
         }
         self.counters.writes.fetch_add(1, Ordering::Relaxed);
         if let Action::Write(pieces) = action {
@@ -261,7 +262,7 @@ impl Volume {
             self.check_in_service()?;
             let copy = self.copy(chunk)?;
             let terms = Terms { version_from: Some(version), version, cut_to: None };
-            let length = copy.change(&terms, Action::Nothing)?;
+            let length = copy.change(&terms, Action::Nothing, Raise::Durably, self.entrance())?;
             self.sync_copy(&copy)?;
             Ok(length)
         };
@@ -270,9 +271,9 @@ impl Volume {
     }
 
     fn sync_copy(&self, copy: &ChunkCopy) -> Result<(), Fault> {
-        let _pass = self.gate.enter(self.clock.monotonic(), self.settings.sync_deadline)?;
-        copy.sync()?;
+        copy.sync(self.entrance())?;
         if !copy.is_entry_durable() {
+            let _pass = self.entrance()(Effort::Sync)?;
             self.layout.sync_entry(copy.chunk()).map_err(|error| Fault::io(IoOperation::Sync)(error.source))?;
             copy.note_entry_durable();
         }
@@ -292,8 +293,8 @@ impl Volume {
         buffer: &mut Vec<u8>,
     ) -> Result<Served, Fault> {
         let mut read = || {
-            let (copy, _pass) = self.enter(chunk, self.settings.io_deadline)?;
-            copy.read(version, offset, length, buffer)
+            let copy = self.copy_in_service(chunk)?;
+            copy.read(version, offset, length, buffer, self.entrance())
         };
         let result = read();
         let served = self.noted(chunk, version, result)?;
@@ -307,7 +308,7 @@ impl Volume {
     /// # Errors
     /// [`Fault`].
     pub fn digest(&self, chunk: ChunkId, version: ChunkVersion) -> Result<(u32, [u8; 32]), Fault> {
-        let result = self.enter(chunk, self.settings.sync_deadline).and_then(|(copy, _pass)| copy.digest(version));
+        let result = self.copy_in_service(chunk).and_then(|copy| copy.digest(version, self.entrance()));
         self.noted(chunk, version, result)
     }
 
@@ -318,11 +319,8 @@ impl Volume {
     pub fn raise(&self, chunk: ChunkId, from: ChunkVersion, to: ChunkVersion, of: RaiseOf) -> Result<Held, Fault> {
         let raise = || {
             self.check_writable()?;
-            let copy = {
-                let (copy, _pass) = self.enter(chunk, self.settings.sync_deadline)?;
-                copy.raise(from, to, of)?;
-                copy
-            };
+            let copy = self.copy_in_service(chunk)?;
+            copy.raise(from, to, of, self.entrance())?;
             self.sync_copy(&copy)?;
             Ok(copy.held())
         };
@@ -354,8 +352,9 @@ impl Volume {
 
     fn try_delete(&self, chunk: ChunkId, version: u32) -> Result<(), Fault> {
         self.check_writable()?;
-        let _pass = self.gate.enter(self.clock.monotonic(), self.settings.io_deadline)?;
         let _files = self.lock_files(chunk);
+        // It may have to wait for a change that syncs.
+        let _pass = self.entrance()(Effort::Sync)?;
         let check = |held: Held| {
             if held.version.get() == version { Ok(()) } else { Err(Fault::WrongVersion { have: held.version }) }
         };
@@ -379,6 +378,11 @@ impl Volume {
     /// # Errors
     /// [`Fault`].
     pub fn begin_incoming(&self, chunk: ChunkId, version: ChunkVersion, number: u64) -> Result<ChunkCopy, Fault> {
+        let result = self.try_begin_incoming(chunk, version, number);
+        self.noted(chunk, version, result)
+    }
+
+    fn try_begin_incoming(&self, chunk: ChunkId, version: ChunkVersion, number: u64) -> Result<ChunkCopy, Fault> {
         self.check_writable()?;
         self.check_space()?;
         // Not in the condition itself: the table would stay locked while the copy is opened.
@@ -389,7 +393,22 @@ impl Volume {
                 return Err(Fault::Exists { have });
             }
         }
+        let _pass = self.entrance()(Effort::Io)?;
         ChunkCopy::create(self.layout.incoming(chunk, number), chunk, version)
+    }
+
+    /// Makes one change of a chunk that is being fetched.
+    ///
+    /// # Errors
+    /// [`Fault`]; see [`ChunkCopy::change`].
+    pub fn change_incoming(&self, incoming: &ChunkCopy, terms: &Terms, action: Action<'_>) -> Result<(), Fault> {
+        let change = || {
+            self.check_writable()?;
+            self.check_growth(incoming, action)?;
+            incoming.change(terms, action, Raise::WithTheSync, self.entrance())
+        };
+        let result = change();
+        self.noted(incoming.chunk(), terms.version, result).map(|_| ())
     }
 
     /// Drops a file that was not fetched to its end.
@@ -405,8 +424,13 @@ impl Volume {
     /// # Errors
     /// [`Fault`].
     pub fn adopt(&self, incoming: &ChunkCopy, number: u64) -> Result<Held, Fault> {
+        let result = self.try_adopt(incoming, number);
+        self.noted(incoming.chunk(), incoming.held().version, result)
+    }
+
+    fn try_adopt(&self, incoming: &ChunkCopy, number: u64) -> Result<Held, Fault> {
         let chunk = incoming.chunk();
-        incoming.sync()?;
+        incoming.sync(self.entrance())?;
         incoming.note_entry_durable();
         incoming.close(incoming.generation())?;
         let _files = self.lock_files(chunk);
@@ -419,6 +443,8 @@ impl Volume {
             self.table().remove(chunk);
         }
         let write = Fault::io(IoOperation::Write);
+        // Not refused half way: a volume that stalls now is noticed, and the copy is in its place.
+        let _pass = self.gate.enter_anyway(self.now(), self.settings.sync_deadline);
         self.layout.make_folder(chunk).map_err(&write)?;
         fs::rename(self.layout.incoming(chunk, number), self.layout.path(chunk)).map_err(&write)?;
         self.layout.sync_entry(chunk).map_err(|error| Fault::io(IoOperation::Sync)(error.source))?;
@@ -497,7 +523,14 @@ impl Volume {
         if self.free_above_reserve() == 0 {
             return (VolumeState::Full, "it is filled up to its reserve".to_owned());
         }
-        (VolumeState::InService, String::new())
+        (VolumeState::InService, self.lost_words())
+    }
+
+    fn lost_words(&self) -> String {
+        match self.lost.load(Ordering::Relaxed) {
+            0 => String::new(),
+            count => format!("files without a header in its folder {LOST}: {count}; look at them, then remove them"),
+        }
     }
 
     /// How far its scrub is.
@@ -513,7 +546,8 @@ impl Volume {
     /// Bytes that new chunks may take.
     pub fn free_above_reserve(&self) -> u64 {
         let space = self.space();
-        let reserve = (space.total / 1000 * self.settings.reserve_thousandths).min(self.settings.reserve_bytes_max);
+        let reserve = (space.total / 1000).saturating_mul(self.settings.reserve_thousandths);
+        let reserve = reserve.min(self.settings.reserve_bytes_max);
         space.free.saturating_sub(reserve)
     }
 
@@ -551,13 +585,22 @@ impl Volume {
         condition.read_only = reason;
     }
 
-    fn enter(&self, chunk: ChunkId, limit: Duration) -> Result<(Arc<ChunkCopy>, Pass<'_>), Fault> {
+    fn copy_in_service(&self, chunk: ChunkId) -> Result<Arc<ChunkCopy>, Fault> {
         self.check_in_service()?;
-        let now = self.clock.monotonic();
-        let pass = self.gate.enter(now, limit)?;
         let copy = self.copy(chunk)?;
-        copy.touch(now);
-        Ok((copy, pass))
+        copy.touch(self.now());
+        Ok(copy)
+    }
+
+    /// How operations on a copy pass the gate, once they hold the copy's locks.
+    pub(super) fn entrance<'volume>(&'volume self) -> impl Fn(Effort) -> Result<Pass<'volume>, Fault> {
+        |effort| {
+            let limit = match effort {
+                Effort::Io => self.settings.io_deadline,
+                Effort::Sync => self.settings.sync_deadline,
+            };
+            self.gate.enter(self.now(), limit)
+        }
     }
 
     fn check_in_service(&self) -> Result<(), Fault> {
@@ -579,6 +622,14 @@ impl Volume {
         if self.free_above_reserve() == 0 { Err(Fault::NoSpace) } else { Ok(()) }
     }
 
+    /// Chunks that are there may grow into the reserve, but not to the last block: a filesystem needs some for itself.
+    fn check_growth(&self, copy: &ChunkCopy, action: Action<'_>) -> Result<(), Fault> {
+        let Action::Write([.., last]) = action else { return Ok(()) };
+        let too_little = self.space().free < GROWTH_FLOOR_BYTES;
+        let end = u64::from(last.offset) + last.bytes.len() as u64;
+        if too_little && end > u64::from(copy.held().data_length) { Err(Fault::NoSpace) } else { Ok(()) }
+    }
+
     /// The open copy of a chunk, opening it if needed.
     pub(super) fn copy(&self, chunk: ChunkId) -> Result<Arc<ChunkCopy>, Fault> {
         // Twice around at most when the file is found to be missing or replaced; the third time it is odd.
@@ -591,6 +642,7 @@ impl Volume {
                 Known::Nothing => return Err(Fault::NoChunk),
             };
             self.make_room();
+            let _pass = self.entrance()(Effort::Io)?;
             match ChunkCopy::open(self.layout.path(chunk), chunk, held.suspect) {
                 Ok(copy) => {
                     if let Some(copy) = self.table().add_open(copy) {
@@ -625,6 +677,7 @@ impl Volume {
             Known::Nothing | Known::Damaged(_) => {}
         }
         self.make_room();
+        let _pass = self.entrance()(Effort::Io)?;
         self.layout.make_folder(chunk).map_err(Fault::io(IoOperation::Write))?;
         let path = self.layout.path(chunk);
         let copy = match ChunkCopy::create(path.clone(), chunk, terms.version) {
@@ -709,7 +762,23 @@ impl Volume {
                     _ => {}
                 }
             }
+            // Not a reason to distrust the volume, unless not even the old bytes could be kept.
+            Fault::NoSpace => {
+                let known = self.table().find(chunk);
+                if let Known::Open(copy) = known
+                    && copy.is_bad()
+                {
+                    self.report_bad(chunk, version.get(), "a write of it failed half way for want of space".to_owned());
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// Draws the consequences of early syncs that failed.
+    pub(super) fn note_early_syncs(&self) {
+        for (chunk, version, fault) in self.early_syncs.take_failed() {
+            self.note(chunk, version, &fault);
         }
     }
 

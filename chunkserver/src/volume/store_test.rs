@@ -146,9 +146,20 @@ fn after_a_power_cut_every_open_chunk_is_suspect_and_no_closed_one() {
     let after = crashed(folder.path(), 1);
     // A file that was made and never written.
     let layout = Layout::new(after.path());
-    fs::write(layout.path(chunk(3)), [0; 4096]).unwrap();
+    fs::write(layout.path(chunk(3)), []).unwrap();
+    // One whose first sectors were lost: its bytes may be all that is left of a chunk.
+    fs::write(layout.path(chunk(4)), [vec![0; 4096], vec![7; 300_000]].concat()).unwrap();
+    fs::write(layout.path(chunk(5)), [1; 100]).unwrap();
     fs::write(after.path().join("incoming/000000000000000a.1"), "half a chunk").unwrap();
     let (after_volume, mut bad) = open(after.path());
+    let lost = after.path().join("lost");
+    assert_eq!(fs::read(lost.join("0000000000000004")).unwrap().len(), 304_096);
+    assert_eq!(fs::read(lost.join("0000000000000005")).unwrap(), [1; 100]);
+    assert_eq!(fs::read_dir(&lost).unwrap().count(), 2, "an empty file held nothing");
+    assert!(after_volume.state().1.ends_with("lost: 2; look at them, then remove them"), "{:?}", after_volume.state());
+    fs::remove_file(lost.join("0000000000000005")).unwrap();
+    after_volume.look_after();
+    assert!(after_volume.state().1.contains("lost: 1;"), "{:?}", after_volume.state());
     let suspects: Vec<_> = held(&after_volume).iter().map(|(chunk, held)| (*chunk, held.suspect)).collect();
     assert_eq!(suspects, [(1, false), (2, true)]);
     // What was acknowledged after its last sync may be on another copy of the same version.
@@ -311,10 +322,100 @@ fn what_is_mounted_in_place_of_a_volume_is_not_written_to() {
     fs::rename(&place, &aside).unwrap();
     fs::create_dir(&place).unwrap();
     write(&volume, 1, &new_terms(1), &[1; 100], Sync::BeforeAnswer).unwrap();
+    crate::volume::scrub::Scrubber::of(&volume).save(&volume);
     volume.mark_failed();
     volume.close();
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "something was written where the volume is not");
     drop(volume);
     let (volume, _bad) = open(&aside);
     assert_eq!(read(&volume, 1, 1).unwrap(), [1; 100]);
+    volume.close();
+    drop(volume);
+    // The same at the moment of opening.
+    let root = File::open(&aside).unwrap();
+    let (around, _bad) = around();
+    let volume = Volume::open_root(root, &place, Expected::default(), &around).unwrap();
+    assert_eq!(read(&volume, 1, 1).unwrap(), [1; 100]);
+    volume.close();
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "something was written where the volume is not");
+}
+
+#[test]
+fn files_of_one_name_do_not_meet_in_the_folder_of_lost_ones() {
+    let folder = new_volume();
+    let layout = Layout::new(folder.path());
+    layout.make_folder(chunk(3)).unwrap();
+    for round in 1..=2 {
+        // Neither end was clean, by a mark that cannot be read.
+        fs::write(folder.path().join("running.toml"), "").unwrap();
+        fs::write(layout.path(chunk(3)), vec![0; 1000 * round]).unwrap();
+        drop(open(folder.path()));
+    }
+    let lost = folder.path().join("lost");
+    assert_eq!(fs::read(lost.join("0000000000000003")).unwrap().len(), 1000);
+    assert_eq!(fs::read(lost.join("0000000000000003.1")).unwrap().len(), 2000);
+    // After a clean end nothing explains it: the file stays, and the master decides.
+    let (volume, _bad) = open(folder.path());
+    volume.close();
+    drop(volume);
+    fs::write(layout.path(chunk(3)), vec![0; 500]).unwrap();
+    let (volume, _bad) = open(folder.path());
+    assert_eq!(volume.inventory(), [(chunk(3), Listed::Unreadable)]);
+}
+
+#[test]
+fn a_bad_copy_is_named_bad_also_after_a_restart() {
+    let folder = new_volume();
+    let (volume, _bad) = open(folder.path());
+    write(&volume, 1, &new_terms(1), &[1; 100], Sync::BeforeAnswer).unwrap();
+    volume.close_idle(Duration::ZERO);
+    write(&volume, 2, &new_terms(1), &[2; 100], Sync::Later).unwrap();
+    for id in 1..=2 {
+        volume.copy(chunk(id)).unwrap().mark_bad("a test");
+    }
+    let bad = |volume: &Volume| held(volume).iter().map(|(_, held)| (held.bad, held.suspect)).collect::<Vec<_>>();
+    assert_eq!(bad(&volume), [(true, false); 2]);
+    volume.close();
+    drop(volume);
+    for crash in [0, 1] {
+        let after = crashed(folder.path(), crash);
+        let (volume, _bad) = open(after.path());
+        assert_eq!(bad(&volume), [(true, false); 2], "before a file is opened");
+        assert!(matches!(read(&volume, 1, 1), Err(Fault::BadCopy { .. })));
+        assert_eq!(bad(&volume), [(true, false); 2]);
+    }
+}
+
+#[test]
+fn nothing_grows_into_the_last_blocks_and_everything_else_goes_on() {
+    let folder = new_volume();
+    let (volume, _bad) = open(folder.path());
+    write(&volume, 1, &new_terms(1), &[1; 100], Sync::Later).unwrap();
+    *volume.space.lock().unwrap() = Space { total: 1 << 40, free: 1 << 20 };
+    let plain = Terms { version_from: Some(ChunkVersion::new(1)), ..new_terms(1) };
+    assert_eq!(write(&volume, 1, &plain, &[2; 101], Sync::Later), Err(Fault::NoSpace));
+    write(&volume, 1, &plain, &[3; 100], Sync::BeforeAnswer).unwrap();
+    assert_eq!(read(&volume, 1, 1).unwrap(), [3; 100]);
+    assert_eq!(write(&volume, 2, &new_terms(1), &[2; 1], Sync::Later), Err(Fault::NoSpace));
+    assert_eq!(volume.chunk_count(), 1, "a chunk that could not be written is not made");
+}
+
+#[test]
+fn the_failure_of_an_early_sync_is_reported() {
+    let folder = new_volume();
+    let (volume, mut bad) = open(folder.path());
+    write(&volume, 1, &new_terms(1), &[1; 100], Sync::Later).unwrap();
+    let copy = volume.copy(chunk(1)).unwrap();
+    copy.mark_bad("a test");
+    let entrance = || (Arc::clone(&volume.gate), Arc::clone(&volume.clock), Duration::from_secs(5));
+    volume.early_syncs.ask(&copy, entrance);
+    let deadline = volume.now() + Duration::from_secs(10);
+    let report = loop {
+        volume.note_early_syncs();
+        match bad.try_recv() {
+            Ok(report) => break report,
+            Err(_) => assert!(volume.now() < deadline, "nothing is reported"),
+        }
+    };
+    assert_eq!((report.chunk, report.version), (chunk(1), 1));
 }

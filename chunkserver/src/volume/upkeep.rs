@@ -4,8 +4,9 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::sync::Arc;
-use std::sync::PoisonError;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rfs_common::errno::Errno;
@@ -16,6 +17,7 @@ use crate::chunk::fault::{Fault, IoOperation};
 use super::health::{self, Ground};
 use super::identity;
 use super::running;
+use super::scan::count_lost;
 use super::store::Volume;
 
 /// From this many on, one sync of the filesystem is cheaper than one per file.
@@ -28,6 +30,7 @@ const DIRECT_BYTES: usize = 4096;
 impl Volume {
     /// One look at the filesystem. Hangs if the volume does, which the gate shows.
     pub fn look_after(&self) {
+        self.note_early_syncs();
         let Ok(_pass) = self.gate.enter(self.now(), self.settings.io_deadline) else { return };
         match Ground::of(&self.folder) {
             Err(error) => return self.take_out(format!("its folder cannot be looked at: {error}")),
@@ -41,28 +44,13 @@ impl Volume {
             Ok(space) => *self.space.lock().unwrap_or_else(PoisonError::into_inner) = space,
             Err(error) => return self.take_out(format!("its space cannot be asked for: {error}")),
         }
-        if let Err(error) = self.read_from_disk() {
+        if self.lost.load(Ordering::Relaxed) > 0 {
+            self.lost.store(count_lost(&self.anchor), Ordering::Relaxed);
+        }
+        if let Err(error) = read_past_the_page_cache(&self.folder.join(identity::FILE_NAME)) {
             self.take_out(format!("its disk cannot be read: {error}"));
         } else if self.read_only_reason().is_some() && self.write_probe().is_ok() {
             self.set_read_only(None);
-        }
-    }
-
-    /// Reads a block past the page cache, where the filesystem can do that.
-    fn read_from_disk(&self) -> io::Result<()> {
-        let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
-        let path = self.folder.join(identity::FILE_NAME);
-        let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-            Err(error) if error.raw_os_error() == Some(Errno::EINVAL.raw()) => return Ok(()),
-            other => other?,
-        };
-        // O_DIRECT wants an aligned buffer: a page within two pages' worth of bytes.
-        let mut buffer = vec![0_u8; 2 * DIRECT_BYTES];
-        let start = buffer.as_ptr().align_offset(DIRECT_BYTES).min(DIRECT_BYTES);
-        match file.read_at(&mut buffer[start..start + DIRECT_BYTES], 0) {
-            Err(error) if error.raw_os_error() == Some(Errno::EINVAL.raw()) => Ok(()),
-            Err(error) => Err(error),
-            Ok(_) => Ok(()),
         }
     }
 
@@ -90,7 +78,7 @@ impl Volume {
             if together {
                 copy.note_synced(generation);
             }
-            let closed = copy.sync().and_then(|()| self.close_copy(&copy, generation));
+            let closed = copy.sync(self.entrance()).and_then(|()| self.close_copy(&copy, generation));
             if let Err(fault) = closed {
                 self.note(copy.chunk(), copy.held().version, &fault);
             }
@@ -151,5 +139,22 @@ impl Volume {
         if let Err(error) = running::mark_in_use(&self.anchor, &unknown) {
             tracing::debug!(volume = %self.id(), error = %identity::with_sources(&error), "a failed volume cannot be marked");
         }
+    }
+}
+
+/// Reads a file's first block past the page cache, where the filesystem can do that.
+pub(super) fn read_past_the_page_cache(path: &Path) -> io::Result<()> {
+    let flags = rustix::fs::OFlags::DIRECT.bits() as i32;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::EINVAL.raw()) => return Ok(()),
+        other => other?,
+    };
+    // O_DIRECT wants an aligned buffer: a page within two pages' worth of bytes.
+    let mut buffer = vec![0_u8; 2 * DIRECT_BYTES];
+    let start = buffer.as_ptr().align_offset(DIRECT_BYTES).min(DIRECT_BYTES);
+    match file.read_at(&mut buffer[start..start + DIRECT_BYTES], 0) {
+        Err(error) if error.raw_os_error() == Some(Errno::EINVAL.raw()) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Ok(()),
     }
 }

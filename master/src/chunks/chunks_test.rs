@@ -59,6 +59,7 @@ fn held(chunk: u64, version: u32) -> Held {
         open: false,
         suspect: false,
         unreadable: version == 0,
+        bad: false,
     }
 }
 
@@ -352,6 +353,33 @@ fn a_chunk_without_any_copy_is_lost_only_if_never_synced_and_while_every_volume_
 }
 
 #[test]
+fn a_granted_copy_that_is_not_there_is_no_candidate_any_more() {
+    let (mut chunks, chunk) = (table(ChunksConfig::default()), ChunkId::new(1));
+    connect(&mut chunks, 1, &[]);
+    connect(&mut chunks, 2, &[]);
+    chunks.load(chunk, ChunkInfo { unsynced: true, ..info(1, 1, Goal::TWO) });
+    let places = chunks.choose_new(Goal::TWO, &[]).unwrap();
+    chunks.changed(chunk, ChunkInfo { unsynced: true, ..info(1, 2, Goal::TWO) });
+    chunks.granted(chunk, ChunkVersion::new(1), ChunkVersion::new(2), &places);
+    for server in [1, 2] {
+        assert!(chunks.disconnected(chunks.now, ServerId::new(server), StreamId(server)));
+        connect(&mut chunks, server, &[]);
+    }
+    let candidates: Vec<Place> =
+        chunks.settle_candidates(chunk).candidates.into_iter().map(|candidate| candidate.place).collect();
+    assert_eq!(candidates.len(), 2, "an inventory says nothing of a copy that its writer may be making");
+    chunks.order_raise(chunk, ChunkVersion::new(1), ChunkVersion::new(2), &candidates, RaiseOf::Whatever);
+    for server in [1, 2] {
+        let command = chunks.take_commands(ServerId::new(server), StreamId(server))[0].id;
+        let (message, version) = (String::new(), ChunkVersion::new(0));
+        let result = CommandResult { command, done: false, errno: 2, message, version, length: 0 };
+        chunks.command_result(chunks.now, ServerId::new(server), StreamId(server), &result);
+    }
+    let view = chunks.settle_candidates(chunk);
+    assert!(view.candidates.is_empty() && view.is_lost);
+}
+
+#[test]
 fn a_chunk_without_any_copy_is_not_begun_anew_where_no_volume_lost_power() {
     let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
     chunks.load(ChunkId::new(1), ChunkInfo { unsynced: true, ..info(2, 2, Goal::TWO) });
@@ -502,4 +530,59 @@ fn volumes_that_share_a_filesystem_share_its_space() {
     connect_with(&mut chunks, 4, on(40, ""), &[]);
     connect_with(&mut chunks, 5, on(50, ""), &[]);
     assert_eq!(chunks.summary().space, (4 << 40, 4 << 39));
+}
+
+#[test]
+fn a_copy_that_its_server_lists_as_bad_does_not_count_and_is_replaced() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    chunks.load(ChunkId::new(1), info(3, 3, Goal::TWO));
+    connect(&mut chunks, 1, &[held(1, 3)]);
+    connect(&mut chunks, 2, &[Held { bad: true, ..held(1, 3) }]);
+    assert_eq!(chunks.places(ChunkId::new(1)).len(), 1);
+    connect(&mut chunks, 3, &[]);
+    pass(&mut chunks, 60, &[1, 2, 3]);
+    let replicates = |order: &Order| matches!(order, Order::Replicate { chunk, .. } if *chunk == ChunkId::new(1));
+    assert!(commands(&mut chunks, 3).iter().any(replicates), "no good copy takes the place of the bad one");
+    // A later inventory of the same copy says the same.
+    connect(&mut chunks, 2, &[Held { bad: true, ..held(1, 3) }]);
+    assert_eq!(chunks.places(ChunkId::new(1)).len(), 1);
+}
+
+#[test]
+fn a_volume_in_dispute_is_refused_and_its_server_is_not() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    chunks.load(ChunkId::new(1), info(3, 3, Goal::TWO));
+    connect(&mut chunks, 1, &[held(1, 3)]);
+    let now = chunks.now;
+    let (server, stream) = (ServerId::new(2), StreamId(2));
+    let both = || vec![report(10, ""), report(20, "")];
+    let refused = chunks.register(now, registration(2, both()), stream, Signal::default()).unwrap();
+    assert_eq!(refused, [VolumeId::new(10)]);
+    chunks.inventory(now, server, stream, VolumeId::new(20), &[held(1, 3)], WHOLE);
+    chunks.inventory(now, server, stream, VolumeId::new(10), &[], WHOLE);
+    assert_eq!(chunks.places(ChunkId::new(1)).len(), 2, "both serve");
+    let heartbeat = |chunks: &mut Chunks| chunks.heartbeat(now, server, stream, both(), Traffic::default());
+    assert!(!heartbeat(&mut chunks).contains(&VolumeId::new(10)));
+    // Once the other is gone it may have the volume.
+    assert!(chunks.disconnected(now, ServerId::new(1), StreamId(1)));
+    assert!(heartbeat(&mut chunks).contains(&VolumeId::new(10)));
+    chunks.inventory(now, server, stream, VolumeId::new(10), &[held(1, 3)], WHOLE);
+    let holders: Vec<u64> = chunks.copies(ChunkId::new(1)).iter().map(|copy| copy.server.get()).collect();
+    assert_eq!(holders, [2, 2]);
+    // A server all of whose volumes are another's is refused itself.
+    let again = chunks.register(now, registration(1, both()), StreamId(3), Signal::default());
+    assert!(matches!(again, Err(RegistrationRefusal::DuplicateVolumes(_))));
+}
+
+#[test]
+fn sizes_that_cannot_be_do_not_overflow() {
+    let mut chunks = table(ChunksConfig::default());
+    for server in 1..=2 {
+        let huge = VolumeReport { total: u64::MAX, free: u64::MAX - 1, ..report(server * 10, "") };
+        let (id, stream) = (ServerId::new(server), StreamId(server));
+        let now = chunks.now;
+        chunks.register(now, registration(server, vec![huge]), stream, Signal::default()).unwrap();
+        chunks.inventory(now, id, stream, VolumeId::new(server * 10), &[], WHOLE);
+    }
+    assert_eq!(chunks.summary().space, (u64::MAX, u64::MAX));
 }

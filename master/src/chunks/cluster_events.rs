@@ -37,16 +37,18 @@ impl Chunks {
     }
 
     /// A chunkserver connected. An earlier stream of the same server is void from now on. The signal is raised whenever
-    /// there are commands to take.
+    /// there are commands to take. Gives the volumes that are refused because another server that is connected has them: a
+    /// volume in dispute is no reason to do without the others.
     pub fn register(
         &mut self,
         now: Monotonic,
-        registration: Registration,
+        mut registration: Registration,
         stream: StreamId,
         signal: Signal,
-    ) -> Result<(), RegistrationRefusal> {
+    ) -> Result<Vec<VolumeId>, RegistrationRefusal> {
         self.now = self.now.max(now);
-        self.check_registration(&registration)?;
+        let disputed = self.check_registration(&registration)?;
+        registration.volumes.retain(|report| !disputed.contains(&report.volume));
         let id = registration.server;
         self.end_stream(id);
         self.notice(Severity::Information, format!("chunkserver {id} on {} has connected", registration.host));
@@ -68,10 +70,10 @@ impl Chunks {
             volume.inventory_asked = Some(now);
         }
         self.note_unnamed_volumes(id, &named);
-        Ok(())
+        Ok(disputed)
     }
 
-    fn check_registration(&self, registration: &Registration) -> Result<(), RegistrationRefusal> {
+    fn check_registration(&mut self, registration: &Registration) -> Result<Vec<VolumeId>, RegistrationRefusal> {
         let duplicates = registration.volumes.iter().filter_map(|report| {
             let volume = self.servers.volume(self.servers.slot(report.volume)?);
             let holder = self.servers.servers.get(&volume.server)?;
@@ -79,14 +81,22 @@ impl Chunks {
             elsewhere.then(|| (report.volume, report.path.clone(), holder.id, holder.host.clone()))
         });
         let duplicates: Vec<_> = duplicates.collect();
-        if !duplicates.is_empty() {
+        if !duplicates.is_empty() && duplicates.len() == registration.volumes.len() {
             return Err(RegistrationRefusal::DuplicateVolumes(duplicates));
         }
         let known = self.servers.volume_count();
         if known + registration.volumes.len() > VOLUMES_MAX {
             return Err(RegistrationRefusal::TooManyVolumes(known));
         }
-        Ok(())
+        let volumes = duplicates.iter().map(|(volume, ..)| *volume).collect();
+        for (volume, path, holder, host) in duplicates {
+            let (server, here) = (registration.server, &registration.host);
+            let what = format!("volume {volume} at {path} of chunkserver {server} on {here} is refused");
+            let why =
+                format!("chunkserver {holder} on {host} has it; end one of the two, or correct the copy's identity");
+            self.notice(Severity::Error, format!("{what}: {why}"));
+        }
+        Ok(volumes)
     }
 
     fn note_unnamed_volumes(&mut self, id: ServerId, named: &[VolumeId]) {
@@ -167,11 +177,12 @@ impl Chunks {
         }
         let Some(copy) = entry.copy_on_mut(slot) else { return };
         let newly_unreadable = held.unreadable && !(copy.version == 0 && copy.flags.has(CopyFlags::BAD));
+        let newly_bad = held.bad && !(copy.version == version && copy.flags.has(CopyFlags::BAD));
         if copy.version != version {
             copy.version = version;
             copy.flags.clear(CopyFlags::BAD);
         }
-        if held.unreadable {
+        if held.unreadable || held.bad {
             copy.flags.set(CopyFlags::BAD);
         }
         if held.suspect {
@@ -189,6 +200,8 @@ impl Chunks {
         self.refresh(held.chunk);
         if newly_unreadable {
             self.notice_unreadable(slot, held.chunk);
+        } else if newly_bad {
+            self.notice_bad(slot, held.chunk);
         }
     }
 
@@ -200,6 +213,17 @@ impl Chunks {
         );
         let then = "another copy replaces it where there is one; the chunkserver's log says what is wrong with it";
         self.notice(Severity::Warning, format!("{what}: {then}"));
+    }
+
+    fn notice_bad(&mut self, slot: u16, chunk: ChunkId) {
+        let volume = self.servers.volume(slot);
+        let what = format!("the copy of chunk {chunk} on {} of chunkserver {}", volume.report.path, volume.server);
+        self.notice(
+            Severity::Warning,
+            format!(
+                "{what} is marked bad: a write or sync of it failed before; another copy replaces it where there is one"
+            ),
+        );
     }
 
     /// Everything that was not named is not there; what is there counts.
@@ -296,7 +320,8 @@ impl Chunks {
         self.servers.server_mut(server).traffic += traffic;
         let mut wanted = Vec::new();
         for report in reports {
-            let Some(slot) = self.volume_of(server, stream, report.volume) else { continue };
+            let slot = self.volume_of(server, stream, report.volume);
+            let Some(slot) = slot.or_else(|| self.take_over(server, &report)) else { continue };
             self.take_report(slot, report);
             let volume = self.servers.volume_mut(slot);
             let asked = volume.inventory_asked.is_some_and(|asked| now.since(asked) < INVENTORY_ASK_AGAIN);
@@ -306,6 +331,23 @@ impl Chunks {
             }
         }
         wanted
+    }
+
+    /// A volume that its server did not name when it registered, or that another had then: it is taken if nobody who is
+    /// connected has it now.
+    fn take_over(&mut self, server: ServerId, report: &VolumeReport) -> Option<u16> {
+        let holder = self.servers.slot(report.volume).map(|slot| self.servers.volume(slot).server);
+        let is_held =
+            holder.and_then(|holder| self.servers.servers.get(&holder)).is_some_and(|one| one.stream.is_some());
+        if is_held || self.servers.volume_count() >= VOLUMES_MAX {
+            return None;
+        }
+        let slot = self.servers.adopt(server, report.clone());
+        let volume = self.servers.volume_mut(slot);
+        volume.inventory = Inventory::Awaited;
+        volume.inventory_asked = None;
+        self.update_counting(slot);
+        Some(slot)
     }
 
     fn take_report(&mut self, slot: u16, report: VolumeReport) {
@@ -369,7 +411,8 @@ impl Chunks {
     pub fn bad_copy(&mut self, volume: VolumeId, chunk: ChunkId, version: ChunkVersion, fault: &CopyFault) {
         let Some(slot) = self.servers.slot(volume) else { return };
         if version.get() == 0 && matches!(fault, CopyFault::Found(_)) {
-            return self.hold(slot, &Held { chunk, version, open: false, suspect: false, unreadable: true });
+            let unreadable = Held { chunk, version, open: false, suspect: false, unreadable: true, bad: false };
+            return self.hold(slot, &unreadable);
         }
         let Some(entry) = self.entries.get(&chunk) else { return };
         let Some(copy) = entry.copy_on(slot).filter(|copy| copy.version == version.get()) else { return };

@@ -135,6 +135,17 @@ impl Chunks {
         Some(self.orders.orders.remove(&order).map(|waiting| waiting.outcome).unwrap_or_default())
     }
 
+    /// Nobody will ask what became of the order.
+    pub fn abandon_order(&mut self, order: OrderId) {
+        self.orders.orders.remove(&order);
+    }
+
+    /// How many orders nobody has asked about yet.
+    #[cfg(test)]
+    pub(crate) fn orders_kept(&self) -> usize {
+        self.orders.orders.len()
+    }
+
     /// Rises whenever an order of the engine is finished.
     pub fn orders_finished(&self) -> u64 {
         self.orders.finished
@@ -324,6 +335,10 @@ impl Chunks {
             Purpose::Repair { .. } | Purpose::Replicate { .. } if !result.done => {}
             Purpose::Repair { version: made, .. } | Purpose::Replicate { version: made, .. } => {
                 self.set_copy(pending.slot, pending.chunk, if version == 0 { made.get() } else { version });
+            }
+            // Also one that a writer was granted and the volume lost: it would be raised for ever.
+            Purpose::Raise { .. } if version == 0 && result.errno == ENOENT => {
+                self.drop_copy(pending.slot, pending.chunk);
             }
             Purpose::Raise { .. } | Purpose::Probe if version == 0 => {}
             Purpose::Raise { .. } if result.done => self.set_copy(pending.slot, pending.chunk, version),

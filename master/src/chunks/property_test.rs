@@ -442,7 +442,8 @@ fn report(volume: VolumeId) -> VolumeReport {
 }
 
 fn held(chunk: ChunkId, version: u32) -> Held {
-    Held { chunk, version: ChunkVersion::new(version), open: false, suspect: false, unreadable: version == 0 }
+    let version = ChunkVersion::new(version);
+    Held { chunk, version, open: false, suspect: false, unreadable: version.get() == 0, bad: false }
 }
 
 fn parts(order: &Order) -> (VolumeId, ChunkId) {

@@ -240,6 +240,8 @@ pub struct Held {
     pub suspect: bool,
     /// A file that is named as the chunk and whose header cannot be read; its version is 0.
     pub unreadable: bool,
+    /// Its chunkserver says that a write or sync of it failed: it is never good again.
+    pub bad: bool,
 }
 
 /// Number of a command to a chunkserver.

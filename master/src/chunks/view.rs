@@ -136,18 +136,20 @@ impl Chunks {
 
     /// Bytes of all volumes that count, total and free. Volumes that share a filesystem share its space.
     pub fn space(&self) -> (u64, u64) {
-        let (mut total, mut free) = (0, 0);
+        let (mut total, mut free) = (0_u64, 0_u64);
         let mut shared: HashMap<&str, (u64, u64)> = HashMap::new();
         for (_, volume) in self.servers.volumes().filter(|(_, volume)| volume.counts) {
             let report = &volume.report;
             if report.filesystem.is_empty() {
-                (total, free) = (total + report.total, free + report.free);
+                (total, free) = (total.saturating_add(report.total), free.saturating_add(report.free));
             } else {
                 let known = shared.entry(&report.filesystem).or_default();
                 *known = (known.0.max(report.total), known.1.max(report.free));
             }
         }
-        shared.values().fold((total, free), |(total, free), (more, more_free)| (total + more, free + more_free))
+        shared.values().fold((total, free), |(total, free), (more, more_free)| {
+            (total.saturating_add(*more), free.saturating_add(*more_free))
+        })
     }
 
     /// All known servers with their volumes.

@@ -108,8 +108,8 @@ async fn one_volume_is_served_by_one_server_and_one_server_by_its_last_stream() 
     let server = server().await;
     let mut first = Client::connect(&server, register(1, &[10])).await;
     first.registered().await;
-    let refused = Client::connect(&server, register(2, &[10, 20])).await.refusal().await;
-    assert!(!refused.r#final && refused.volumes == [10, 20]);
+    let refused = Client::connect(&server, register(2, &[10])).await.refusal().await;
+    assert!(!refused.r#final && refused.volumes == [10]);
     for name in ["volume 000000000000000a", "0000000000000001 on host1"] {
         assert!(refused.reason.contains(name), "{}", refused.reason);
     }
@@ -119,6 +119,11 @@ async fn one_volume_is_served_by_one_server_and_one_server_by_its_last_stream() 
     let views = server.master.with_chunks(|chunks, _| chunks.servers());
     assert_eq!((views.len(), views[0].connected, &*views[0].address), (1, true, "127.0.0.1:9422"));
     assert_eq!(known::known_servers(&server.master.records).unwrap().len(), 1);
+    // With a volume of its own it serves that one, and only that one is remembered as its own.
+    Client::connect(&server, register(2, &[10, 20])).await.registered().await;
+    let known = known::known_servers(&server.master.records).unwrap();
+    let volumes = |at: usize| known[at].volumes.iter().map(|volume| volume.volume.get()).collect::<Vec<_>>();
+    assert_eq!((known.len(), volumes(0), volumes(1)), (2, vec![10], vec![20]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

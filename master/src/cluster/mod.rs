@@ -146,17 +146,18 @@ fn admit(
     check_identity(state, &register)?;
     let registration = translate::registration(register, peer);
     let volumes: Vec<VolumeId> = registration.volumes.iter().map(|volume| volume.volume).collect();
-    let stored = registration.clone();
-    let expiry = state.with_chunks(|chunks, now| {
-        chunks.register(now, registration, stream, signal)?;
-        Ok(chunks.config().server_expiry)
+    let mut stored = registration.clone();
+    let registered = state.with_chunks(|chunks, now| {
+        let refused = chunks.register(now, registration, stream, signal)?;
+        Ok((refused, chunks.config().server_expiry))
     });
-    let expiry = expiry.map_err(|refusal: crate::chunks::RegistrationRefusal| {
+    let (refused, expiry) = registered.map_err(|refusal: crate::chunks::RegistrationRefusal| {
         let reason = refusal.to_string();
         state.report(Severity::Error, format!("a registration was refused: {reason}"));
         // The other server may only not have been missed yet, so the chunkserver may try again.
         Refusal { reason, volumes: volumes.iter().map(|volume| volume.get()).collect(), is_final: false }
     })?;
+    stored.volumes.retain(|report| !refused.contains(&report.volume));
     remember(state, &stored);
     let cluster = state.cluster().get().to_be_bytes().to_vec();
     Ok(wire::Registered { heartbeat_ms: HEARTBEAT_MS, expiry_ms: expiry.as_millis() as u32, cluster: cluster.into() })

@@ -78,6 +78,7 @@ pub(super) fn held(held: &wire::Held) -> Held {
         open: held.open,
         suspect: held.suspect,
         unreadable: held.unreadable,
+        bad: held.bad,
     }
 }
 

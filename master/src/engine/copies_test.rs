@@ -131,7 +131,7 @@ fn what_a_lost_writer_leaves_is_settled_before_anyone_reads_it() {
         let waiting = reader.spawn(session::Locate { inode: file, first_index: 0, count: 1, existing: false });
         until("the wait", || world.engine.totals().waiting == 1);
         until("the settling", || {
-            world.carry_out(3, &[]);
+            world.carry_out_but_repairs(3);
             world.engine.tick(&Digests(alike));
             waiting.is_finished()
         });
@@ -163,7 +163,7 @@ fn a_chunk_that_was_never_committed_goes_with_its_writer() {
 /// Every volume of the grant has its chunk in this version, marked as taking writes.
 fn open_copies(places: &[session::Place], chunk: u64, version: u32, volume: u64) -> Vec<Held> {
     let (chunk, version) = (ChunkId::new(chunk), ChunkVersion::new(version));
-    let held = Held { chunk, version, open: true, suspect: false, unreadable: false };
+    let held = Held { chunk, version, open: true, suspect: false, unreadable: false, bad: false };
     if places.iter().any(|place| place.volume == volume) { vec![held] } else { Vec::new() }
 }
 
@@ -191,7 +191,7 @@ fn what_was_written_after_a_commit_is_compared_when_master_and_writer_are_gone()
         let reader = world.client(Manners::Answers);
         let waiting = reader.spawn(session::Locate { inode: file, first_index: 0, count: 1, existing: false });
         until("the settling", || {
-            world.carry_out(3, &[]);
+            world.carry_out_but_repairs(3);
             world.engine.tick(&Digests(false));
             waiting.is_finished()
         });
@@ -277,15 +277,13 @@ fn a_writer_that_asks_for_committed_bytes_learns_that_all_copies_lost_power() {
         let copies = open_copies(&first.places, first.chunk, 1, volume);
         copies.into_iter().map(|held| Held { suspect: true, ..held }).collect()
     });
-    let locate = session::Locate { inode: file, first_index: 0, count: 1, existing: false };
-    let located = || writer.call(&locate).unwrap().chunks.remove(0);
-    assert_eq!(located().lost_version, 0);
+    let waiting = writer.spawn(session::Locate { inode: file, first_index: 0, count: 1, existing: false });
     until("the settling", || {
         world.carry_out(2, &[]);
         world.engine.tick(&Digests(true));
-        located().lost_version > 0
+        waiting.is_finished()
     });
-    let chunk = located();
+    let chunk = waiting.join().unwrap().unwrap().chunks.remove(0);
     assert_eq!((chunk.version, chunk.lost_version, chunk.places.len()), (2, 2, 2));
     world.check();
 }
@@ -324,4 +322,110 @@ fn a_failed_copy_waits_for_chunkservers_that_are_away_and_nothing_is_lost() {
         commit(&client, file, &next, 20);
         world.check();
     }
+}
+
+fn failed_copy(place: &session::Place) -> session::CopyFailure {
+    session::CopyFailure { server: place.server, volume: place.volume, errno: 5, reason: "gone".into() }
+}
+
+/// The chunk can be read, and nobody has reserved a version that no copy has.
+fn check_settled(world: &World, chunk: u64, copies: usize) {
+    world.engine.with_chunks(|chunks, _| {
+        let chunk = ChunkId::new(chunk);
+        let info = chunks.info(chunk).unwrap();
+        assert!(info.is_settled(), "{info:?}");
+        assert_eq!(chunks.places(chunk).len(), copies);
+        assert_eq!(chunks.orders_kept(), 0, "an order that nobody will ask about is kept");
+    });
+    world.check();
+}
+
+#[test]
+fn a_failed_copy_waits_until_the_chunk_is_settled() {
+    let world = World::new();
+    world.chunkservers(2);
+    let writer = world.client(Manners::Keeps);
+    let made = writer.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    commit_as(&writer, file, &first, 10, false);
+    world.chunkservers_holding(2, |volume| {
+        let copies = open_copies(&first.places, first.chunk, 1, volume);
+        copies.into_iter().map(|held| Held { suspect: true, ..held }).collect()
+    });
+    let locate = writer.spawn(session::Locate { inode: file, first_index: 0, count: 1, existing: false });
+    until("the settling to begin", || world.engine.totals().settling == 1);
+    // A version is reserved and the copies are raised, but nobody has looked at what came of it.
+    world.engine.tick(&Digests(true));
+    world.carry_out(2, &[]);
+    let (chunk, version) = (first.chunk, first.version);
+    let failures = vec![failed_copy(&first.places[0])];
+    let waiting = writer.spawn(session::CopyFailed { inode: file, index: 0, chunk, version, failures });
+    until("the wait", || world.engine.totals().waiting == 2);
+    until("the new grant", || {
+        world.engine.tick(&Digests(true));
+        world.carry_out(2, &[]);
+        waiting.is_finished() && locate.is_finished()
+    });
+    let located = locate.join().unwrap().unwrap().chunks.remove(0);
+    assert_eq!((located.version, located.lost_version, located.places.len()), (2, 2, 2));
+    let next = waiting.join().unwrap().unwrap().grant.unwrap();
+    assert_eq!((next.chunk, next.version_from, next.version), (chunk, 3, 3), "{next:?}");
+    assert_eq!(next.lost_version, 2, "what was acknowledged and not synced may be gone");
+    commit(&writer, file, &next, 20);
+    assert_eq!(world.engine.totals().settling, 0);
+    check_settled(&world, chunk, next.places.len());
+}
+
+#[test]
+fn two_reports_of_failed_copies_of_one_chunk_come_one_after_the_other() {
+    let world = World::new();
+    world.chunkservers(3);
+    let client = world.client(Manners::Answers);
+    let made = client.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    commit(&client, file, &first, 10);
+    let (chunk, version) = (first.chunk, first.version);
+    let report = |place: &session::Place| {
+        let failures = vec![failed_copy(place)];
+        client.spawn(session::CopyFailed { inode: file, index: 0, chunk, version, failures })
+    };
+    let waiting = [report(&first.places[0]), report(&first.places[0])];
+    until("both", || world.engine.totals().waiting == 2);
+    let mut grants = Vec::new();
+    until("the new grants", || {
+        world.carry_out(3, &[]);
+        waiting.iter().all(|waiting| waiting.is_finished())
+    });
+    for waiting in waiting {
+        grants.push(waiting.join().unwrap().unwrap().grant.unwrap());
+    }
+    let last = grants.into_iter().max_by_key(|grant| grant.version).unwrap();
+    let info = world.engine.with_chunks(|chunks, _| chunks.info(ChunkId::new(chunk)).unwrap());
+    assert_eq!(info.granted.get(), last.version, "the later grant is the one that can be committed");
+    commit(&client, file, &last, 20);
+    check_settled(&world, chunk, last.places.len());
+}
+
+#[test]
+fn an_order_whose_turn_has_ended_is_forgotten() {
+    let world = World::new();
+    world.chunkservers(3);
+    let client = world.client(Manners::Answers);
+    let made = client.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    commit(&client, file, &first, 10);
+    let (chunk, version) = (first.chunk, first.version);
+    let failures = vec![failed_copy(&first.places[0])];
+    let waiting = client.spawn(session::CopyFailed { inode: file, index: 0, chunk, version, failures });
+    until("the order", || world.engine.totals().waiting == 1);
+    world.engine.goodbye(client.session);
+    assert_eq!(errno_of(waiting.join().unwrap()), Errno::ESTALE);
+    for _ in 0..40 {
+        world.tick_after(1);
+        world.carry_out(3, &[]);
+    }
+    assert_eq!(world.engine.totals().settling, 0);
+    let kept = world.engine.with_chunks(|chunks, _| chunks.orders_kept());
+    assert_eq!(kept, 0);
+    world.check();
 }

@@ -14,6 +14,7 @@ use rfs_common::clock::Monotonic;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
 
+use super::data::settles;
 use super::grants::PlacedGrant;
 use super::turn::{Performed, Turn};
 use super::{Failure, Refusal};
@@ -68,18 +69,48 @@ impl Turn<'_> {
         let deadline = self.chunk_deadline();
         self.log_failures(operation.chunk, failed);
         loop {
+            self.begin_mending(operation.chunk, deadline)?;
             // Only what it checks and finds counts here; the versions are reserved one by one.
             let grant = self.perform(operation)?.outcome;
             let in_time = self.engine.clock.monotonic() < deadline;
             let failure = match self.go_on_without(operation, grant, failed, in_time)? {
-                Tried::Granted(placed, remains) => return self.grant_the_rest(operation, &placed, remains, shape),
+                Tried::Granted(placed, remains) => match self.grant_the_rest(operation, placed, remains, &shape)? {
+                    Some(reply) => return Ok(reply),
+                    None => continue,
+                },
                 Tried::NotNow(failure) => failure,
                 Tried::BeginAgain => match self.begin_again(operation, failed, &shape)? {
                     Ok(reply) => return Ok(reply),
                     Err(failure) => failure,
                 },
             };
+            self.end_mending();
             self.wait_for_volumes(deadline, failure)?;
+        }
+    }
+
+    /// Waits until nobody else raises the chunk's copies: the engine that settles it, or another turn like this one. Two at
+    /// once would use each other's versions.
+    fn begin_mending(&mut self, chunk: ChunkId, deadline: Monotonic) -> Result<(), Refusal> {
+        while self.mending.is_none() {
+            let state = self.state();
+            state.settle_left_open();
+            let settling = state.is_settling(chunk);
+            if !settling && state.mending.insert(chunk) {
+                self.mending = Some(chunk);
+                break;
+            }
+            if settling {
+                state.settling.add_awaited(chunk);
+            }
+            self.sleep_for_chunks(deadline, || settles(chunk))?;
+        }
+        Ok(())
+    }
+
+    fn end_mending(&mut self) {
+        if let Some(chunk) = self.mending.take() {
+            self.state().mending_ended(chunk);
         }
     }
 
@@ -124,28 +155,35 @@ impl Turn<'_> {
         })
     }
 
+    /// Notes the version that the copies agree on and grants it. None: another version was reserved meanwhile, and the copies
+    /// have to be raised above it.
     fn grant_the_rest<R: Message>(
         &mut self,
         operation: &CopyFailed,
-        placed: &PlacedGrant,
+        mut placed: PlacedGrant,
         remains: Remains,
         shape: impl Fn(&PlacedGrant) -> R,
-    ) -> Result<R, Refusal> {
+    ) -> Result<Option<R>, Refusal> {
         let (engine, session) = (self.engine, self.session());
+        // The file may have been cut, or the lease have come down, while copies were raised.
+        placed.grant.length = self.perform(operation)?.outcome.length;
         let info = self.state().chunks.info(operation.chunk);
+        if info.is_some_and(|info| info.granted > placed.grant.version) {
+            return Ok(None);
+        }
         let mut transaction = engine.transaction();
         // Committed under the grant that failed: versions reserved since say nothing.
         if info.is_some_and(|info| info.version >= operation.version) {
             chunks::settle(&mut transaction, operation.chunk, placed.grant.version, remains)?;
         } else if let Some(mut record) = transaction.chunk(operation.chunk)? {
-            record.granted = placed.grant.version.get();
+            record.granted = record.granted.max(placed.grant.version.get());
             record.lost = placed.grant.lost_version.get();
             transaction.put_chunk(operation.chunk, &record);
         }
-        let reply = shape(placed);
+        let reply = shape(&placed);
         self.commit(transaction.into_changes(), &reply)?;
-        self.state().grant_given(session, operation.inode, placed);
-        Ok(reply)
+        self.state().grant_given(session, operation.inode, &placed);
+        Ok(Some(reply))
     }
 
     /// Whether any of these places is away, and may have what was acknowledged.
@@ -271,8 +309,10 @@ impl Turn<'_> {
 
     /// Sleeps until the order is carried out, has failed or is too late.
     fn outcome(&mut self, order: OrderId) -> Result<Outcome, Refusal> {
+        self.order = Some(order);
         loop {
             if let Some(outcome) = self.state().chunks.order_outcome(order) {
+                self.order = None;
                 return Ok(outcome);
             }
             self.sleep(super::waiting::Reason::Chunks, None)?;
@@ -310,6 +350,8 @@ impl Turn<'_> {
         shape: impl Fn(&PlacedGrant) -> R,
     ) -> Result<Result<R, Failure>, Refusal> {
         let session = self.session();
+        // It still is the file's: none but this one is replaced.
+        self.perform(operation)?;
         let again = GrantWrite { inode: operation.inode, index: operation.index };
         let Performed { outcome: grant, changes } = self.perform(&again)?;
         let has_failed = |place: &Place| failed.iter().any(|copy| copy.volume == place.volume);

@@ -80,6 +80,10 @@ impl Turn<'_> {
             let state = self.state();
             state.settle_left_open();
             let Some(info) = state.chunks.info(chunk) else { return Ok(()) };
+            if state.mending.contains(&chunk) {
+                self.sleep_for_chunks(deadline, || settles(chunk))?;
+                continue;
+            }
             if info.version.get() == 0 || (info.is_settled() && !state.is_settling(chunk)) {
                 return Ok(());
             }
@@ -174,19 +178,19 @@ impl Turn<'_> {
             for located in &located {
                 state.end_grant_without_copies(located.chunk);
             }
+            let has_writer = state.leases.writer(operation.inode).is_some();
             let unsettled = located.iter().find(|located| {
-                let being_settled = state.is_settling(located.chunk) || !located.record.is_settled();
+                // Nothing but a lost writer can have left it so; the own reclaimed lease is one that knows its places. What is
+                // being settled has no writer that may go on, whoever holds the lease by now.
+                let being_settled = state.is_settling(located.chunk) || !located.record.is_settled() && !has_writer;
                 being_settled && state.grants.get(located.chunk).is_none_or(|held| held.session != session)
             });
             if let Some(unsettled) = unsettled.map(|located| located.chunk)
                 && in_time
             {
-                // Nothing but a lost writer can have left it so; the own reclaimed lease is one that knows its places.
-                if state.leases.writer(operation.inode).is_none() {
-                    state.settling.add_awaited(unsettled);
-                    self.sleep_for_chunks(deadline, || settles(unsettled))?;
-                    continue;
-                }
+                state.settling.add_awaited(unsettled);
+                self.sleep_for_chunks(deadline, || settles(unsettled))?;
+                continue;
             }
             let placed = located.into_iter().map(|located| {
                 let own = state.grants.get(located.chunk).filter(|held| held.session == session);
@@ -271,7 +275,7 @@ fn busy(chunk: ChunkId) -> Failure {
     Failure::new(Errno::EAGAIN, message)
 }
 
-fn settles(chunk: ChunkId) -> Failure {
+pub(super) fn settles(chunk: ChunkId) -> Failure {
     let message = format!("chunk {chunk} waits for copies since its last writer is gone: look at `rfs status`");
     Failure::new(Errno::EAGAIN, message)
 }

@@ -197,6 +197,11 @@ impl World {
         self.carry_out_or_fail(count, |server, _| failing.contains(&server).then_some(5))
     }
 
+    /// The same, but no new copies are made.
+    fn carry_out_but_repairs(&self, count: u64) {
+        self.carry_out_or_fail(count, |_, order| matches!(order, Order::Replicate { .. }).then_some(5));
+    }
+
     /// The same; `fails` gives the errno of what fails.
     fn carry_out_or_fail(&self, count: u64, fails: impl Fn(u64, &Order) -> Option<u32>) -> Vec<Command> {
         let mut all = Vec::new();

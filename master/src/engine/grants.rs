@@ -156,7 +156,8 @@ impl State {
     /// A grant whose chunk was committed, and of which nothing but suspect copies is left, ends: its writer, which is asking
     /// where they are, cannot go on with them, and settling does not wait for the lease to come down.
     pub(super) fn end_grant_without_copies(&mut self, chunk: ChunkId) {
-        if self.grants.get(chunk).is_some() && self.chunks.lacks_sound_copies(chunk) {
+        let is_mended = self.mending.contains(&chunk);
+        if !is_mended && self.grants.get(chunk).is_some() && self.chunks.lacks_sound_copies(chunk) {
             self.grants.remove(chunk);
             self.settling.add(chunk);
             self.end_write(chunk);
@@ -170,6 +171,8 @@ impl State {
         // Of a new chunk only now: it locks the chunk against repair, the places are those just chosen.
         let _ = self.chunks.begin_write(grant.chunk, session);
         self.grants.put(session, inode, placed.clone());
+        // It has a writer again, who commits it or whose end settles it.
+        self.stop_settling(grant.chunk);
     }
 
     /// How a grant that the session has is told to it again: copies that are settled at its version are raised already.
@@ -188,12 +191,12 @@ impl State {
         Some(placed)
     }
 
-    /// The chunk of a file that was granted and has no writer that could commit it: (ChunkId known) being settled.
+    /// Whether the chunk is being brought to one state, as it has no writer that could commit it.
     pub(super) fn is_settling(&self, chunk: ChunkId) -> bool {
         self.settling.contains(chunk)
     }
 
-    /// Versions below this one are those of copies that readers may see.
+    /// The version of the copies that readers may see: that of the last commit or settling.
     pub(super) fn readable_version(&self, chunk: ChunkId) -> Option<ChunkVersion> {
         self.chunks.info(chunk).map(|info| info.version)
     }

@@ -420,7 +420,7 @@ impl Engine {
         for chunk in state.settling.chunks() {
             let Some(inode) = state.chunks.info(chunk).map(|info| info.inode) else { continue };
             if state.leases.writer(inode).is_some() {
-                state.settling.remove(chunk);
+                state.stop_settling(chunk);
                 state.grants.put_reclaimed(inode, chunk);
             }
         }

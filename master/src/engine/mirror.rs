@@ -115,7 +115,7 @@ impl State {
             None => self.chunks.forget_freed(chunk),
             Some(record) if record.deleted => {
                 self.grants.remove(chunk);
-                self.settling.remove(chunk);
+                self.stop_settling(chunk);
                 self.chunks.freed(chunk);
             }
             Some(record) => self.chunks.changed(chunk, chunk_info(record)),

@@ -23,13 +23,13 @@ mod unawaited;
 mod view;
 mod waiting;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::errno::Errno;
-use rfs_common::ids::{ClusterId, InodeId, SessionId};
+use rfs_common::ids::{ChunkId, ClusterId, InodeId, SessionId};
 use rfs_common::random::SharedRandom;
 
 use crate::chunks::{Chunks, ChunksConfig, Severity};
@@ -166,6 +166,8 @@ pub(crate) struct State {
     chunks: Chunks,
     grants: Grants,
     settling: Settling,
+    /// Chunks whose copies a turn is raising since one failed: nobody else reserves versions of them meanwhile.
+    mending: BTreeSet<ChunkId>,
     orphans: OrphanIndex,
     attempts: Attempts,
     waiters: Waiters,
@@ -219,6 +221,7 @@ impl Engine {
             chunks: loaded.chunks,
             grants: Grants::default(),
             settling: Settling::new(loaded.unsettled),
+            mending: BTreeSet::new(),
             orphans: loaded.orphans,
             attempts: Attempts::default(),
             waiters: Waiters::default(),

@@ -99,9 +99,14 @@ impl Settling {
     }
 
     /// The chunk is gone, is settled, or has a writer again.
-    pub(super) fn remove(&mut self, chunk: ChunkId) {
-        self.work.remove(&chunk);
+    ///
+    /// Returns the order for it that is still under way, if there is one.
+    fn remove(&mut self, chunk: ChunkId) -> Option<OrderId> {
         self.awaited.remove(&chunk);
+        match self.work.remove(&chunk)?.stage {
+            Stage::Searching { order, .. } | Stage::Raising { order, .. } => Some(order),
+            Stage::Pending { .. } | Stage::Comparing { .. } => None,
+        }
     }
 
     /// Whether the chunk is being settled.
@@ -144,9 +149,19 @@ impl State {
         comparisons
     }
 
+    /// The chunk is settled, has a writer again, or is gone.
+    pub(super) fn stop_settling(&mut self, chunk: ChunkId) {
+        if let Some(order) = self.settling.remove(chunk) {
+            self.chunks.abandon_order(order);
+        }
+    }
+
     fn settle_one(&mut self, engine: &Engine, chunk: ChunkId, now: Monotonic) -> Option<Comparison> {
+        if self.mending.contains(&chunk) {
+            return None;
+        }
         let Some(info) = self.chunks.info(chunk) else {
-            self.settling.remove(chunk);
+            self.stop_settling(chunk);
             return None;
         };
         if info.version.get() == 0 {
@@ -259,7 +274,7 @@ impl State {
         let reserved = chunks::raise(&mut transaction, chunk);
         let to = match reserved {
             Ok(Some(to)) => to,
-            Ok(None) => return self.settling.remove(chunk),
+            Ok(None) => return self.stop_settling(chunk),
             Err(_) => {
                 engine.note_failure(transaction.failure());
                 return self.pause(chunk, now + PAUSE);
@@ -334,13 +349,19 @@ impl State {
         remains: Remains,
         now: Monotonic,
     ) {
-        self.chunks.granted(chunk, version, version, places);
+        // Memory follows only a record that still says what the copies were raised to.
+        if self.chunks.info(chunk).is_none_or(|info| info.granted != version) {
+            return self.pause(chunk, now);
+        }
         let mut transaction = engine.transaction();
         let settled = chunks::settle(&mut transaction, chunk, version, remains);
+        if settled == Ok(true) {
+            self.chunks.granted(chunk, version, version, places);
+        }
         if settled.is_err() || self.commit(engine, None, &transaction.into_changes()).is_err() {
             return self.pause(chunk, now + PAUSE);
         }
-        self.settling.remove(chunk);
+        self.stop_settling(chunk);
         self.end_write(chunk);
         engine.metrics.chunks_settled.add_one();
         if remains == Remains::WhatWasSynced
@@ -357,7 +378,7 @@ impl State {
         if dropped.is_err() || self.commit(engine, None, &transaction.into_changes()).is_err() {
             return self.pause(chunk, now + PAUSE);
         }
-        self.settling.remove(chunk);
+        self.stop_settling(chunk);
         self.wake_for_chunks();
     }
 

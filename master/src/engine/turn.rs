@@ -12,6 +12,7 @@ use rfs_common::ids::{ChunkId, InodeId, LogPosition, SessionId};
 use super::mirror;
 use super::waiting::{AttemptId, Parker, Reason};
 use super::{Engine, Failure, Locked, PushMessage, Refusal, Request, State};
+use crate::chunks::OrderId;
 use crate::leases::{Forgotten, Lease, LeaseMode, Outstanding, RecallItems};
 use crate::locks::{ByteRange, CancelOutcome, Lock, LockKind, LockOutcome, LockOwner, Patience, Ticket};
 use crate::namespace::metadata::Transaction;
@@ -26,6 +27,9 @@ pub(crate) struct Turn<'a> {
     pub(crate) request: Request,
     state: Option<Locked<'a>>,
     attempt: Option<AttemptId>,
+    /// The chunk that this turn mends, and the order for it that is under way.
+    pub(super) mending: Option<ChunkId>,
+    pub(super) order: Option<OrderId>,
     root: InodeId,
     read_only: bool,
 }
@@ -69,8 +73,18 @@ impl<'a> Turn<'a> {
             }
             match state.sessions.admit(request.session, request.slot, request.sequence) {
                 Admission::Run => {
-                    let turn = Turn { engine, request, state: Some(state), attempt: None, root, read_only };
-                    return Ok(Entered::Turn(turn));
+                    let (attempt, mending, order) = (None, None, None);
+                    let state = Some(state);
+                    return Ok(Entered::Turn(Turn {
+                        engine,
+                        request,
+                        state,
+                        attempt,
+                        mending,
+                        order,
+                        root,
+                        read_only,
+                    }));
                 }
                 Admission::Repeated(reply) => {
                     engine.metrics.repetitions.add_one();
@@ -358,6 +372,12 @@ impl Drop for Turn<'_> {
         if let Some(id) = self.attempt {
             state.end_attempt(id);
         }
+        if let Some(order) = self.order {
+            state.chunks.abandon_order(order);
+        }
+        if let Some(chunk) = self.mending {
+            state.mending_ended(chunk);
+        }
         let Request { session, slot, .. } = self.request;
         state.sessions.finish(session, slot);
         if state.waiters.count() > 0 {
@@ -465,6 +485,12 @@ impl State {
             debug_assert!(lease.mode < LeaseMode::Write);
             self.writing_ended(session, lease.inode);
         }
+    }
+
+    /// Nobody raises the chunk's copies any more.
+    pub(super) fn mending_ended(&mut self, chunk: ChunkId) {
+        self.mending.remove(&chunk);
+        self.wake_for_chunks();
     }
 
     /// A chunk's writer is done with it, or gone.

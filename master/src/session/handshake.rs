@@ -4,7 +4,6 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::SessionId;
 use rfs_common::text::printable;
 use rfs_proto::PROTOCOL_VERSION;
-use rfs_proto::frame::FrameType;
 use rfs_proto::session;
 use rfs_proto::session_calls::SLOTS_MAX;
 
@@ -127,6 +126,3 @@ fn reply(engine: &Engine, announced: &Announced) -> session::HelloReply {
         ..session::HelloReply::default()
     }
 }
-
-/// The type of the frame that must come first.
-pub(super) const FIRST: FrameType = FrameType::Hello;

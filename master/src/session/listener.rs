@@ -17,10 +17,10 @@ use rfs_common::errno::Errno;
 use rfs_proto::frame::{FLAG_ERROR, FLAG_REPLY, FrameError, HEADER_BYTES, Header};
 use rfs_proto::session;
 use rfs_proto::session_calls::slot_and_sequence;
-use rfs_proto::wire::{Connection, Envelope, WireError};
+use rfs_proto::wire::{Awaited, Connection, Envelope, WireError};
 
 use super::calls;
-use super::handshake::{self, Purpose, welcome};
+use super::handshake::{Purpose, welcome};
 use super::push::{self, failure_message};
 use super::stream::SessionStream;
 use crate::chunks::Severity;
@@ -225,10 +225,7 @@ impl Shared {
     /// What the connection is for, or nothing if it was refused with a reason.
     fn shake_hands(&self, connection: &mut Connection<SessionStream>) -> Result<Option<Purpose>, WireError> {
         connection.stream().begin_deadline(self.config.handshake_timeout);
-        let header = connection.receive_head()?;
-        if header.frame_type != handshake::FIRST {
-            return Err(WireError::OutOfPlace { expected: "Hello", got: header.frame_type });
-        }
+        let header = connection.receive_head(&Awaited::HELLO)?;
         let hello: session::Hello = connection.message(&header)?;
         match welcome(&self.engine, &hello, &self.announced) {
             Ok((purpose, reply)) => {
@@ -279,7 +276,9 @@ fn serve_operations(
     // Read after the operation has run: it may be more than the answer rests on, never less.
     let position = || engine.storage().position().get();
     loop {
-        let header = match connection.receive_head() {
+        // A large request is seldom followed by another one.
+        connection.shrink_buffers();
+        let header = match connection.receive_head(&Awaited::REQUEST) {
             Ok(header) => header,
             Err(WireError::Closed) => return Ok(()),
             Err(error) => return Err(error),
@@ -293,7 +292,7 @@ fn serve_operations(
         }
         let request = Request { session, slot, sequence };
         match calls::answer(engine, request, header.frame_type, connection.message_bytes()) {
-            Ok(reply) if reply.len() + ANSWERED_BYTES <= header.frame_type.limits().message_bytes as usize => {
+            Ok(reply) if reply.len() + ANSWERED_BYTES <= header.frame_type.reply_limits().message_bytes as usize => {
                 send_answer(connection.stream(), &header, FLAG_REPLY, reply, position())?;
             }
             Ok(_) => {

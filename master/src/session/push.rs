@@ -14,7 +14,7 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::{InodeId, SessionId};
 use rfs_proto::frame::{FrameType, Header};
 use rfs_proto::session;
-use rfs_proto::wire::{Connection, Envelope, WireError, encode_head};
+use rfs_proto::wire::{Awaited, Connection, Envelope, WireError, cut_foreign_text, encode_head};
 
 use super::calls::{lease_from, lease_message};
 use super::lock_calls::{Wanted, wanted};
@@ -33,6 +33,15 @@ const RECALLS_MAX: usize = 4_096;
 
 /// What one Reclaim may name.
 const RECLAIMED_MAX: usize = 4_096;
+
+/// What clients send on it.
+const FROM_CLIENT: Awaited = Awaited {
+    what: "a frame of a push connection",
+    admits: |header| {
+        use FrameType::{Goodbye, Heartbeat, RecallDone, Reclaim};
+        !header.is_reply() && matches!(header.frame_type, Heartbeat | RecallDone | Reclaim | Goodbye)
+    },
+};
 
 /// The sending half of a push connection.
 pub(super) struct PushConnection {
@@ -59,10 +68,19 @@ impl PushConnection {
 
     fn send(&self, envelope: Envelope, message: &impl Message) {
         let mut frame = Vec::new();
-        encode_head(&mut frame, envelope, message, 0);
+        let encoded = encode_head(&mut frame, envelope, message, 0);
         let mut outbox = self.outbox();
         if outbox.closed {
             return;
+        }
+        if let Err(error) = encoded {
+            // What cannot be told is told anew over the next connection, in other portions.
+            tracing::error!(
+                address = self.address,
+                error = &error as &dyn std::error::Error,
+                "a push connection is closed"
+            );
+            return self.fail(&mut outbox);
         }
         outbox.frames.push_back(frame);
         if outbox.frames.len() > QUEUE_MAX {
@@ -164,7 +182,8 @@ fn read_frames(
     push: &PushConnection,
 ) -> Result<(), WireError> {
     loop {
-        let header = connection.receive_head()?;
+        connection.shrink_buffers();
+        let header = connection.receive_head(&FROM_CLIENT)?;
         match header.frame_type {
             FrameType::Heartbeat => {
                 let master_start = engine.master_start();
@@ -213,7 +232,7 @@ fn answer(push: &PushConnection, header: &Header, result: Result<impl Message, F
 
 /// A failure as it is told.
 pub(super) fn failure_message(failure: &Failure) -> session::Failure {
-    session::Failure { errno: failure.errno.raw() as u32, message: failure.message.clone() }
+    session::Failure { errno: failure.errno.raw() as u32, message: cut_foreign_text(failure.message.clone()) }
 }
 
 fn reclaimed(session: SessionId, reclaim: &session::Reclaim) -> Result<ReclaimedState, Errno> {

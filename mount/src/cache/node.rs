@@ -91,7 +91,7 @@ pub struct NodeState {
     pub target: Option<Arc<[u8]>>,
     /// When another session's change of the node, or of entries in it, was last announced.
     pub noticed_at: Option<Monotonic>,
-    /// When the kernel was last told that it may keep something.
+    /// When the kernel was last told that it may keep something: attributes, or an entry of the directory.
     pub kernel_told_at: Option<Monotonic>,
     /// Nothing that other sessions wrote still waits for a sync of its copies: none of them could write since it was so.
     pub others_synced: bool,

@@ -6,6 +6,7 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 use rfs_common::name::{FILE_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX};
 use rfs_proto::session as wire;
+use tracing::debug;
 
 use super::Client;
 use super::bytes::Durability;
@@ -31,7 +32,8 @@ impl Client {
     /// the length set here.
     ///
     /// # Errors
-    /// The master's; EFBIG for a length that is not possible; what writing dirty data failed with.
+    /// The master's; EFBIG for a length that is not possible. What writing dirty data failed with is told by fsync and close:
+    /// a file that found no room can still be cut.
     pub fn set_attributes(
         &self,
         caller: &Caller,
@@ -45,7 +47,7 @@ impl Client {
         match changes.length {
             Some(length) => core.set_length(&node, &request, length),
             None => {
-                core.commit_if_written(&node)?;
+                core.commit_if_possible(&node);
                 core.set_attributes(&node, &request)
             }
         }
@@ -94,7 +96,7 @@ impl Client {
         let core = &*self.core;
         let node = core.node(inode);
         if name == FILE_CAPABILITIES {
-            core.commit_if_written(&node)?;
+            core.commit_if_possible(&node);
         }
         core.session.wait_trusted()?;
         if let Some(kept) = core.kept_xattr(&node, name) {
@@ -272,8 +274,10 @@ impl Core {
         request: &wire::SetAttributes,
         length: u64,
     ) -> Result<AttributesAnswer, Errno> {
-        if node.content().is_some_and(|content| content.has_uncommitted()) {
-            self.commit(node, Durability::Acknowledged, None)?;
+        if node.content().is_some_and(|content| content.has_uncommitted())
+            && let Err(errno) = self.commit(node, Durability::Acknowledged, None)
+        {
+            debug!(inode = node.inode().get(), %errno, "not all of a file could be committed before its length was set");
         }
         let (_asking, mut ticket) = (node.ask(), self.order.begin());
         let reply = self.call(&mut ticket, request)?;
@@ -297,6 +301,13 @@ impl Core {
         Ok(())
     }
 
+    /// The same before a change that has to be made also if what was written is lost: fsync and close tell of that.
+    pub(super) fn commit_if_possible(&self, node: &Arc<Node>) {
+        if let Err(errno) = self.commit_if_written(node) {
+            debug!(inode = node.inode().get(), %errno, "not all of a file could be committed before it was changed");
+        }
+    }
+
     fn change_xattr(
         &self,
         caller: &Caller,
@@ -312,6 +323,10 @@ impl Core {
             name: name.to_vec().into(),
             ..wire::SetXattr::default()
         };
+        if name == FILE_CAPABILITIES {
+            // What was written before would take away with its commit what is set now.
+            self.commit_if_possible(&self.node(inode));
+        }
         self.session.call(&finish(request))?;
         // The change time (and, of an access list, the mode) changed with it; the answer does not say how. The kernel
         // forgets by itself what its own call changed. Answers that are on their way may be from before.

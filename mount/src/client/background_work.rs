@@ -1,7 +1,7 @@
-//! What goes on without a call: committing what was written, giving back leases nobody uses, releasing nodes nobody needs.
+//! What goes on without a call besides commits (`committer.rs`): releasing nodes nobody needs, and having the kernel
+//! forget what it could not be told at once.
 //!
-//! Two threads, one round each [`PAUSE`]. They use leases and reserved slots like anybody else, so a recall waits for it as
-//! it waits for a write.
+//! One thread, one round each [`PAUSE`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,19 +12,12 @@ use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 use tracing::debug;
 
-use super::bytes::Durability;
 use super::core::{Core, Node, lock};
 use crate::cache::node::Mode;
 use crate::cache::order::Stamp;
 use crate::session::Lane;
 
 const PAUSE: Duration = Duration::from_millis(100);
-/// A file that was not written for this long is committed, so that other tools see its size.
-const COMMIT_AFTER_LAST_WRITE: Duration = Duration::from_secs(1);
-/// A file that is being written all the time is committed this often.
-const COMMIT_EVERY: Duration = Duration::from_secs(5);
-/// A WRITE lease that nobody writes under goes back after this.
-const IDLE_WRITER: Duration = Duration::from_secs(2);
 /// A node that the kernel has forgotten is kept for this long.
 const IDLE_NODE: Duration = Duration::from_secs(60);
 /// And no more than these.
@@ -32,31 +25,8 @@ const IDLE_NODES_MAX: usize = 50_000;
 /// Nodes released with one message.
 const RELEASE_BATCH: usize = 1000;
 
-/// Commits what was written and gives back WRITE leases. It may wait for chunkservers.
-pub(super) struct Committer(pub(super) Arc<Core>);
-
 /// Releases nodes. It waits for nothing but the master.
 pub(super) struct Releaser(pub(super) Arc<Core>);
-
-impl Worker for Committer {
-    fn name(&self) -> String {
-        "committer".to_owned()
-    }
-
-    fn step(&mut self) -> Step {
-        if self.0.session.has_ended() {
-            return Step::Done;
-        }
-        let now = self.0.now();
-        self.0.commit_written(now);
-        self.0.return_idle_leases(now);
-        Step::Idle(PAUSE)
-    }
-
-    fn state(&self) -> String {
-        format!("{} files to be committed", lock(&self.0.later.dirty).len())
-    }
-}
 
 impl Worker for Releaser {
     fn name(&self) -> String {
@@ -79,56 +49,6 @@ impl Worker for Releaser {
 }
 
 impl Core {
-    /// Commits files whose time has come. What cannot be committed now is tried again later, and told by close or fsync.
-    fn commit_written(&self, now: Monotonic) {
-        let due = |node: &Arc<Node>, since: Monotonic| {
-            now.since(node.state().written_at) >= COMMIT_AFTER_LAST_WRITE || now.since(since) >= COMMIT_EVERY
-        };
-        let ready: Vec<_> = lock(&self.later.dirty).extract_if(.., |(node, since)| due(node, *since)).collect();
-        for (node, _) in ready {
-            node.state().listed_dirty = false;
-            if !node.content().is_some_and(|content| content.has_uncommitted()) {
-                continue;
-            }
-            let committed = match self.try_use(&node, Mode::Write) {
-                Ok(Some(_used)) => self.commit(&node, Durability::Acknowledged, None).map(drop),
-                Ok(None) => Ok(()),
-                Err(errno) => Err(errno),
-            };
-            if let Err(errno) = committed {
-                debug!(inode = node.inode().get(), %errno, "a file could not be committed; it will be tried again");
-            }
-            if node.content().is_some_and(|content| content.has_uncommitted()) {
-                self.note_listed(&node, now);
-            }
-        }
-    }
-
-    fn note_listed(&self, node: &Arc<Node>, now: Monotonic) {
-        let mut state = node.state();
-        if !state.listed_dirty {
-            state.listed_dirty = true;
-            drop(state);
-            lock(&self.later.dirty).push((Arc::clone(node), now));
-        }
-    }
-
-    /// Brings WRITE leases down that nobody writes under, so that another client's read has nothing to recall and a
-    /// chunk that was granted and not written is free for repair.
-    fn return_idle_leases(&self, now: Monotonic) {
-        let due = |since: Monotonic| now.since(since) >= IDLE_WRITER;
-        let idle: Vec<_> = lock(&self.later.idle_writers).extract_if(.., |(_, since)| due(*since)).collect();
-        for (node, _) in idle {
-            let wanted = {
-                let state = node.state();
-                state.open_writable > 0 || state.orphan || state.mode < Mode::Write
-            };
-            if !wanted && let Err(errno) = self.lower(&node, Mode::Read, None) {
-                debug!(inode = node.inode().get(), %errno, "an idle lease could not be given back");
-            }
-        }
-    }
-
     fn release_orphans(&self) {
         let orphans = std::mem::take(&mut *lock(&self.later.orphans));
         let still_open = |inode: &InodeId| {

@@ -10,7 +10,7 @@ use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 
 use super::chunk_sync::Holds;
-use crate::data::{ReadPatience, WriteGrant};
+use crate::data::{Keep, ReadPatience, WriteGrant};
 
 /// All files' bytes.
 pub trait Bytes: Send + Sync {
@@ -41,7 +41,7 @@ pub trait Prepared: Send {
 
 /// One open file's own place in the bytes.
 pub trait OpenBytes: Send + Sync {
-    /// Reads; 0 bytes at the end.
+    /// Reads; 0 bytes at the end. Under what it may be kept for later reads is the caller's to say.
     ///
     /// # Errors
     /// EIO when no copy gives the right bytes; EINTR when none does now and `patience` says to wait no longer.
@@ -50,7 +50,7 @@ pub trait OpenBytes: Send + Sync {
         offset: u64,
         out: &mut [u8],
         length_of_file: u64,
-        patience: &ReadPatience<'_>,
+        how: (Keep, &ReadPatience<'_>),
     ) -> Result<usize, Errno>;
     /// What went wrong with data written since this was last asked.
     ///

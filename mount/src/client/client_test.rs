@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use rfs_common::clock::{SystemClock, Time};
+use rfs_common::clock::{Clock, Monotonic, SystemClock, Time};
 use rfs_common::errno::Errno;
 use rfs_proto::frame::FrameType;
 use rfs_proto::session as wire;
@@ -20,9 +20,14 @@ const APPEND: i32 = libc::O_WRONLY | libc::O_APPEND;
 const ROOT_INODE: InodeId = InodeId::new(ROOT);
 const FILE: InodeId = InodeId::new(5);
 
+#[path = "client_losses_test.rs"]
+mod losses;
+
 #[derive(Default)]
 struct RecordedKernel {
     told: Mutex<Vec<String>>,
+    /// When it was last told to forget an entry.
+    entry_forgotten_at: Mutex<Option<Monotonic>>,
     /// How often it will still say that it does not know a node.
     unknown: AtomicU32,
 }
@@ -52,6 +57,7 @@ impl KernelCaches for RecordedKernel {
     }
 
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]) {
+        *self.entry_forgotten_at.lock().unwrap() = Some(SystemClock.monotonic());
         self.told.lock().unwrap().push(format!("entry {parent} {}", String::from_utf8_lossy(name)));
     }
 }
@@ -489,6 +495,87 @@ fn a_directory_is_read_in_parts_resumed_anywhere_and_then_kept() {
     assert_eq!(mounted.lookup("n2").unwrap().attributes.inode, InodeId::new(22));
     assert_eq!(mounted.lookup("absent"), Err(Errno::ENOENT));
     assert_eq!(mounted.round_trips(), before);
+}
+
+#[test]
+fn a_listing_goes_on_at_entries_that_were_removed_meanwhile() {
+    let mounted = Mounted::new();
+    (0..8).for_each(|number| mounted.master.file(&format!("n{number}"), 20 + number));
+    let handle = mounted.client.open_directory(&mounted.caller, ROOT_INODE).unwrap().handle;
+    let read = |offset: u64| {
+        let mut entries = Vec::new();
+        let mut take = |entry: &Entry<'_>| {
+            entries.push((String::from_utf8_lossy(entry.name).into_owned(), entry.next_offset));
+            Taken::Yes
+        };
+        mounted.client.read_directory(&mounted.caller, handle, offset, false, &mut take).unwrap();
+        entries
+    };
+    let names = |entries: &[(String, u64)]| entries.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    let all = read(0);
+    let offset_after = |name: &str| all.iter().find(|(known, _)| known == name).unwrap().1;
+    for name in ["n1", "n6", "n4"] {
+        mounted.master.state().entries.remove(name.as_bytes());
+    }
+    assert_eq!(names(&read(offset_after("n6"))), ["n7"], "near the end");
+    assert_eq!(names(&read(offset_after("n1"))), ["n2", "n3", "n5", "n7"], "far back");
+    assert_eq!(names(&read(offset_after("n4"))), ["n5", "n7"], "between");
+    // The kernel asks again from what found room, which may be of the batch before the last.
+    let before = mounted.round_trips();
+    read(offset_after("n5"));
+    let again = mounted.round_trips();
+    read(offset_after("n5"));
+    assert!(again <= before + 1 && mounted.round_trips() == again, "both batches are still here");
+}
+
+#[test]
+fn a_capability_that_is_set_after_a_write_is_not_removed_by_its_commit() {
+    let mounted = Mounted::new();
+    let handle = mounted.open(libc::O_WRONLY);
+    mounted.client.write(handle, 0, b"program", CALL).unwrap();
+    mounted.client.set_xattr(&mounted.caller, FILE, b"security.capability", b"value", 0).unwrap();
+    mounted.client.flush(handle, 1).unwrap();
+    let changes = |entry: &&String| ["Commit", "SetXattr"].contains(&entry.as_str());
+    let order: Vec<String> = mounted.master.state().journal.iter().filter(changes).cloned().collect();
+    assert_eq!(order, ["Commit", "SetXattr"]);
+}
+
+#[test]
+fn the_kernel_gets_time_to_take_in_an_entry_before_it_has_to_forget_it() {
+    let mounted = Mounted::new();
+    mounted.lookup("five").unwrap();
+    // Later than the attributes of the directory, of which nobody asks here.
+    std::thread::sleep(Duration::from_millis(20));
+    for _ in 0..5 {
+        let answered = SystemClock.monotonic();
+        assert_eq!(mounted.lookup("five").unwrap().entry_valid, KERNEL_VALID);
+        let entries = vec![wire::EntryNotice { directory: ROOT, names: vec![(&b"five"[..]).into()] }];
+        mounted.master.wait_done(mounted.master.recall(wire::Recall { entries, ..wire::Recall::default() }));
+        let forgotten = mounted.kernel.entry_forgotten_at.lock().unwrap().unwrap();
+        assert!(forgotten.since(answered) >= Duration::from_millis(5), "after {:?}", forgotten.since(answered));
+    }
+}
+
+#[test]
+fn a_handle_knows_what_its_writes_wait_for() {
+    let mounted = Mounted::new();
+    let after = |flags| mounted.client.sync_after(mounted.open(libc::O_WRONLY | flags));
+    let wanted = [None, Some(SyncAfter::Data), Some(SyncAfter::File)];
+    assert_eq!([0, libc::O_DSYNC, libc::O_SYNC].map(after), wanted);
+}
+
+#[test]
+fn the_kernel_asks_each_time_while_the_master_does_not_know_what_was_written() {
+    let mounted = Mounted::new();
+    let handle = mounted.open(libc::O_WRONLY);
+    let valid = || mounted.client.get_attributes(FILE).unwrap().attribute_valid;
+    assert_eq!(valid(), KERNEL_VALID);
+    mounted.client.write(handle, 1 << 30, b"sparse", CALL).unwrap();
+    let before = mounted.round_trips();
+    assert_eq!((valid(), mounted.lookup("five").unwrap().attribute_valid), (Duration::ZERO, Duration::ZERO));
+    assert!(mounted.round_trips() <= before + 1, "they are known here: only the name is asked for");
+    mounted.client.flush(handle, 1).unwrap();
+    assert_eq!(valid(), KERNEL_VALID);
 }
 
 #[test]

@@ -24,6 +24,7 @@ use rfs_proto::session_calls::Call;
 use tracing::warn;
 
 use super::bytes::{Bytes, Durability, FileBytes, Prepared};
+use super::committer::Dirty;
 use super::handles::Handles;
 use super::kernel::{Forget, KernelNotifier};
 use super::locks::Locks;
@@ -66,8 +67,8 @@ pub(super) struct Core {
 /// What the background thread is to do.
 #[derive(Default)]
 pub(super) struct Later {
-    /// Files with something to be committed, and since when.
-    pub(super) dirty: Mutex<Vec<(Arc<Node>, Monotonic)>>,
+    /// Files with something to be committed.
+    pub(super) dirty: Mutex<Vec<Dirty>>,
     /// Files that nobody writes any more, and whose WRITE lease is to go back.
     pub(super) idle_writers: Mutex<Vec<(Arc<Node>, Monotonic)>>,
     /// Orphans that may be without open handles.
@@ -162,12 +163,13 @@ impl Core {
         given: Option<&Attributes>,
     ) -> Option<AttributesAnswer> {
         let mut attributes = state.attributes.as_ref().or(given)?.clone();
-        add_local_changes(node, &mut attributes);
+        let local = add_local_changes(node, &mut attributes);
         let keep = state.mode > Mode::None && state.fresh && !state.closing && state.recalls_waiting == 0;
         if keep {
             state.kernel_told_at = Some(self.now());
         }
-        let attribute_valid = if keep { KERNEL_VALID } else { Duration::ZERO };
+        // The master says how many blocks a file has, and confirms its times: until then the kernel is to ask each time.
+        let attribute_valid = if keep && local == LocalChanges::None { KERNEL_VALID } else { Duration::ZERO };
         Some(AttributesAnswer { attributes, attribute_valid })
     }
 
@@ -239,19 +241,26 @@ impl Core {
     }
 }
 
-fn add_local_changes(node: &Node, attributes: &mut Attributes) {
-    if attributes.kind != Kind::File {
-        return;
-    }
-    let Some(content) = node.content() else { return };
+/// Whether attributes have parts that the master does not know yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LocalChanges {
+    None,
+    Some,
+}
+
+fn add_local_changes(node: &Node, attributes: &mut Attributes) -> LocalChanges {
+    let Some(content) = node.content().filter(|_| attributes.kind == Kind::File) else { return LocalChanges::None };
+    let uncommitted = content.has_uncommitted();
     if let Some(length) = content.local_length() {
         attributes.allocated += length.saturating_sub(attributes.length);
         attributes.length = length;
     }
     if let Some(modified) = content.modified() {
         attributes.modified = modified;
-        attributes.changed = attributes.changed.max(modified);
+        // As the commit will have it.
+        attributes.changed = modified.max(attributes.changed + Duration::from_nanos(1));
     }
+    if uncommitted { LocalChanges::Some } else { LocalChanges::None }
 }
 
 // Leases.
@@ -434,17 +443,5 @@ impl Core {
             prepared.committed();
         }
         Ok(Committed::Told)
-    }
-
-    /// Puts the file on the list of those to be committed in the background.
-    pub(super) fn note_written(&self, node: &Arc<Node>) {
-        let now = self.now();
-        let mut state = node.state();
-        state.written_at = now;
-        if !state.listed_dirty {
-            state.listed_dirty = true;
-            drop(state);
-            lock(&self.later.dirty).push((Arc::clone(node), now));
-        }
     }
 }

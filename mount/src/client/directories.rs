@@ -1,8 +1,10 @@
 //! Calls about open directories.
 //!
-//! A handle reads the directory in batches and keeps the last one, in which any offset can be resumed. An offset from
-//! further back is found by reading from the start again. A listing that was read in one go under the lease is kept with
-//! the directory and serves later readers without a round trip.
+//! A handle reads the directory in batches and keeps the last two: the kernel asks again from the last entry that found
+//! room in the program's buffer, which may be of the batch before. Of every entry it has read, a handle remembers the name
+//! (`listing_places.rs`), since the master goes on after names: so it goes on at any offset it ever gave, also when the
+//! entry has been removed since. A listing that was read in one go under the lease is kept with the directory and serves
+//! later readers without a round trip.
 //!
 //! Offsets: 0 the start, 1 after ".", 2 after "..", then each entry's cookie (all above 2).
 
@@ -15,9 +17,10 @@ use rfs_proto::session as wire;
 
 use super::Client;
 use super::core::{Core, Node, caller_to_wire, lock, node_losses};
+use super::listing_places::ListingPlaces;
 use super::types::{Caller, Entry, Handle, KERNEL_VALID, Kind, NodeAnswer, Opened, Taken};
 use crate::cache::attributes::Kind as NodeKind;
-use crate::cache::entries::ListedEntry;
+use crate::cache::entries::{ListedEntry, NAMES_MAX};
 use crate::cache::node::{Answered, Mode};
 use crate::cache::order::{Stamp, Ticket};
 use crate::data::error_state::ErrorCursor;
@@ -39,8 +42,12 @@ pub(super) struct OpenDirectory {
 /// Where a handle stands.
 #[derive(Default)]
 struct Cursor {
-    /// Entries read and kept, in the directory's order.
+    /// The batch that holds what is to be given.
     batch: Batch,
+    /// Another that was read just before it, or after.
+    other: Batch,
+    /// The names at the offsets of all entries read since the start.
+    places: ListingPlaces,
     parent: Option<InodeId>,
     /// Everything read since the start, as long as it can become the directory's kept listing.
     whole: Option<Vec<ListedEntry>>,
@@ -48,15 +55,29 @@ struct Cursor {
     began: Option<u64>,
 }
 
+/// Entries read and kept, in the directory's order.
 #[derive(Default)]
 struct Batch {
     entries: Arc<[ListedEntry]>,
-    /// The offset before the first of them.
+    /// The offset before the first of them; 0 if nothing was read.
     start: u64,
     /// Nothing follows the last of them.
     end: bool,
     /// Attributes came with them, and for how long the kernel may keep the entries.
     entry_valid: Option<Duration>,
+    /// The entry to be given next, most likely.
+    next: usize,
+}
+
+/// What a handle has of what follows an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Follows {
+    /// Entries, in the batch.
+    Entries,
+    /// Nothing: it is the end.
+    Nothing,
+    /// That has to be asked for.
+    Unknown,
 }
 
 impl Client {
@@ -98,7 +119,7 @@ impl Client {
         let reading = Reading { core, caller, node: &open.node, with_attributes };
         let Some(mut offset) = reading.give_dots(&mut cursor, offset, take)? else { return Ok(()) };
         while reading.fetch(&mut cursor, offset)? {
-            match reading.give(&cursor.batch, offset, take)? {
+            match reading.give(&mut cursor.batch, offset, take)? {
                 Given::All(last) => offset = last,
                 Given::Full => return Ok(()),
             }
@@ -180,48 +201,40 @@ impl Reading<'_> {
 
     /// Sees to it that the batch holds what follows `offset`; false if nothing follows.
     fn fetch(&self, cursor: &mut Cursor, offset: u64) -> Result<bool, Errno> {
-        if cursor.parent.is_some() {
-            if cursor.batch.position_after(offset).is_some_and(|at| at < cursor.batch.entries.len()) {
-                return Ok(true);
-            }
-            if cursor.batch.end && cursor.batch.position_after(offset).is_some() {
-                return Ok(false);
-            }
+        match cursor.turn_to(offset) {
+            Follows::Entries => return Ok(true),
+            Follows::Nothing => return Ok(false),
+            Follows::Unknown => {}
         }
         if offset == AFTER_PARENT {
-            if self.use_kept_listing(cursor) {
-                return Ok(!cursor.batch.entries.is_empty());
+            if !self.use_kept_listing(cursor) {
+                self.read(cursor, AFTER_PARENT, &[])?;
             }
-            self.read(cursor, AFTER_PARENT, &[])?;
-            return Ok(!cursor.batch.entries.is_empty());
-        }
-        let follows = cursor.batch.entries.last().filter(|last| last.cookie == offset).map(|last| last.name.clone());
-        match follows {
-            Some(name) => self.read(cursor, offset, &name)?,
-            None => return self.find(cursor, offset),
+        } else if let Some(name) = cursor.places.name_at(offset).map(<[u8]>::to_vec) {
+            self.read(cursor, offset, &name)?;
+        } else {
+            return self.find(cursor, offset);
         }
         Ok(!cursor.batch.entries.is_empty())
     }
 
-    /// Reads from the start until the entry with this cookie has come.
+    /// Reads from the start until an entry with this offset has come, which was given by another handle, or by this one
+    /// before it began anew.
     fn find(&self, cursor: &mut Cursor, offset: u64) -> Result<bool, Errno> {
-        *cursor = Cursor::default();
-        self.read(cursor, AFTER_PARENT, &[])?;
+        let (mut start, mut name) = (AFTER_PARENT, Box::default());
         loop {
-            if let Some(at) = cursor.batch.position_after(offset) {
-                if at < cursor.batch.entries.len() {
-                    return Ok(true);
-                }
-                let Some(last) = cursor.batch.entries.last().cloned().filter(|_| !cursor.batch.end) else {
-                    return Ok(false);
-                };
-                self.read(cursor, last.cookie, &last.name)?;
+            self.read(cursor, start, &name)?;
+            match cursor.turn_to(offset) {
+                Follows::Entries => return Ok(true),
+                Follows::Nothing => return Ok(false),
+                Follows::Unknown => {}
+            }
+            let Some(last) = cursor.batch.entries.last().filter(|_| !cursor.batch.end) else { return Ok(false) };
+            (start, name) = (last.cookie, last.name.clone());
+            if start == offset {
+                self.read(cursor, start, &name)?;
                 return Ok(!cursor.batch.entries.is_empty());
             }
-            let Some(last) = cursor.batch.entries.last().cloned().filter(|_| !cursor.batch.end) else {
-                return Ok(false);
-            };
-            self.read(cursor, last.cookie, &last.name)?;
         }
     }
 
@@ -234,7 +247,8 @@ impl Reading<'_> {
         drop(state);
         cursor.parent = Some(parent);
         cursor.whole = None;
-        cursor.batch = Batch { entries, start: AFTER_PARENT, end: true, entry_valid: Some(Duration::ZERO) };
+        let entry_valid = Some(Duration::ZERO);
+        cursor.add(Batch { entries, start: AFTER_PARENT, end: true, entry_valid, next: 0 });
         true
     }
 
@@ -268,9 +282,13 @@ impl Reading<'_> {
             }
             entries.push(ListedEntry { name: entry.name.to_vec().into(), inode, kind, cookie: entry.cookie });
         }
+        // A listing is whole only if it was read in one go.
+        let goes_on = |whole: &Vec<ListedEntry>| whole.last().is_some_and(|last| last.cookie == start);
+        cursor.whole = cursor.whole.take().filter(goes_on);
         let entry_valid = self.keep(cursor, &ticket, &of_directory, &entries, (first, reply.end));
         let entry_valid = self.with_attributes.then_some(entry_valid);
-        cursor.batch = Batch { entries: entries.into(), start, end: reply.end, entry_valid };
+        entries.iter().for_each(|entry| cursor.places.note(entry.cookie, &entry.name));
+        cursor.add(Batch { entries: entries.into(), start, end: reply.end, entry_valid, next: 0 });
         Ok(())
     }
 
@@ -303,7 +321,8 @@ impl Reading<'_> {
         for entry in entries {
             kept &= state.entries.learn(&entry.name, Some(entry.inode));
         }
-        if cursor.began != Some(generation) {
+        let too_many = cursor.whole.as_ref().is_some_and(|whole| whole.len() + entries.len() > NAMES_MAX);
+        if cursor.began != Some(generation) || too_many {
             cursor.whole = None;
         }
         if let Some(whole) = &mut cursor.whole {
@@ -316,10 +335,10 @@ impl Reading<'_> {
     }
 
     /// Gives what follows `offset` in the batch.
-    fn give(&self, batch: &Batch, offset: u64, take: &mut dyn FnMut(&Entry<'_>) -> Taken) -> Result<Given, Errno> {
-        let at = batch.position_after(offset).unwrap_or(batch.entries.len());
+    fn give(&self, batch: &mut Batch, offset: u64, take: &mut dyn FnMut(&Entry<'_>) -> Taken) -> Result<Given, Errno> {
+        batch.next = batch.position_after(offset).unwrap_or(batch.entries.len());
         let mut last = offset;
-        for entry in &batch.entries[at..] {
+        for entry in &batch.entries[batch.next..] {
             let node = batch.entry_valid.filter(|_| self.with_attributes).and_then(|_| self.node_of(entry));
             let known = node.as_ref().map(|(node, _)| Arc::clone(node));
             let shown = Entry {
@@ -336,6 +355,7 @@ impl Reading<'_> {
                 node.state().lookups += 1;
             }
             last = entry.cookie;
+            batch.next += 1;
         }
         Ok(Given::All(last))
     }
@@ -344,10 +364,10 @@ impl Reading<'_> {
     /// directory still knows it.
     fn node_of(&self, entry: &ListedEntry) -> Option<(Arc<Node>, NodeAnswer)> {
         let entry_valid = {
-            let state = self.node.state();
+            let mut state = self.node.state();
             let known = state.entries.get(&entry.name) == crate::cache::entries::Known::Node(entry.inode);
             let keep = known && state.mode > Mode::None && !state.closing && state.recalls_waiting == 0;
-            if keep { KERNEL_VALID } else { Duration::ZERO }
+            if keep { self.core.told_to_keep(&mut state) } else { Duration::ZERO }
         };
         let node = self.core.table.get(entry.inode)?;
         let answer = self.core.cached_attributes(&node)?;
@@ -356,11 +376,43 @@ impl Reading<'_> {
     }
 }
 
+impl Cursor {
+    /// Has the batch be the one that holds what follows `offset`, if either does.
+    fn turn_to(&mut self, offset: u64) -> Follows {
+        if self.parent.is_none() {
+            return Follows::Unknown;
+        }
+        let mut follows = self.batch.follows(offset);
+        if follows == Follows::Unknown && self.other.follows(offset) != Follows::Unknown {
+            std::mem::swap(&mut self.batch, &mut self.other);
+            follows = self.batch.follows(offset);
+        }
+        follows
+    }
+
+    /// Takes a batch that was just read.
+    fn add(&mut self, batch: Batch) {
+        self.other = std::mem::replace(&mut self.batch, batch);
+    }
+}
+
 impl Batch {
+    fn follows(&self, offset: u64) -> Follows {
+        match self.position_after(offset) {
+            Some(at) if at < self.entries.len() => Follows::Entries,
+            Some(_) if self.end => Follows::Nothing,
+            _ => Follows::Unknown,
+        }
+    }
+
     /// The index of the entry that follows `offset`, if the offset is one of this batch.
     fn position_after(&self, offset: u64) -> Option<usize> {
-        if offset == self.start {
+        if self.start > 0 && offset == self.start {
             return Some(0);
+        }
+        let is_at = |at: usize| self.entries.get(at).is_some_and(|entry| entry.cookie == offset);
+        if self.next > 0 && is_at(self.next - 1) {
+            return Some(self.next);
         }
         self.entries.iter().position(|entry| entry.cookie == offset).map(|at| at + 1)
     }

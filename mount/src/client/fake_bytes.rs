@@ -10,7 +10,8 @@ use rfs_proto::session as wire;
 
 use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
 use super::chunk_sync::Holds;
-use crate::data::{ReadPatience, WriteGrant};
+use super::fake_fault::Gate;
+use crate::data::{Keep, ReadPatience, WriteGrant};
 
 #[derive(Default)]
 pub(crate) struct MemoryBytes {
@@ -44,6 +45,10 @@ pub(crate) struct FileState {
     pub(crate) invalidated: u32,
     pub(crate) doubted: u32,
     pub(crate) lost: bool,
+    /// What preparing a commit fails with: bytes could not be sent.
+    pub(crate) refusal: Option<Errno>,
+    /// Where preparing a commit waits: bytes cannot be sent now.
+    pub(crate) gate: Option<Arc<Gate>>,
 }
 
 struct Shared(Arc<MemoryFile>);
@@ -79,7 +84,7 @@ impl OpenBytes for Shared {
         offset: u64,
         out: &mut [u8],
         length_of_file: u64,
-        _patience: &ReadPatience<'_>,
+        (_keep, _patience): (Keep, &ReadPatience<'_>),
     ) -> Result<usize, Errno> {
         let state = self.0.state.lock().unwrap();
         let end = length_of_file.min(state.data.len() as u64).min(offset + out.len() as u64);
@@ -117,8 +122,15 @@ impl FileBytes for Shared {
     }
 
     fn prepare_commit(&self, _durability: Durability) -> Result<Box<dyn Prepared>, Errno> {
+        let gate = self.0.state.lock().unwrap().gate.clone();
+        if let Some(gate) = gate {
+            gate.pass();
+        }
         let mut state = self.0.state.lock().unwrap();
         state.prepared += 1;
+        if let Some(errno) = state.refusal {
+            return Err(errno);
+        }
         let (length, modified) = (state.local_length, state.modified);
         Ok(Box::new(MemoryCommit { file: Arc::clone(&self.0), length, modified }))
     }

@@ -12,7 +12,7 @@ use rfs_common::errno::Errno;
 use rfs_proto::frame::{FLAG_ERROR, FLAG_REPLY, FrameType, Header};
 use rfs_proto::session as wire;
 use rfs_proto::session_calls::slot_and_sequence;
-use rfs_proto::wire::{Connection, Envelope};
+use rfs_proto::wire::{Awaited, Connection, Envelope};
 
 use super::fake_fault::Fault;
 
@@ -312,7 +312,7 @@ impl Server {
     fn serve(&self, stream: TcpStream) {
         stream.set_nodelay(true).unwrap();
         let mut connection = Connection::new(stream.try_clone().unwrap());
-        let Ok(header) = connection.receive_head() else { return };
+        let Ok(header) = connection.receive_head(&Awaited::ANY) else { return };
         let Ok(hello) = connection.message::<wire::Hello>(&header) else { return };
         {
             let mut state = self.state.lock().unwrap();
@@ -356,7 +356,7 @@ impl Server {
     }
 
     fn serve_push(&self, connection: &mut Connection<TcpStream>) -> Option<()> {
-        let header = connection.receive_head().ok()?;
+        let header = connection.receive_head(&Awaited::ANY).ok()?;
         let mut state = self.state.lock().unwrap();
         match header.frame_type {
             FrameType::Heartbeat => {
@@ -382,7 +382,7 @@ impl Server {
     }
 
     fn serve_operation(&self, connection: &mut Connection<TcpStream>) -> Option<()> {
-        let header = connection.receive_head().ok()?;
+        let header = connection.receive_head(&Awaited::ANY).ok()?;
         let body = connection.message_bytes().to_vec();
         let (slot, sequence) = slot_and_sequence(header.request_id);
         let mut state = self.state.lock().unwrap();

@@ -4,6 +4,7 @@
 //! them. Closing commits, and gives the WRITE lease back in the same step when nobody else here writes the file.
 
 use std::cell::{Cell, OnceCell};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,9 +20,9 @@ use super::chunk_sync::Holds;
 use super::core::{Committed, Core, Node, caller_to_wire, lock, node_losses};
 use super::handles::OpenFile;
 use super::kernel::Forget;
-use super::types::{Caller, Handle, LockFamily, Opened, WriteOrigin};
+use super::types::{Caller, Handle, LockFamily, Opened, SyncAfter, WriteOrigin};
 use crate::cache::node::Mode;
-use crate::data::ReadPatience;
+use crate::data::{Keep, ReadPatience};
 
 const READ: u32 = 4;
 const WRITE: u32 = 2;
@@ -42,7 +43,8 @@ impl Client {
     /// be had: whether somebody still waits for the bytes.
     ///
     /// # Errors
-    /// EBADF; EIO when no copy gives the right bytes in time; EINTR when nobody waits any more.
+    /// EBADF; EIO when no copy gives the right bytes in time, or when a lock taken through the handle was lost with the
+    /// session; EINTR when nobody waits any more.
     pub fn read(
         &self,
         handle: Handle,
@@ -62,7 +64,8 @@ impl Client {
     /// clients' appends are before or after, never below.
     ///
     /// # Errors
-    /// EBADF, EFBIG; and what the data path or the master refuses with.
+    /// EBADF, EFBIG; EIO when a lock taken through the handle was lost with the session; and what the data path or the
+    /// master refuses with.
     pub fn write(&self, handle: Handle, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {
         let open = self.core.handles.file(handle)?;
         if !open.writable {
@@ -98,6 +101,11 @@ impl Client {
         told.and(synced).and(node_losses(&open.node, &open.losses_told))
     }
 
+    /// What a write through this handle has to wait for, by the flags that it was opened with.
+    pub fn sync_after(&self, handle: Handle) -> Option<SyncAfter> {
+        self.core.handles.file(handle).ok()?.synchronous
+    }
+
     /// The last use of the handle. `flock_owner`: a flock of this owner goes with it.
     pub fn release(&self, handle: Handle, flock_owner: Option<u64>) {
         let core = &*self.core;
@@ -107,6 +115,7 @@ impl Client {
         {
             debug!(%errno, "a lock could not be released");
         }
+        core.forget_lost_locks(handle);
         if let Err(errno) = core.unlock_released(open.node.inode(), handle) {
             debug!(%errno, "a lock of the open file could not be released");
         }
@@ -160,6 +169,8 @@ impl Core {
             append: flags & libc::O_APPEND != 0,
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
+            synchronous: SyncAfter::of_flags(flags),
+            locks_lost: AtomicBool::new(false),
             losses_told: Mutex::new(node.state().losses.cursor()),
         };
         let mut state = node.state();
@@ -182,6 +193,7 @@ impl Core {
         into: &mut Vec<u8>,
         wanted: &dyn Fn() -> bool,
     ) -> Result<usize, Errno> {
+        open.check_locks()?;
         // A read that waits for a copy makes way for whoever wants the lease back: the wait may be long, and a recall that
         // is not answered ends the session. It counts as one that is with the master, so that nobody waits long for the
         // kernel to forget the page that it has locked. And what may be used only once is not waited with.
@@ -214,16 +226,23 @@ impl Core {
         if into.len() < wanted {
             into.resize(wanted, 0);
         }
-        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length, patience) };
-        if used.mode() == Mode::None {
-            // Somebody is about to change the file and will not tell us again: nothing of this is kept.
-            self.content(&open.node).invalidate();
+        // Without a lease, somebody is about to change the file and will not tell us again: nothing of this is kept.
+        let keep = if used.mode() == Mode::None { Keep::Nothing } else { Keep::UnderLease };
+        let how = (keep, patience);
+        let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length, how) };
+        if keep == Keep::Nothing {
             self.post(Forget::Data(open.node.inode()));
+        } else if open.node.state().mode == Mode::None {
+            // The lease was lost with the session while it was in use, perhaps before the read looked what it may keep.
+            self.content(&open.node).invalidate();
         }
         got
     }
 
     pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {
+        if origin != WriteOrigin::PageCache {
+            open.check_locks()?;
+        }
         let node = &open.node;
         let _used = self.use_lease(node, Mode::Write)?;
         if origin == (WriteOrigin::Call { kill_set_id: true }) {

@@ -1,7 +1,7 @@
 //! Open files and directories by their handles.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rfs_common::errno::Errno;
@@ -9,7 +9,7 @@ use rfs_common::errno::Errno;
 use super::bytes::OpenBytes;
 use super::core::{Node, lock};
 use super::directories::OpenDirectory;
-use super::types::Handle;
+use super::types::{Handle, SyncAfter};
 use crate::data::error_state::ErrorCursor;
 
 const SHARDS: usize = 16;
@@ -22,8 +22,19 @@ pub(super) struct OpenFile {
     pub(super) append: bool,
     pub(super) readable: bool,
     pub(super) writable: bool,
+    /// What O_SYNC or O_DSYNC has waited for.
+    pub(super) synchronous: Option<SyncAfter>,
+    /// File locks that it was used for are gone without its owner's doing (`locks.rs`).
+    pub(super) locks_lost: AtomicBool,
     /// Up to which of the node's lost changes it has been told.
     pub(super) losses_told: Mutex<ErrorCursor>,
+}
+
+impl OpenFile {
+    /// Whether it may be read and written: not while its owner believes in locks that are gone.
+    pub(super) fn check_locks(&self) -> Result<(), Errno> {
+        if self.locks_lost.load(Ordering::Acquire) { Err(Errno::EIO) } else { Ok(()) }
+    }
 }
 
 #[derive(Clone)]

@@ -2,6 +2,9 @@
 //!
 //! Ranges held are kept as the kernel keeps them: disjoint per owner, a new one replaces what it covers. The mutexes here
 //! are never held over a call.
+//!
+//! Locks that were lost with the session protect nothing any more, and their owner does not know: reads and writes through
+//! the handle that asked for them fail with EIO until the owner has unlocked what it lost, or closed the file.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -26,10 +29,19 @@ struct Wait {
     waiter: LockWaiter,
 }
 
+/// A lock that was lost with the session.
+struct Lost {
+    inode: InodeId,
+    handle: Handle,
+    lock: Lock,
+}
+
 /// Locks held and awaited.
 #[derive(Default)]
 pub(super) struct Locks {
     held: Mutex<HashMap<InodeId, Vec<Lock>>>,
+    /// What was lost and not unlocked since, and the handle it had been asked for through.
+    lost: Mutex<Vec<Lost>>,
     waits: Mutex<HashMap<LockTicket, Wait>>,
     /// Through which handle an owner last asked for a POSIX lock. A process gives its locks up with a flush; the owner of
     /// open file description locks is the handle itself, of whose end the kernel tells nothing but the release.
@@ -86,6 +98,9 @@ impl Client {
 
 impl Core {
     fn set_lock(&self, inode: InodeId, wanted: &Lock) -> Result<(), Errno> {
+        if wanted.lock_type == LockType::Unlock {
+            self.unlock_lost(|lost| (lost.inode == inode).then(|| without(&lost.lock, wanted)));
+        }
         let request = wire::SetLock { inode: inode.get(), range: Some(to_wire(wanted)), wait: false, ticket: 0 };
         if !self.session.call(&request)?.granted {
             return Err(Errno::EAGAIN);
@@ -114,10 +129,11 @@ impl Core {
 
     /// Releases all locks of an owner on a file, with a round trip only if there are any.
     pub(super) fn unlock_all(&self, inode: InodeId, family: LockFamily, owner: u64) -> Result<(), Errno> {
+        let all = Lock { family, lock_type: LockType::Unlock, owner, start: 0, end: END_OF_FILE, process: 0 };
         if !self.locks.holds(inode, family, owner) {
+            self.unlock_lost(|lost| (lost.inode == inode).then(|| without(&lost.lock, &all)));
             return Ok(());
         }
-        let all = Lock { family, lock_type: LockType::Unlock, owner, start: 0, end: END_OF_FILE, process: 0 };
         self.set_lock(inode, &all)
     }
 
@@ -146,15 +162,71 @@ impl Core {
 
     /// The session is gone, and its locks with it.
     pub(super) fn lose_locks(&self) {
-        let held: usize = lock(&self.locks.held).drain().map(|(_, locks)| locks.len()).sum();
-        if held > 0 {
-            warn!(held, "file locks were lost with the session");
+        let held: Vec<(InodeId, Vec<Lock>)> = lock(&self.locks.held).drain().collect();
+        if !held.is_empty() {
+            warn!(files = held.len(), "file locks were lost with the session: reading and writing through them fails");
+        }
+        let held = held.into_iter().flat_map(|(inode, locks)| locks.into_iter().map(move |held| (inode, held)));
+        for (inode, held) in held {
+            self.lose_lock(inode, held);
         }
         let tickets: Vec<LockTicket> = lock(&self.locks.waits).keys().copied().collect();
         for ticket in tickets {
             self.end_wait(ticket, Err(Errno::EIO));
         }
     }
+}
+
+// What was lost.
+impl Core {
+    fn lose_lock(&self, inode: InodeId, held: Lock) {
+        let handle = match held.family {
+            LockFamily::Posix => lock(&self.locks.through).get(&(inode, held.owner)).copied(),
+            LockFamily::Flock => Some(Handle(held.owner)),
+        };
+        let Some(handle) = handle else { return };
+        let mut lost = lock(&self.locks.lost);
+        if let Ok(open) = self.handles.file(handle) {
+            open.locks_lost.store(true, Ordering::Release);
+            lost.push(Lost { inode, handle, lock: held });
+        }
+    }
+
+    /// Replaces lost locks by what `left` says is left of them; handles that have none any more can be used again.
+    fn unlock_lost(&self, left: impl Fn(&Lost) -> Option<Vec<Lock>>) {
+        let mut lost = lock(&self.locks.lost);
+        let mut touched = Vec::new();
+        for before in std::mem::take(&mut *lost) {
+            let (inode, handle) = (before.inode, before.handle);
+            match left(&before) {
+                None => lost.push(before),
+                Some(left) => {
+                    touched.push(handle);
+                    lost.extend(left.into_iter().map(|lock| Lost { inode, handle, lock }));
+                }
+            }
+        }
+        for handle in touched {
+            if let Ok(open) = self.handles.file(handle) {
+                open.locks_lost.store(lost.iter().any(|lost| lost.handle == handle), Ordering::Release);
+            }
+        }
+    }
+
+    /// A handle has ended: nobody reads or writes through it any more.
+    pub(super) fn forget_lost_locks(&self, handle: Handle) {
+        self.unlock_lost(|lost| (lost.handle == handle).then(Vec::new));
+    }
+}
+
+/// What is left of a lock after another of the same owner.
+fn without(old: &Lock, new: &Lock) -> Vec<Lock> {
+    if old.family != new.family || old.owner != new.owner {
+        return vec![*old];
+    }
+    let before = (old.start < new.start).then(|| Lock { end: old.end.min(new.start - 1), ..*old });
+    let after = (old.end > new.end).then(|| Lock { start: old.start.max(new.end + 1), ..*old });
+    before.into_iter().chain(after).collect()
 }
 
 impl Locks {
@@ -183,18 +255,7 @@ impl Locks {
         let mut held = lock(&self.held);
         let locks = held.entry(inode).or_default();
         let before = std::mem::take(locks);
-        for old in before {
-            if old.family != granted.family || old.owner != granted.owner {
-                locks.push(old);
-                continue;
-            }
-            if old.start < granted.start {
-                locks.push(Lock { end: old.end.min(granted.start - 1), ..old });
-            }
-            if old.end > granted.end {
-                locks.push(Lock { start: old.start.max(granted.end + 1), ..old });
-            }
-        }
+        before.iter().for_each(|old| locks.extend(without(old, granted)));
         if granted.lock_type != LockType::Unlock {
             locks.push(*granted);
         }

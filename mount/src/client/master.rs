@@ -14,8 +14,8 @@ use tracing::debug;
 use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
 use super::chunk_sync::{ChunkSync, Holds, Unsynced, Waiting};
 use crate::data::{
-    self, ChunkPlaces, Committable, CopyFailure, DataHandle, DataPath, FailedWrite, FileData, FileMaster, ReadPatience,
-    Span, WriteGrant,
+    self, ChunkPlaces, Committable, CopyFailure, DataHandle, DataPath, FailedWrite, FileData, FileMaster, Keep,
+    ReadPatience, Span, WriteGrant,
 };
 use crate::session::{Lane, Session};
 
@@ -123,9 +123,9 @@ impl OpenBytes for OpenData {
         offset: u64,
         out: &mut [u8],
         length_of_file: u64,
-        patience: &ReadPatience<'_>,
+        how: (Keep, &ReadPatience<'_>),
     ) -> Result<usize, Errno> {
-        self.file.read(&self.handle, offset, out, length_of_file, patience)
+        self.file.read(&self.handle, offset, out, length_of_file, how)
     }
 
     fn take_error(&self) -> Result<(), Errno> {

@@ -17,6 +17,8 @@ mod space;
 
 mod directories;
 
+mod listing_places;
+
 mod locks;
 
 mod core;
@@ -26,6 +28,8 @@ mod handles;
 mod recalls;
 
 mod kernel;
+
+mod committer;
 
 mod background_work;
 
@@ -44,8 +48,9 @@ use rfs_common::clock::SharedClock;
 use rfs_common::ids::InodeId;
 use rfs_common::shutdown::Shutdown;
 
-use self::background_work::{Committer, Releaser};
+use self::background_work::Releaser;
 use self::chunk_sync::ChunkSync;
+use self::committer::Committer;
 use self::core::{Core, lock};
 use self::kernel::KernelNotifier;
 use self::recalls::Events;
@@ -114,7 +119,7 @@ impl Client {
         let events: Arc<dyn SessionEvents> = Arc::new(Events(Arc::clone(&core)));
         core.session.start(&events)?;
         let shutdown = Shutdown::new();
-        let committer = background::start(Committer(Arc::clone(&core)), shutdown.clone(), Arc::clone(&clock))?;
+        let committer = background::start(Committer::new(Arc::clone(&core))?, shutdown.clone(), Arc::clone(&clock))?;
         let releaser = background::start(Releaser(Arc::clone(&core)), shutdown.clone(), clock)?;
         Ok(Client { core, workers: Mutex::new(vec![committer, releaser]), shutdown })
     }

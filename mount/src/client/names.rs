@@ -17,7 +17,7 @@ use super::core::{Core, Node, caller_to_wire, lock};
 use super::kernel::Forget;
 use super::types::{Attributes, Caller, KERNEL_VALID, Kind, NewNode, NodeAnswer, Opened};
 use crate::cache::entries::Known;
-use crate::cache::node::{Answered, Mode};
+use crate::cache::node::{Answered, Mode, NodeState};
 use crate::cache::order::{Stamp, Ticket};
 
 impl Client {
@@ -191,7 +191,7 @@ impl Client {
         let core = &*self.core;
         core.session.wait_trusted()?;
         let (node, directory) = (core.node(inode), core.node(new_parent));
-        core.commit_if_written(&node)?;
+        core.commit_if_possible(&node);
         let (_asking, mut ticket) = (directory.ask(), core.order.begin());
         let request = wire::Link {
             caller: caller_to_wire(caller),
@@ -310,8 +310,21 @@ fn make_request(caller: &Caller, parent: InodeId, name: &[u8], kind: Kind, new: 
 
 impl Core {
     fn known_entry(&self, directory: &Node, name: &[u8]) -> Known {
-        let state = directory.state();
-        if state.mode == Mode::None { Known::Unknown } else { state.entries.get(name) }
+        let mut state = directory.state();
+        if state.mode == Mode::None {
+            return Known::Unknown;
+        }
+        let known = state.entries.get(name);
+        if matches!(known, Known::Node(_)) {
+            self.told_to_keep(&mut state);
+        }
+        known
+    }
+
+    /// An entry of this directory is answered that the kernel may keep; how long it may.
+    pub(super) fn told_to_keep(&self, directory: &mut NodeState) -> Duration {
+        directory.kernel_told_at = Some(self.now());
+        KERNEL_VALID
     }
 
     /// A node whose entry is known, if its attributes are, too.
@@ -361,7 +374,7 @@ impl Core {
             && !ticket.is_before(directory.inode(), Stamp::Own)
             && !state.closing
             && state.recalls_waiting == 0;
-        if usable && state.entries.learn(name, inode) { KERNEL_VALID } else { Duration::ZERO }
+        if usable && state.entries.learn(name, inode) { self.told_to_keep(&mut state) } else { Duration::ZERO }
     }
 
     /// Keeps what a change of our own did to a name, or at least forgets what was known of it.
@@ -371,7 +384,7 @@ impl Core {
         let usable =
             directory.may_keep(&state, ticket, &silent, self.now()) && !state.closing && state.recalls_waiting == 0;
         if usable && state.entries.change(name, inode) {
-            return KERNEL_VALID;
+            return self.told_to_keep(&mut state);
         }
         state.entries.forget(name);
         Duration::ZERO
@@ -449,7 +462,7 @@ impl Core {
             && !state.closing
             && state.recalls_waiting == 0;
         if usable && state.entries.change(name, Some(inode)) {
-            return KERNEL_VALID;
+            return self.told_to_keep(&mut state);
         }
         state.entries.forget(name);
         Duration::ZERO

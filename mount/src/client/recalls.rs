@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::core::{Core, Lowered, Node, lock};
 use super::kernel::Forget;
 use super::types::{Forgotten, LockTicket};
+use crate::cache::entries::Known;
 use crate::cache::node::Mode;
 use crate::cache::order::Stamp;
 use crate::session::{Holdings, Loss, SessionEvents};
@@ -115,7 +116,10 @@ impl SessionEvents for Events {
 #[derive(Default)]
 struct KernelWork {
     forget: Vec<Forget>,
+    /// What it is about.
     nodes: Vec<Arc<Node>>,
+    /// Those of them of which the kernel may be taking in something that it has to forget.
+    told: Vec<Arc<Node>>,
 }
 
 impl Core {
@@ -138,7 +142,12 @@ impl Core {
         if to == Mode::None {
             state.noticed_at = Some(self.now());
         }
+        let nothing_held = state.mode == Mode::None;
         drop(state);
+        // Also where nothing had to come down: whatever was begun under an earlier lease keeps nothing any more.
+        if nothing_held && let (Ok(Lowered::No), Some(content)) = (&lowered, node.content()) {
+            content.invalidate();
+        }
         if unneeded {
             self.table.note_idle(node.inode(), self.now());
         }
@@ -146,6 +155,7 @@ impl Core {
             Ok(Lowered::Yes) | Err(_) if to == Mode::None => {
                 kernel.forget.extend(forgotten.forget);
                 kernel.nodes.extend(forgotten.nodes);
+                kernel.told.extend(forgotten.told);
             }
             Ok(_) => {}
             Err(errno) => debug!(inode = lease.inode, %errno, "a lease went back without all of its data"),
@@ -158,6 +168,10 @@ impl Core {
         if let Some(node) = self.table.get(directory) {
             let mut state = node.state();
             state.noticed_at = Some(self.now());
+            // The kernel was told of no name that is not known here.
+            if notice.names.iter().any(|name| matches!(state.entries.get(name), Known::Node(_))) {
+                kernel.told.push(Arc::clone(&node));
+            }
             for name in &notice.names {
                 state.entries.forget(name);
             }
@@ -191,10 +205,11 @@ impl Core {
         }
         drop(state);
         kernel.nodes.push(Arc::clone(node));
+        kernel.told.push(Arc::clone(node));
     }
 
     fn do_in_kernel(&self, kernel: KernelWork) {
-        for node in &kernel.nodes {
+        for node in &kernel.told {
             self.let_kernel_take_in(node);
         }
         let not_known = self.notifier.forget(kernel.forget, || kernel.nodes.iter().any(|node| node.is_asking()));

@@ -243,3 +243,23 @@ pub enum WriteOrigin {
     /// their offset counts.
     PageCache,
 }
+
+/// What has to be on the disks before a synchronous write is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncAfter {
+    /// O_SYNC: the file.
+    File,
+    /// O_DSYNC: its data, and what is needed to find it.
+    Data,
+}
+
+impl SyncAfter {
+    /// What the flags of an open file ask for.
+    pub fn of_flags(flags: i32) -> Option<SyncAfter> {
+        match flags & libc::O_SYNC {
+            libc::O_SYNC => Some(SyncAfter::File),
+            libc::O_DSYNC => Some(SyncAfter::Data),
+            _ => None,
+        }
+    }
+}

@@ -201,6 +201,11 @@ impl ChunkState {
         !self.dirty.is_empty() || !self.in_flight.is_empty() || !self.repairs.is_empty()
     }
 
+    /// All that is left to be sent are zeros where bytes were lost before, or were zeroed: no byte is lost by giving up.
+    pub(crate) fn has_only_repairs(&self) -> bool {
+        self.dirty.is_empty() && self.in_flight.is_empty()
+    }
+
     /// Something was acknowledged that is not committed.
     pub(crate) fn is_written(&self) -> bool {
         self.grant.as_ref().is_some_and(|grant| grant.written)
@@ -326,15 +331,17 @@ impl ChunkState {
         }
     }
 
-    /// Gives up what is unsent: those ranges read as errors until they are written or repaired.
-    pub(crate) fn lose_dirty(&mut self) {
+    /// Gives up what is unsent: those ranges read as errors until they are written or repaired. Whether there was any.
+    pub(crate) fn lose_dirty(&mut self) -> bool {
         let mut lost: Vec<Range<u32>> = self.dirty.ranges().collect();
         lost.extend(self.in_flight.iter().flat_map(|frame| &frame.pieces).map(Piece::range));
         self.dirty = DirtyMap::default();
         self.in_flight.clear();
+        let any = !lost.is_empty();
         for range in lost {
             self.add_repair(range, ReadsAs::Error);
         }
+        any
     }
 
     /// A range is to be zeroed on every copy; what is unsent there is no longer wanted.
@@ -364,7 +371,8 @@ impl ChunkState {
             !repair.range.is_empty()
         });
         if let Some(grant) = &mut self.grant {
-            if !grant.makes_chunk() && (grant.valid_length > length || grant.cut_to.is_some()) {
+            // Also where no byte that counts is cut off: copies may have taken some that were lost or are unacknowledged.
+            if !grant.makes_chunk() {
                 grant.cut_to = Some(grant.cut_to.unwrap_or(length).min(length));
             }
             grant.valid_length = grant.valid_length.min(length);
@@ -395,5 +403,33 @@ impl ChunkState {
             })
         };
         (!gaps.iter().any(lost)).then_some(gaps)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rfs_common::ids::ChunkId;
+
+    use super::*;
+
+    #[test]
+    fn a_cut_beyond_the_valid_bytes_cuts_what_copies_took_of_lost_ones() {
+        let version = ChunkVersion::new(2);
+        let grant = WriteGrant {
+            index: 0,
+            chunk: ChunkId::new(9),
+            version_from: version,
+            version,
+            length: 1000,
+            places: Vec::new(),
+            lost_version: ChunkVersion::new(0),
+        };
+        let mut chunk = ChunkState { grant: Some(ActiveGrant::new(grant)), ..ChunkState::default() };
+        chunk.repairs_acknowledged(&[]);
+        assert_eq!(chunk.grant.as_ref().unwrap().cut_to, None);
+        chunk.dirty.write(2000, &[1; 1000], &BufferPool::default());
+        assert!(chunk.lose_dirty() && !chunk.lose_dirty());
+        chunk.cut(1500);
+        assert_eq!((chunk.grant.unwrap().cut_to, chunk.repairs.len()), (Some(1500), 0));
     }
 }

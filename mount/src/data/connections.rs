@@ -19,7 +19,7 @@ use rfs_proto::data::{Hello, HelloReply};
 use rfs_proto::data_calls::DataCall;
 use rfs_proto::frame::{FrameType, Header};
 use rfs_proto::session::Failure;
-use rfs_proto::wire::{Connection, Envelope, WireError};
+use rfs_proto::wire::{Awaited, Connection, Envelope, WireError};
 use thiserror::Error;
 
 use super::places::Place;
@@ -255,8 +255,8 @@ impl DataConnection {
 
     /// The same where a payload may follow, which must be read next.
     pub(crate) fn receive_head<C: DataCall>(&mut self, request: u64) -> Result<(C::Reply, Header), CallError> {
-        let header = self.connection.receive_head()?;
-        if !header.is_reply() || header.frame_type != C::FRAME_TYPE || header.request_id != request {
+        let header = self.connection.receive_head(&Awaited::REPLY)?;
+        if header.frame_type != C::FRAME_TYPE || header.request_id != request {
             return Err(out_of_place(header.frame_type));
         }
         if header.is_error() {

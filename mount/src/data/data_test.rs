@@ -12,7 +12,7 @@ use rfs_proto::frame::FrameType;
 
 use super::fake_chunkserver::Fault;
 use super::fake_master::FakeMaster;
-use super::{DataPath, DataSettings, Durability, FileData, ReadPatience};
+use super::{DataPath, DataSettings, Durability, FileData, Keep, ReadPatience};
 
 const INODE: InodeId = InodeId::new(7);
 
@@ -45,7 +45,7 @@ fn pattern(length: usize, seed: u8) -> Vec<u8> {
 fn read(file: &Arc<FileData>, offset: u64, length: usize, file_length: u64) -> Result<Vec<u8>, Errno> {
     let handle = file.open_handle();
     let mut out = vec![0xEE; length];
-    let count = file.read(&handle, offset, &mut out, file_length, &ReadPatience::new(&|| true))?;
+    let count = file.read(&handle, offset, &mut out, file_length, (Keep::UnderLease, &ReadPatience::new(&|| true)))?;
     out.truncate(count);
     Ok(out)
 }
@@ -96,7 +96,7 @@ fn a_large_file_goes_in_whole_pieces_over_two_chunks_within_the_bound() {
     let handle = fresh_file.open_handle();
     for (number, part) in got.chunks_mut(1 << 20).enumerate() {
         let patience = ReadPatience::new(&|| true);
-        fresh_file.read(&handle, start_at + ((number as u64) << 20), part, end, &patience).unwrap();
+        fresh_file.read(&handle, start_at + ((number as u64) << 20), part, end, (Keep::UnderLease, &patience)).unwrap();
     }
     assert!(got == bytes);
     assert_eq!(read(&fresh_file, start_at - 5000, 5000, end).unwrap(), [0; 5000]);
@@ -271,6 +271,20 @@ fn the_masters_refusal_reaches_the_application() {
 }
 
 #[test]
+fn what_was_lost_is_not_lost_again_by_the_next_try() {
+    let master = FakeMaster::new(2, 2);
+    let file = start(&master).file(INODE);
+    let handle = file.open_handle();
+    master.refuse(Some(Errno::ENOSPC));
+    file.write(0, &[1; 10], 0).unwrap();
+    assert_eq!((file.flush(), file.take_error(&handle)), (Err(Errno::ENOSPC), Err(Errno::ENOSPC)));
+    assert_eq!((file.flush(), file.take_error(&handle)), (Err(Errno::ENOSPC), Ok(())), "only repairs were left");
+    assert_eq!(file.take_error_at_close(&handle), Ok(()));
+    file.truncate(0);
+    assert_eq!((file.flush(), file.has_uncommitted()), (Ok(()), false));
+}
+
+#[test]
 fn discarding_drops_the_unsent_and_tells() {
     let master = FakeMaster::new(2, 2);
     let path = start(&master);
@@ -295,13 +309,64 @@ fn a_sequential_reader_is_read_ahead_of_and_finds_its_bytes_in_the_cache() {
     let file = path.file(INODE);
     let (handle, mut got) = (file.open_handle(), vec![0; 6 << 20]);
     for (number, part) in got.chunks_mut(128 << 10).enumerate() {
-        file.read(&handle, (number as u64) * (128 << 10), part, 6 << 20, &ReadPatience::new(&|| true)).unwrap();
+        file.read(
+            &handle,
+            (number as u64) * (128 << 10),
+            part,
+            6 << 20,
+            (Keep::UnderLease, &ReadPatience::new(&|| true)),
+        )
+        .unwrap();
     }
     assert!(got == bytes);
     // One for each part if nothing were read ahead; how far ahead it gets depends on the machine.
     let parts = (6 << 20) / (128 << 10);
     assert!(frames(&master, FrameType::Read) < parts, "{} reads", frames(&master, FrameType::Read));
     assert!(!path.connections.is_avoided(&master.servers[0].place));
+}
+
+#[test]
+fn nothing_is_fetched_ahead_or_kept_once_the_lease_of_the_read_is_gone() {
+    let master = FakeMaster::new(2, 2);
+    let patient =
+        DataSettings { write_timeout: Duration::from_secs(5), read_timeout: Duration::from_secs(5), ..settings() };
+    let writing = start_with(&master, patient.clone()).file(INODE);
+    writing.write(0, &pattern(4 << 20, 1), 0).unwrap();
+    commit(&master, &writing, Durability::Acknowledged);
+    let path = start_with(&master, DataSettings { read_ahead_threads: 0, ..patient });
+    let (file, patience) = (path.file(INODE), ReadPatience::new(&|| true));
+    let (handle, mut out) = (file.open_handle(), vec![0; 128 << 10]);
+    for number in 0..4_u64 {
+        file.read(&handle, number * (128 << 10), &mut out, 4 << 20, (Keep::UnderLease, &patience)).unwrap();
+    }
+    let chunk = file.places(0).unwrap().unwrap();
+    let fetched = frames(&master, FrameType::Read);
+    file.invalidate();
+    path.fetches.pop().expect("a fetch was queued").run();
+    assert_eq!((frames(&master, FrameType::Read), path.cache.bytes()), (fetched, 0));
+    assert!(file.state().located.is_empty(), "the fetch asked the master, without a lease");
+    // A fetch in several parts: the part after the invalidation.
+    let before = file.state().invalidations;
+    file.invalidate();
+    assert!(file.fetch(&chunk, 0..8, before).is_err());
+    assert_eq!((frames(&master, FrameType::Read), path.cache.bytes()), (fetched, 0));
+}
+
+#[test]
+fn a_read_without_a_lease_leaves_nothing_behind() {
+    let master = FakeMaster::new(2, 2);
+    let writing = start(&master).file(INODE);
+    writing.write(0, &pattern(600_000, 1), 0).unwrap();
+    commit(&master, &writing, Durability::Acknowledged);
+    let path = start(&master);
+    let (file, patience) = (path.file(INODE), ReadPatience::new(&|| true));
+    let (handle, mut out) = (file.open_handle(), vec![0; 300_000]);
+    for offset in [0, 300_000] {
+        file.read(&handle, offset, &mut out, 600_000, (Keep::Nothing, &patience)).unwrap();
+        assert!(out == pattern(600_000, 1)[offset as usize..][..300_000]);
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!((path.cache.bytes(), file.state().located.len()), (0, 0));
 }
 
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use rfs_common::ids::{ServerId, VolumeId};
 use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaf, hash_leaves, split_at_leaves};
 use rfs_proto::data::{self, ChangeReply, CopyResult, NextCopy, Status};
 use rfs_proto::frame::{FrameType, Header};
-use rfs_proto::wire::{Connection, Envelope, WireError};
+use rfs_proto::wire::{Awaited, Connection, Envelope, WireError};
 
 use crate::data::Place;
 
@@ -135,7 +135,7 @@ impl Server {
     }
 
     fn answer(&mut self, connection: &mut Connection<TcpStream>) -> Result<(), Close> {
-        let header = connection.receive_head()?;
+        let header = connection.receive_head(&Awaited::ANY)?;
         *self.state.lock().unwrap().requests.entry(header.frame_type as u16).or_default() += 1;
         match header.frame_type {
             FrameType::DataHello => {

@@ -189,7 +189,8 @@ impl FileMaster for FakeMaster {
         if let Some(errno) = state.refusal {
             return Err(errno);
         }
-        let record = state.chunks.get_mut(&failed.index).unwrap();
+        // Cut off meanwhile.
+        let Some(record) = state.chunks.get_mut(&failed.index) else { return Err(Errno::ESTALE) };
         assert_eq!((record.chunk, record.granted), (failed.chunk.get(), failed.version.get()));
         if self.level(record, failed.failures).is_some() {
             return Ok(answer(failed.index, record, record.granted));

@@ -62,6 +62,34 @@ pub(crate) struct FileState {
     pub(crate) errors: ErrorState,
     /// Rises with every [`FileData::discard`].
     pub(crate) epoch: u64,
+    /// Rises whenever what is known of the copies has to go: what was begun before, such as a read or a fetch ahead of
+    /// one, keeps nothing from then on.
+    pub(crate) invalidations: u64,
+}
+
+/// Whether what a read learns may be kept for later ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// A lease is held, which says when it is no longer right.
+    UnderLease,
+    /// Others may change the file without a word: it is good for this read.
+    Nothing,
+}
+
+/// Until when something may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    /// Until the invalidations rise above this.
+    Since(u64),
+    Nothing,
+}
+
+/// What one read goes by besides its range.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    keeps: Keeps,
+    pattern: Pattern,
+    patience: &'a ReadPatience<'a>,
 }
 
 /// One open of a file: which errors it has been told of, and how it reads.
@@ -148,20 +176,28 @@ impl FileData {
         offset: u64,
         out: &mut [u8],
         length_of_file: u64,
-        patience: &ReadPatience<'_>,
+        (keep, patience): (Keep, &ReadPatience<'_>),
     ) -> Result<usize, Errno> {
-        let length = self.local_length().unwrap_or(length_of_file);
+        let (length, invalidations) = {
+            let state = self.state();
+            (state.local_length.unwrap_or(length_of_file), state.invalidations)
+        };
         let count = length.saturating_sub(offset).min(out.len() as u64) as usize;
         let (pattern, ahead) = handle.read_ahead.note(offset, count as u64, length);
-        if let Some(ahead) = ahead {
-            handle.read_ahead.schedule(self, ahead);
+        let keeps = match keep {
+            Keep::UnderLease => Keeps::Since(invalidations),
+            Keep::Nothing => Keeps::Nothing,
+        };
+        if let (Some(ahead), Keep::UnderLease) = (ahead, keep) {
+            handle.read_ahead.schedule(self, ahead, invalidations);
         }
+        let how = How { keeps, pattern, patience };
         let mut done = 0;
         while done < count {
             let at = offset + done as u64;
             let (index, start) = ((at / CHUNK_BYTES) as u32, (at % CHUNK_BYTES) as u32);
             let part = (count - done).min((CHUNK_BYTES - u64::from(start)) as usize);
-            self.read_in_chunk(index, start, &mut out[done..done + part], (pattern, patience))?;
+            self.read_in_chunk(index, start, &mut out[done..done + part], how)?;
             done += part;
         }
         Ok(count)
@@ -179,16 +215,11 @@ impl FileData {
         state.end_unused_grants();
         state.located.clear();
         state.located_epoch += 1;
+        state.invalidations += 1;
         self.path.cache.invalidate(self.inode);
     }
 
-    fn read_in_chunk(
-        &self,
-        index: u32,
-        start: u32,
-        out: &mut [u8],
-        how: (Pattern, &ReadPatience<'_>),
-    ) -> Result<(), Errno> {
+    fn read_in_chunk(&self, index: u32, start: u32, out: &mut [u8], how: How<'_>) -> Result<(), Errno> {
         let gaps = {
             let state = self.state();
             match state.chunks.get(&index) {
@@ -204,15 +235,9 @@ impl FileData {
     }
 
     /// Reads what is acknowledged, from the cache or the copies, for as long as it takes and is allowed to.
-    fn read_clean(
-        &self,
-        index: u32,
-        start: u32,
-        out: &mut [u8],
-        (pattern, patience): (Pattern, &ReadPatience<'_>),
-    ) -> Result<(), Errno> {
+    fn read_clean(&self, index: u32, start: u32, out: &mut [u8], how: How<'_>) -> Result<(), Errno> {
         loop {
-            let error = match self.source(index) {
+            let error = match self.source(index, how.keeps) {
                 Ok(Source::Hole) => {
                     out.fill(0);
                     return Ok(());
@@ -223,7 +248,7 @@ impl FileData {
                     if valid == 0 {
                         return Ok(());
                     }
-                    match self.read_valid(&chunk, start, &mut out[..valid], pattern) {
+                    match self.read_valid(&chunk, start, &mut out[..valid], how) {
                         Ok(()) => return Ok(()),
                         Err(ReadError::Changed) => continue,
                         Err(_) => Errno::EIO,
@@ -233,25 +258,30 @@ impl FileData {
                 Err(errno) => return Err(errno),
             };
             let now = self.path.clock.monotonic();
-            if now >= patience.deadline(now, self.path.settings.read_give_up) {
+            if now >= how.patience.deadline(now, self.path.settings.read_give_up) {
                 tracing::warn!(inode = %self.inode, index, "no copy of a chunk can be read: giving up");
                 return Err(error);
             }
             self.forget_place(index);
-            if !(patience.go_on)() {
+            if !(how.patience.go_on)() {
                 return Err(Errno::EINTR);
             }
             self.path.clock.sleep(READ_RETRY);
         }
     }
 
-    fn read_valid(&self, chunk: &ChunkPlaces, start: u32, out: &mut [u8], pattern: Pattern) -> Result<(), ReadError> {
+    fn read_valid(&self, chunk: &ChunkPlaces, start: u32, out: &mut [u8], how: How<'_>) -> Result<(), ReadError> {
         let wanted = touched_leaves(start, out.len() as u32);
         'again: loop {
+            let Some(invalidations) = self.state().may_keep(how.keeps) else {
+                let runs = self.fetch_for_once(chunk, wanted)?;
+                runs.iter().for_each(|run| copy_run(run, start, out));
+                return Ok(());
+            };
             let found = self.path.cache.find(self.inode, chunk.chunk, wanted.clone());
             let mut runs = found.runs;
             for missing in found.missing {
-                match self.fetch(chunk, widen(missing, pattern, chunk.length))? {
+                match self.fetch(chunk, widen(missing, how.pattern, chunk.length), invalidations)? {
                     Some(fetched) => runs.extend(fetched),
                     None => continue 'again,
                 }
@@ -263,14 +293,34 @@ impl FileData {
         }
     }
 
-    /// Reads leaves from the copies into the cache; `None` if another was at it: look again.
-    pub(crate) fn fetch(&self, chunk: &ChunkPlaces, leaves: Range<u32>) -> Result<Option<Vec<Run>>, ReadError> {
+    /// Reads leaves from the copies past the cache.
+    fn fetch_for_once(&self, chunk: &ChunkPlaces, leaves: Range<u32>) -> Result<Vec<Run>, ReadError> {
+        let blocks = split_at_blocks(leaves.clone());
+        let mut buffers: Vec<Vec<u8>> = blocks.iter().map(|run| vec![0; run.len() * LEAF_BYTES]).collect();
+        self.path.reader.read_leaves(chunk, leaves.start, &mut buffers)?;
+        let runs = blocks.iter().zip(buffers);
+        Ok(runs.map(|(run, bytes)| Run { first_leaf: run.start, bytes: Arc::new(bytes) }).collect())
+    }
+
+    /// Reads leaves from the copies into the cache; `None` if another was at it: look again. Nothing is put in if there
+    /// were more invalidations than these when the fetch began.
+    pub(crate) fn fetch(
+        &self,
+        chunk: &ChunkPlaces,
+        leaves: Range<u32>,
+        invalidations: u64,
+    ) -> Result<Option<Vec<Run>>, ReadError> {
         let mut runs = Vec::with_capacity((leaves.len() as u32 / BLOCK_LEAVES + 2) as usize);
         let mut next = leaves.start;
         while next < leaves.end {
             let part = next..leaves.end.min(next + FETCH_LEAVES_MAX);
             let Some(fetch) = self.path.cache.begin(self.inode, chunk.chunk, &part) else { return Ok(None) };
-            if !self.state().is_source(chunk) {
+            // What comes from now on spoils the fetch; what came before is seen here.
+            let is_source = {
+                let state = self.state();
+                state.invalidations == invalidations && state.is_source(chunk)
+            };
+            if !is_source {
                 return Err(ReadError::Changed);
             }
             let first = runs.len();
@@ -287,18 +337,28 @@ impl FileData {
         Ok(Some(runs))
     }
 
-    /// Where a chunk's acknowledged bytes are; `None` for a hole.
+    /// Where a chunk's acknowledged bytes are; `None` for a hole. The caller holds a lease.
     ///
     /// # Errors
     /// The master's.
     pub(crate) fn places(&self, index: u32) -> Result<Option<Arc<ChunkPlaces>>, Errno> {
-        match self.source(index)? {
+        let keeps = Keeps::Since(self.state().invalidations);
+        match self.source(index, keeps)? {
             Source::Hole => Ok(None),
             Source::Chunk(chunk) => Ok(Some(chunk)),
         }
     }
 
-    fn source(&self, index: u32) -> Result<Source, Errno> {
+    /// The same if it is known here, and nothing was invalidated since.
+    pub(crate) fn known_places(&self, index: u32, invalidations: u64) -> Option<Arc<ChunkPlaces>> {
+        let state = self.state();
+        match state.known_source(index).filter(|_| state.invalidations == invalidations)? {
+            Source::Hole => None,
+            Source::Chunk(chunk) => Some(chunk),
+        }
+    }
+
+    fn source(&self, index: u32, keeps: Keeps) -> Result<Source, Errno> {
         loop {
             let epoch = {
                 let state = self.state();
@@ -310,13 +370,18 @@ impl FileData {
             let count = LOCATE_COUNT.min(u32::MAX - index);
             let answer = self.path.master.locate(self.inode, index, Span::Indexes(count))?;
             let mut state = self.state();
-            if state.located_epoch == epoch {
-                for index in index..index + count {
-                    state.located.entry(index).or_insert(None);
-                }
-                let chunks = answer.into_iter().filter(|chunk| chunk.index - index < count);
-                state.located.extend(chunks.map(|chunk| (chunk.index, Some(Arc::new(chunk)))));
+            if state.located_epoch != epoch {
+                continue;
             }
+            if state.may_keep(keeps).is_none() {
+                let found = answer.into_iter().find(|chunk| chunk.index == index);
+                return Ok(found.map_or(Source::Hole, |chunk| Source::Chunk(Arc::new(chunk))));
+            }
+            for index in index..index + count {
+                state.located.entry(index).or_insert(None);
+            }
+            let chunks = answer.into_iter().filter(|chunk| chunk.index - index < count);
+            state.located.extend(chunks.map(|chunk| (chunk.index, Some(Arc::new(chunk)))));
         }
     }
 
@@ -337,15 +402,21 @@ impl FileState {
         self.chunks.retain(|_, chunk| !chunk.is_idle());
     }
 
-    /// Whether the chunk is still what it was when its places were asked for. Asked after a fetch has been registered:
-    /// a change from then on spoils the fetch, one before is seen here.
+    /// Which invalidations what is learned now may outlast; `None`: it may not be kept.
+    fn may_keep(&self, keeps: Keeps) -> Option<u64> {
+        match keeps {
+            Keeps::Since(invalidations) if invalidations == self.invalidations => Some(invalidations),
+            Keeps::Since(_) | Keeps::Nothing => None,
+        }
+    }
+
+    /// Whether the chunk is still what it was when its places were asked for.
     fn is_source(&self, chunk: &ChunkPlaces) -> bool {
         match self.known_source(chunk.index) {
             Some(Source::Chunk(now)) => {
                 now.chunk == chunk.chunk && now.version == chunk.version && now.length == chunk.length
             }
-            Some(Source::Hole) => false,
-            None => true,
+            Some(Source::Hole) | None => false,
         }
     }
 

@@ -33,7 +33,7 @@ mod sender;
 mod sending;
 
 pub use commit::{Committable, CommittedChunk, Durability};
-pub use file::{DataHandle, FileData, ReadPatience};
+pub use file::{DataHandle, FileData, Keep, ReadPatience};
 pub use path::DataPath;
 pub use places::{ChunkPlaces, CopyFailure, FailedWrite, FileMaster, Place, Span, WriteGrant};
 pub use settings::DataSettings;

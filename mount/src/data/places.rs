@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, InodeId, ServerId, VolumeId};
+use rfs_proto::wire::cut_foreign_text;
 use rfs_proto::{data, session};
 
 /// How many chunks are asked for at once.
@@ -188,6 +189,21 @@ impl From<&Place> for data::NextCopy {
 impl Place {
     /// The failure of this place's copy.
     pub(crate) fn failure(&self, errno: Errno, reason: impl Into<String>) -> CopyFailure {
-        CopyFailure { server: self.server, volume: self.volume, errno, reason: reason.into() }
+        // What a chunkserver says goes on to the master, whose frames have their limits.
+        let reason = cut_foreign_text(reason.into());
+        CopyFailure { server: self.server, volume: self.volume, errno, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A chunkserver's words must fit into what the master is told.
+    #[test]
+    fn the_reason_of_a_failure_is_cut() {
+        let place = Place { server: ServerId::new(1), volume: VolumeId::new(2), address: Arc::from("a:1") };
+        let failure = place.failure(Errno::EIO, "z".repeat(20_000));
+        assert!(failure.reason.len() <= rfs_proto::wire::FOREIGN_TEXT_BYTES_MAX, "{}", failure.reason.len());
     }
 }

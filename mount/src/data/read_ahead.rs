@@ -1,7 +1,9 @@
 //! Fetching ahead of a sequential reader: per open handle a window that grows, filled by a few threads into the block cache.
 //!
-//! A seek, the end of the handle, or an invalidation makes queued fetches void. Failures are silent: the read that needs
-//! the bytes meets them itself. A read that comes while a fetch of its bytes is under way waits for it in the cache.
+//! A seek, the end of the handle, or an invalidation makes queued fetches void: a fetch holds no lease, so it goes by
+//! what the read before it knew, asks the master for nothing, and puts in nothing once that may be wrong. Failures are
+//! silent: the read that needs the bytes meets them itself. A read that comes while a fetch of its bytes is under way waits
+//! for it in the cache.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,8 +82,9 @@ impl ReadAhead {
         (Pattern::Sequential, Some(from..wanted_end))
     }
 
-    /// Hands the range to the threads; what they have no room for is not fetched.
-    pub(crate) fn schedule(&self, file: &Arc<FileData>, range: Range<u64>) {
+    /// Hands the range to the threads; what they have no room for is not fetched. `invalidations` are the file's when the
+    /// read began that has a use of what follows.
+    pub(crate) fn schedule(&self, file: &Arc<FileData>, range: Range<u64>, invalidations: u64) {
         let mut next = range.start - range.start % u64::from(BLOCK_BYTES);
         let generation = self.generation.load(Ordering::Relaxed);
         while next < range.end {
@@ -91,6 +94,7 @@ impl ReadAhead {
                 range: next..end,
                 generation,
                 current: Arc::clone(&self.generation),
+                invalidations,
             };
             if file.path.fetches.push(job).is_err() {
                 break;
@@ -112,6 +116,7 @@ pub(crate) struct FetchJob {
     range: Range<u64>,
     generation: u64,
     current: Arc<AtomicU64>,
+    invalidations: u64,
 }
 
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(FETCH_BYTES));
@@ -123,7 +128,7 @@ impl FetchJob {
             return;
         }
         let index = (self.range.start / CHUNK_BYTES) as u32;
-        let Ok(Some(chunk)) = self.file.places(index) else { return };
+        let Some(chunk) = self.file.known_places(index, self.invalidations) else { return };
         let first = (self.range.start % CHUNK_BYTES / LEAF_BYTES as u64) as u32;
         let count = (self.range.end - self.range.start).div_ceil(LEAF_BYTES as u64) as u32;
         let leaves = first..(first + count).min(leaves_of(chunk.length));
@@ -132,7 +137,7 @@ impl FetchJob {
         }
         let missing = self.file.path.cache.find(self.file.inode, chunk.chunk, leaves).missing;
         for part in missing {
-            if let Err(error) = self.file.fetch(&chunk, part) {
+            if let Err(error) = self.file.fetch(&chunk, part, self.invalidations) {
                 tracing::debug!(inode = %self.file.inode, index, %error, "read-ahead failed");
                 return;
             }

@@ -5,7 +5,7 @@
 //! - If a copy does not take them, the master replaces it and what was not acknowledged is sent again; this lasts up to
 //!   `write_give_up` without any progress, or until the master says that it is hopeless (ENOSPC, EIO, ESTALE).
 //! - Then all unsent bytes of that chunk are lost. Each handle open at that moment gets the errno once, from its next
-//!   fsync, flush or close. Reads of those bytes fail with EIO until they are written again, cut off, or replaced:
+//!   fsync, flush or close; attributes and the length can be changed nevertheless. Reads of those bytes fail with EIO until they are written again, cut off, or replaced:
 //!   before anything else is sent for that chunk, the lost ranges are zeroed on every copy, because some copies may
 //!   have taken them and others not. From then on they read as zeros. An fsync after the error speaks only for what
 //!   was written outside the lost ranges or after the loss.
@@ -30,6 +30,8 @@ use super::sender::Trouble;
 /// The pause after the second failure in a row; it doubles up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long repairs alone are tried at a time: nothing is lost by trying them again later.
+const REPAIRS_GIVE_UP: Duration = Duration::from_secs(2);
 
 impl FileData {
     /// Accepts bytes; waits only for room. The new length of the file, whose length was `length_of_file` unless it has
@@ -121,6 +123,8 @@ impl FileData {
         drop(beyond);
         state.located.retain(|index, _| *index < last);
         state.local_length = None;
+        // The master's time of the cut is the younger one.
+        state.modified = None;
         state.base_length = length;
         state.acknowledged_end = state.acknowledged_end.min(length);
         self.contents_changed(state);
@@ -208,6 +212,7 @@ impl FileData {
     /// Settles the accounts after pieces were dropped, and wakes who waits.
     fn contents_changed(&self, mut state: MutexGuard<'_, FileState>) {
         state.located_epoch += 1;
+        state.invalidations += 1;
         self.settle_bytes(&mut state);
         self.path.cache.invalidate(self.inode);
         drop(state);
@@ -263,11 +268,9 @@ impl FileData {
             chunk.owner = Owner::Sender;
             (extent, epoch)
         };
-        let sent = self.send_claimed(index, extent, epoch);
+        // What became of it is told by `lose`.
+        let _ = self.send_claimed(index, extent, epoch);
         self.release(index, epoch, Owner::Free);
-        if let Err(errno) = sent {
-            tracing::warn!(inode = %self.inode, index, %errno, "bytes that were accepted have been lost");
-        }
     }
 
     /// Sends what all chunks have and leaves those written to `next_owner`; which they are.
@@ -361,7 +364,8 @@ impl FileData {
 
     /// Sends until it is done or hopeless.
     fn send_claimed(&self, index: u32, extent: Extent, epoch: u64) -> Result<(), Errno> {
-        let mut patience = Patience::new(self.path.clock.monotonic() + self.path.settings.write_give_up);
+        let give_up = self.give_up_after(index, epoch)?;
+        let mut patience = Patience::new(self.path.clock.monotonic() + give_up);
         loop {
             let trouble = match self.send_once(index, extent, epoch) {
                 Ok(()) => return Ok(()),
@@ -378,11 +382,18 @@ impl FileData {
                 Err(Trouble::Final(errno)) => return Err(self.lose(index, epoch, errno)),
             };
             let now = self.path.clock.monotonic();
-            if patience.is_over(now, self.progress(index), self.path.settings.write_give_up) {
+            if patience.is_over(now, self.progress(index), give_up) {
                 return Err(self.lose(index, epoch, last_errno));
             }
             self.path.clock.sleep(patience.pause().min(now.until(patience.deadline)));
         }
+    }
+
+    fn give_up_after(&self, index: u32, epoch: u64) -> Result<Duration, Errno> {
+        let state = self.state();
+        let chunk = state.chunk_of(index, epoch).map_err(|_| Errno::EIO)?;
+        let longest = self.path.settings.write_give_up;
+        Ok(if chunk.has_only_repairs() && !chunk.is_written() { longest.min(REPAIRS_GIVE_UP) } else { longest })
     }
 
     fn progress(&self, index: u32) -> u64 {
@@ -408,14 +419,17 @@ impl FileData {
         Ok(())
     }
 
-    /// Everything unsent of a chunk is lost.
+    /// Everything unsent of a chunk is lost, which is told if there is anything.
     fn lose(&self, index: u32, epoch: u64, errno: Errno) -> Errno {
         let errno = if errno == Errno::EAGAIN { Errno::EIO } else { errno };
         let mut state = self.state();
         if let Ok(chunk) = state.chunk_of_mut(index, epoch) {
-            chunk.lose_dirty();
+            let any = chunk.lose_dirty();
             chunk.wanted = None;
-            state.errors.record(errno);
+            if any {
+                tracing::warn!(inode = %self.inode, index, %errno, "bytes that were accepted have been lost");
+                state.errors.record(errno);
+            }
             self.settle_bytes(&mut state);
         }
         errno

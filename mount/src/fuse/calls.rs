@@ -525,7 +525,7 @@ impl Filesystem for Adapter {
         let (source, target) = ((handle(from), from_offset), (handle(to), to_offset));
         let inode = self.inode(to_node);
         let changes_mode = request.uid() != 0 && self.has_set_id(inode).unwrap_or(true);
-        let copied = self.client.copy_file_range(&self.caller(request), source, target, length);
+        let copied = self.copy_file_range(&self.caller(request), source, target, length);
         if changes_mode {
             self.kernel.invalidate_attributes(inode);
         }

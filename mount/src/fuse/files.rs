@@ -7,7 +7,7 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 
 use super::{Adapter, Mapping};
-use crate::client::{AttributeChanges, Caller, Handle, KernelCaches, Opened, WriteOrigin};
+use crate::client::{AttributeChanges, Caller, Handle, KernelCaches, Opened, SyncAfter, WriteOrigin};
 
 /// Set-user-id and set-group-id.
 const SET_ID_BITS: u32 = libc::S_ISUID | libc::S_ISGID;
@@ -57,12 +57,26 @@ impl Adapter {
         if changes_mode {
             self.kernel.invalidate_attributes(write.inode);
         }
-        match flags & libc::O_SYNC {
-            libc::O_SYNC => self.client.fsync(write.handle, false),
-            libc::O_DSYNC => self.client.fsync(write.handle, true),
-            _ if self.synchronous.writes => self.client.fsync(write.handle, false),
-            _ => Ok(()),
-        }
+        self.sync_if_asked(write.handle, SyncAfter::of_flags(flags))
+    }
+
+    /// Copies, and then waits as a write does.
+    pub(super) fn copy_file_range(
+        &self,
+        caller: &Caller,
+        source: (Handle, u64),
+        target: (Handle, u64),
+        length: u64,
+    ) -> Result<u64, Errno> {
+        let copied = self.client.copy_file_range(caller, source, target, length)?;
+        self.sync_if_asked(target.0, self.client.sync_after(target.0))?;
+        Ok(copied)
+    }
+
+    /// Waits for the disks if the file or the mount is synchronous.
+    fn sync_if_asked(&self, handle: Handle, by_file: Option<SyncAfter>) -> Result<(), Errno> {
+        let by_mount = self.synchronous.writes.then_some(SyncAfter::File);
+        by_file.or(by_mount).map_or(Ok(()), |after| self.client.fsync(handle, after == SyncAfter::Data))
     }
 
     pub(super) fn has_set_id(&self, inode: InodeId) -> Result<bool, Errno> {

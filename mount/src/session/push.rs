@@ -16,7 +16,7 @@ use rfs_common::background;
 use rfs_proto::frame::{FrameType, Header};
 use rfs_proto::session as wire;
 use rfs_proto::session::Failure;
-use rfs_proto::wire::{Connection, Envelope, WireError};
+use rfs_proto::wire::{Awaited, Connection, Envelope, WireError};
 use tracing::{debug, info, warn};
 
 use super::dial::{self, Greeted, Stream};
@@ -176,7 +176,7 @@ impl Reader {
             return error.into();
         }
         loop {
-            let taken = connection.receive_head().and_then(|header| self.take(connection, &header));
+            let taken = connection.receive_head(&Awaited::ANY).and_then(|header| self.take(connection, &header));
             if let Err(error) = taken {
                 return error;
             }
@@ -331,7 +331,7 @@ impl Reader {
     fn reclaim_part(&self, connection: &mut Connection<Stream>, message: &wire::Reclaim) -> Result<Vec<u64>, Unjoined> {
         connection.send(Envelope::request(FrameType::Reclaim, 0), message, &[])?;
         loop {
-            let header = connection.receive_head()?;
+            let header = connection.receive_head(&Awaited::ANY)?;
             if header.frame_type != FrameType::Reclaim {
                 self.take(connection, &header)?;
             } else if header.is_error() {

@@ -15,7 +15,7 @@ use rfs_common::errno::Errno;
 use rfs_proto::session::{self as wire, Failure};
 use rfs_proto::session_calls::{Call, Effect, SLOTS_MAX, request_id};
 use rfs_proto::wire::{Connection, Envelope, WireError};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::dial::{self, Stream};
 use super::error::ConnectError;
@@ -150,6 +150,8 @@ enum Attempt<R> {
     Answered(R),
     Refused(Failure),
     Broken(WireError),
+    /// No frame holds the request, so that nothing was sent.
+    TooLarge(WireError),
 }
 
 pub(super) fn call<C: Call>(
@@ -183,6 +185,12 @@ pub(super) fn call<C: Call>(
                 shared.statistics.called(C::FRAME_TYPE);
                 return Err(errno);
             }
+            Attempt::TooLarge(error) => {
+                warn!(frame = ?C::FRAME_TYPE, error = &error as &dyn std::error::Error, "a request was not sent");
+                // The master waits for the number that comes next.
+                taken.slot().sequence -= 1;
+                return Err(Errno::E2BIG);
+            }
             Attempt::Broken(error) => {
                 debug!(frame = ?C::FRAME_TYPE, %error, "a connection to the master broke");
                 unsure_in = Some(taken.slot().generation);
@@ -207,7 +215,7 @@ fn attempt<C: Call>(shared: &Shared, slot: &mut Slot, request: &C) -> Attempt<C:
     let id = request_id(slot.number, slot.sequence);
     let connection = slot.connection.as_mut().expect("connect() left a connection");
     if let Err(error) = connection.send(Envelope::request(C::FRAME_TYPE, id), request, &[]) {
-        return Attempt::Broken(error);
+        return if matches!(error, WireError::TooLarge(_)) { Attempt::TooLarge(error) } else { Attempt::Broken(error) };
     }
     let received = connection.receive_reply::<C::Reply>(C::FRAME_TYPE, id);
     if received.is_ok() {

@@ -21,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
                 Ok(None) => break,
                 Err(_) => return,
             };
-            let limits = frame.header.frame_type.limits();
+            let limits = frame.header.frame_type.limits(frame.header.flags);
             assert!(frame.message.len() <= limits.message_bytes as usize);
             assert!(frame.payload.len() <= limits.payload_bytes as usize);
             let _ = session::Make::decode(frame.message.as_slice());

@@ -1,6 +1,6 @@
 //! What is found in an actor's folder through a mount.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
@@ -18,6 +18,22 @@ pub struct Found {
     pub files: BTreeMap<u64, Result<Image, String>>,
     /// Names without a node, folders that could not be listed.
     pub broken: Vec<String>,
+}
+
+impl Found {
+    /// Files that cannot be read.
+    pub fn unreadable(&self) -> BTreeSet<u64> {
+        self.files.iter().filter(|(_, image)| image.is_err()).map(|(inode, _)| *inode).collect()
+    }
+
+    /// What could not be read is as it is now.
+    pub fn take_what_was_unreadable(&mut self, mut now: Found) {
+        for (inode, image) in self.files.iter_mut().filter(|(_, image)| image.is_err()) {
+            if let Some(found) = now.files.remove(inode) {
+                *image = found;
+            }
+        }
+    }
 }
 
 const READ_BYTES: usize = 256 << 10;

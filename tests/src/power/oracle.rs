@@ -1,6 +1,6 @@
 //! Reads the journal of one actor and judges what is found of its folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::bytes::{self, Event, History, Loss};
 use super::content::Image;
@@ -164,8 +164,15 @@ pub struct Verdict {
 }
 
 impl Model {
-    /// Judges what is found after `records` and `fault`.
-    pub fn judge(&mut self, records: &[Record], fault: Fault, moment: Moment, found: &Found) -> Verdict {
+    /// Judges what is found after `records` and `fault`. Files that were `unreadable` at first, while copies were away, are
+    /// found as they were when those came back: what was promised must be readable without them.
+    pub fn judge(
+        &mut self,
+        records: &[Record],
+        fault: Fault,
+        moment: Moment,
+        (found, unreadable): (&Found, &BTreeSet<u64>),
+    ) -> Verdict {
         let mut verdict = Verdict::default();
         verdict.problems.extend(found.broken.iter().map(|words| Problem::new(Kind::Broken, words)));
         verdict.problems.extend(unexpected_errors(records, fault));
@@ -188,6 +195,10 @@ impl Model {
         for (inode, image) in &found.files {
             verdict.files += 1;
             self.judge_file(*inode, image, loss, &mut verdict);
+            if unreadable.contains(inode) && self.files.get(inode).is_some_and(History::is_certain) {
+                let words = format!("file {inode}: it cannot be read from the copies that are left");
+                verdict.problems.push(Problem::new(Kind::Unreadable, words));
+            }
         }
         verdict
     }

@@ -1,5 +1,6 @@
 //! Rounds: actors work, something is broken at a random moment, everything comes back, and the oracle judges.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -101,7 +102,7 @@ struct Actors {
 /// What a round adds to the verification that every round has.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Extras {
-    /// After a cut of everything, one chunkserver never comes back before all is verified.
+    /// After a cut of everything, one chunkserver does not come back before all that was promised was found.
     pub(super) one_stays_away: Option<usize>,
     /// When all has its copies again, one chunkserver goes and all is verified once more.
     then_lose: Option<usize>,
@@ -221,11 +222,20 @@ impl Campaign {
         }
         let found_before = self.mount.as_ref().map(|mount| look(mount.path()));
         let fresh = self.cluster.mount_with(&LOOK_OPTIONS)?;
-        let found = look(fresh.path());
+        let mut found = look(fresh.path());
+        let unreadable: Vec<BTreeSet<u64>> = found.iter().map(Found::unreadable).collect();
+        if let Some(away) = extras.one_stays_away {
+            self.cluster.start_chunkserver(away)?;
+            self.cluster.wait_for_volumes(CHUNKSERVERS)?;
+            // What no fsync covered may have its only copy there.
+            for (found, again) in found.iter_mut().zip(look(fresh.path())) {
+                found.take_what_was_unreadable(again);
+            }
+        }
         if let Some(before) = found_before.filter(|before| *before != found) {
             self.problem(Problem::new(Kind::MountsDiffer, difference(&before, &found)));
         }
-        let verdict = self.judge(&actors.journals, fault, moment, &found)?;
+        let verdict = self.judge(&actors.journals, fault, moment, (&found, &unreadable))?;
         self.sync_all(fresh.path(), &found);
         fresh.unmount()?;
         self.verify_further(extras, &found)?;
@@ -284,11 +294,18 @@ impl Campaign {
 
     // ------------------------------------------------------------ verifying
 
-    fn judge(&mut self, journals: &Path, fault: Fault, moment: Moment, found: &[Found]) -> anyhow::Result<Verdict> {
+    /// `unreadable`: files that could not be read at first, while one chunkserver was away.
+    fn judge(
+        &mut self,
+        journals: &Path,
+        fault: Fault,
+        moment: Moment,
+        (found, unreadable): (&[Found], &[BTreeSet<u64>]),
+    ) -> anyhow::Result<Verdict> {
         let mut sum = Verdict::default();
-        for (actor, found) in found.iter().enumerate() {
+        for (actor, (found, unreadable)) in found.iter().zip(unreadable).enumerate() {
             let (records, violations) = journal::read(&journals.join(actor.to_string()))?;
-            let verdict = self.models[actor].judge(&records, fault, moment, found);
+            let verdict = self.models[actor].judge(&records, fault, moment, (found, unreadable));
             let seen = violations.into_iter().map(|words| Problem::new(Kind::ReadDuringWork, words));
             for problem in seen.chain(verdict.problems.iter().cloned()) {
                 self.problem(Problem::new(problem.kind, format!("actor {actor}: {}", problem.words)));
@@ -316,9 +333,6 @@ impl Campaign {
     }
 
     fn verify_further(&mut self, extras: Extras, found: &[Found]) -> anyhow::Result<()> {
-        if let Some(away) = extras.one_stays_away {
-            self.cluster.start_chunkserver(away)?;
-        }
         if let Some(lost) = extras.then_lose {
             self.cluster.wait_for_status(IN_TIME, "fully replicated", |status| status["fully_replicated"] == true)?;
             self.cluster.kill_chunkserver(lost);

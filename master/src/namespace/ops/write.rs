@@ -5,6 +5,8 @@
 //!
 //! All of these need the file's WRITE lease, which is what keeps two writers apart.
 
+use std::time::Duration;
+
 use rfs_common::clock::Time;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId};
@@ -198,7 +200,7 @@ impl Operation for Commit {
         let record = transaction.update(self.inode, |node| {
             node.allocated += added;
             node.modified = self.modified.map_or(node.modified, Into::into);
-            node.changed = context.now.into();
+            node.changed = self.changed(node.changed.into(), context.now).into();
             if self.kill_set_id {
                 node.mode = permission::without_set_id(node.mode);
             }
@@ -208,6 +210,14 @@ impl Operation for Commit {
 }
 
 impl Commit {
+    /// The change time after it, which the client that wrote has shown as this already (`add_local_changes` in the mount):
+    /// a commit is no change of its own, and programs go by a time that stays. It always rises, and by this clock only.
+    fn changed(&self, before: Time, now: Time) -> Time {
+        let next = before + Duration::from_nanos(1);
+        let written = if self.kill_set_id { Some(now) } else { self.modified };
+        written.map_or(next, |written| written.min(now).max(next))
+    }
+
     /// Settles one chunk; how many valid bytes it has gained.
     fn commit_chunk(
         &self,

@@ -143,6 +143,24 @@ fn commits_cut_extend_and_refuse_what_does_not_fit() {
 }
 
 #[test]
+fn a_commit_sets_the_change_time_that_the_writer_has_shown() {
+    let mut world = World::new();
+    let inode = world.file(ROOT, "f", 0o644);
+    let one = Duration::from_nanos(1);
+    let created: Time = world.node(inode).changed.into();
+    let mut changed = |modified: Time| {
+        let written = Commit { modified: Some(modified), length: None, ..commit(inode, 0, &[]) };
+        Time::from(world.run(&written).unwrap().record.changed)
+    };
+    assert_eq!(changed(created.before(Duration::from_secs(9))), created + one, "a writer whose clock is behind");
+    assert_eq!(changed(created + Duration::from_secs(99)), created + one + one, "a writer whose clock is ahead");
+    world.now = world.now + Duration::from_secs(10);
+    let written = Commit { modified: Some(created + Duration::from_secs(3)), ..commit(inode, 0, &[]) };
+    assert_eq!(Time::from(world.run(&written).unwrap().record.changed), created + Duration::from_secs(3));
+    world.check();
+}
+
+#[test]
 fn a_truncation_leaves_chunks_that_are_being_written_for_the_first_time() {
     let mut world = World::new();
     let inode = world.file(ROOT, "f", 0o644);

@@ -36,7 +36,7 @@ const OURS_IN_META: &[&str] = &[
     "unfinished",
 ];
 const OURS_IN_DATA: &[&str] =
-    &["volume.toml", "volume.toml.new", "running.toml", "chunks", "incoming", "lock", "probe", "scrub.toml"];
+    &["volume.toml", "volume.toml.new", "running.toml", "chunks", "incoming", "lost", "lock", "probe", "scrub.toml"];
 const OURS_IN_DIR: &[&str] = &["run", "log", "quickstart.toml.new"];
 
 /// `rfs quickstart --stop [--purge]`
