@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use rfs_common::clock::SystemClock;
 use rfs_common::config;
 use rfs_common::endpoint::Endpoint;
+use rfs_common::ids::ChunkId;
 use rfs_common::logging::{self, LogArguments};
 use rfs_common::process;
 use rfs_common::random::SystemRandom;
@@ -144,10 +145,12 @@ fn run_verify(arguments: &VerifyArguments) -> ExitCode {
         }
     } else {
         for finding in &verified.bad {
-            say(&format!("bad: chunk {} in {}: {}", finding.chunk, finding.file.display(), finding.problem));
+            let chunk = ChunkId::new(finding.chunk);
+            say(&format!("bad: chunk {chunk} in {}: {}", finding.file.display(), finding.problem));
         }
         for finding in &verified.unsettled {
-            say(&format!("open in a crash, not settled yet: chunk {}: {}", finding.chunk, finding.problem));
+            let chunk = ChunkId::new(finding.chunk);
+            say(&format!("open in a crash, not settled yet: chunk {chunk}: {}", finding.problem));
         }
         if verified.lost > 0 {
             say(&format!("in the folder lost, without a header: {} files (docs/formats/volume.md)", verified.lost));
@@ -160,9 +163,21 @@ fn run_verify(arguments: &VerifyArguments) -> ExitCode {
     if verified.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// They have no default that could be printed.
+const SETTINGS_WITHOUT_DEFAULT: &str = "\
+# The master's address for clients: HOST or HOST:PORT.
+#master = \"mfs-master.example\"
+# The address that others are told, if not the one with which this machine reaches the master.
+#data_address = \"10.0.0.5:9422\"
+# The name of this machine, if not the one given at `chunkserver init`.
+#host = \"storage1\"
+# Folder for the file `addresses`, which says where this daemon listens.
+#run_dir = \"/run/chunkserver\"";
+
 fn print_config() -> ExitCode {
     match config::default_toml::<Config>() {
         Ok(text) => {
+            say(SETTINGS_WITHOUT_DEFAULT);
             say(text.trim_end());
             ExitCode::SUCCESS
         }
@@ -178,6 +193,11 @@ fn load_config(arguments: &Arguments) -> anyhow::Result<Config> {
     }
     config.master = arguments.master.clone().or(config.master);
     config.run_dir = arguments.run_dir.clone().or(config.run_dir);
+    for folder in &mut config.data {
+        // As others see it: tables and events name it where nobody knows this program's working directory.
+        *folder = std::path::absolute(&folder)?;
+    }
+    config.check().map_err(|rule| anyhow::anyhow!("the settings make no sense: {rule}"))?;
     Ok(config)
 }
 

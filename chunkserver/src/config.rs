@@ -1,6 +1,7 @@
 //! The chunkserver's configuration; `chunkserver config` prints it with its defaults.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rfs_common::endpoint::{CHUNKSERVER_DATA_PORT, Endpoint};
 use rfs_common::size::{ByteSize, Period};
@@ -8,6 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::volume::scrub::ScrubSettings;
 use crate::volume::store::Settings;
+
+/// A client gives up a chain after this long.
+const CLIENT_WAITS: Duration = Duration::from_secs(10);
+/// What is read of a chunk at a time for the scrub.
+const SCRUB_RATE_MIN: u64 = 64 << 10;
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,6 +89,32 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What cannot work, in words for whoever made the settings.
+    ///
+    /// # Errors
+    /// The first such thing.
+    pub fn check(&self) -> Result<(), String> {
+        let zero = |period: &Period| period.get().is_zero();
+        let rules = [
+            (self.reserve_thousandths > 500, "reserve_thousandths must be at most 500, half of a volume"),
+            (zero(&self.io_deadline), "io_deadline must be longer than nothing, or every volume is stalled"),
+            (zero(&self.sync_deadline), "sync_deadline must be longer than nothing, or every volume is stalled"),
+            (zero(&self.chain_connect_deadline), "chain_connect_deadline must be longer than nothing"),
+            (zero(&self.chain_answer_deadline), "chain_answer_deadline must be longer than nothing"),
+            (
+                self.chain_answer_deadline.get() >= CLIENT_WAITS,
+                "chain_answer_deadline must be below the 10s that a client waits for the whole chain",
+            ),
+            (zero(&self.close_after), "close_after must be longer than nothing"),
+            (zero(&self.retry_interval), "retry_interval must be longer than nothing"),
+            (zero(&self.scrub_period), "scrub_period must be longer than nothing"),
+            (self.scrub_rate_max.get() < SCRUB_RATE_MIN, "scrub_rate_max must be at least 64KiB"),
+            (self.open_copies_max == 0, "open_copies_max must be at least 1"),
+            (self.connections_max == 0, "connections_max must be at least 1"),
+        ];
+        rules.iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, rule)| Err((*rule).to_owned()))
+    }
+
     /// What volumes are run with.
     pub fn volume_settings(&self) -> Settings {
         Settings {
@@ -100,6 +132,17 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        Config::default().check().expect("sound");
+        for setting in ["reserve_thousandths=5000", "io_deadline=0s", "chain_answer_deadline=20s", "scrub_rate_max=1"] {
+            let setting = rfs_common::config::parse_override(setting).expect("a setting");
+            let config: Config =
+                rfs_common::config::load(None, "RFS_", [], std::slice::from_ref(&setting)).expect("settings");
+            assert!(config.check().expect_err("refused").contains(&setting.0), "{setting:?}");
+        }
+    }
 
     #[test]
     fn the_example_has_every_setting_with_its_default() {

@@ -19,6 +19,7 @@ use crate::link::ask::ask;
 use crate::volume::health::Ground;
 use crate::volume::identity::{FILE_NAME, Identity, Refusal};
 use crate::volume::layout::{CHUNKS, INCOMING};
+use crate::volume::scan::for_each_chunk;
 
 /// The command line of `chunkserver init`.
 #[derive(Debug, Clone, Args)]
@@ -92,7 +93,7 @@ pub fn init(arguments: &InitArguments, random: &dyn Random) -> anyhow::Result<In
     for (folder, state) in found {
         match state {
             Found::Volume(identity) => {
-                let (identity, done) = change(&folder, identity, arguments)?;
+                let (identity, done) = change(&folder, identity, server, arguments)?;
                 volumes.push((folder, identity, done));
             }
             Found::Empty(ground) => {
@@ -161,8 +162,14 @@ fn is_beginning_of_volume(entry: &std::fs::DirEntry) -> bool {
 }
 
 /// Changes what the volume says about itself, if something else is wanted.
-fn change(folder: &Path, identity: Identity, arguments: &InitArguments) -> anyhow::Result<(Identity, Done)> {
+fn change(
+    folder: &Path,
+    identity: Identity,
+    server: ServerId,
+    arguments: &InitArguments,
+) -> anyhow::Result<(Identity, Done)> {
     let wanted = Identity {
+        server,
         host: arguments.host.clone().unwrap_or_else(|| identity.host.clone()),
         storage_machine: arguments.storage_machine.clone().unwrap_or_else(|| identity.storage_machine.clone()),
         ..identity.clone()
@@ -170,25 +177,40 @@ fn change(folder: &Path, identity: Identity, arguments: &InitArguments) -> anyho
     if wanted == identity {
         return Ok((identity, Done::Kept));
     }
-    let _unused = FolderLock::acquire(folder).context("host and storage machine of a volume in use are not changed")?;
+    let _unused = FolderLock::acquire(folder).context("what a volume in use says of itself is not changed")?;
     wanted.write(folder)?;
     Ok((wanted, Done::Changed))
 }
 
+/// The chunkserver of volumes that have chunks, which stays; an empty volume made for another one follows the others.
 fn common_server(found: &[(PathBuf, Found)], given: Option<ServerId>) -> anyhow::Result<Option<ServerId>> {
     let mut server = given;
+    let mut of_empty = None;
     for (folder, state) in found {
-        if let Found::Volume(identity) = state {
-            let other = *server.get_or_insert(identity.server);
-            ensure!(
-                other == identity.server,
-                "{} belongs to chunkserver {}, the others to {other}; initialise each chunkserver's volumes by themselves",
-                folder.display(),
-                identity.server
-            );
+        let Found::Volume(identity) = state else { continue };
+        if server != Some(identity.server) && !has_chunks(folder)? {
+            of_empty.get_or_insert(identity.server);
+            continue;
         }
+        let other = *server.get_or_insert(identity.server);
+        ensure!(
+            other == identity.server,
+            "{} has chunks of chunkserver {}, which is not {other}; initialise each chunkserver's volumes by themselves",
+            folder.display(),
+            identity.server
+        );
     }
-    Ok(server)
+    Ok(server.or(of_empty))
+}
+
+fn has_chunks(folder: &Path) -> anyhow::Result<bool> {
+    let mut found = false;
+    for_each_chunk(folder, &mut |_, _| {
+        found = true;
+        Ok(())
+    })
+    .map_err(|error| anyhow::anyhow!(error).context(format!("the chunks in {} cannot be listed", folder.display())))?;
+    Ok(found)
 }
 
 fn make(folder: &Path, identity: &Identity) -> anyhow::Result<()> {
@@ -252,6 +274,25 @@ mod tests {
         assert_eq!((beside[0].2, beside[1].1.host.as_str()), (Done::Kept, "other"));
         let _in_use = FolderLock::acquire(&a).unwrap();
         assert!(init(&arguments(&[&a], 5), &random).is_err(), "a volume in use is not changed");
+    }
+
+    #[test]
+    fn an_empty_volume_made_for_nobody_joins_the_chunkserver_that_it_is_for() {
+        let random = SeededRandom::new(5);
+        let root = tempfile::tempdir().unwrap();
+        let [old, new, full] = ["old", "new", "full"].map(|name| root.path().join(name));
+        let first = init(&arguments(&[&old], 5), &random).unwrap().volumes[0].1.clone();
+        init(&arguments(&[&new], 5), &random).unwrap();
+        init(&arguments(&[&full], 5), &random).unwrap();
+        for folder in [&old, &full] {
+            let layout = folder.join("chunks/0000000000/000");
+            std::fs::create_dir_all(&layout).unwrap();
+            std::fs::write(layout.join("0000000000000001"), "").unwrap();
+        }
+        let joined = init(&arguments(&[&new, &old], 5), &random).unwrap().volumes;
+        assert_eq!((joined[0].2, joined[1].2, joined[0].1.server), (Done::Changed, Done::Kept, first.server));
+        let error = init(&arguments(&[&old, &full], 5), &random).unwrap_err().to_string();
+        assert!(error.contains("has chunks of chunkserver"), "{error}");
     }
 
     #[test]

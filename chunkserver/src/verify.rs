@@ -49,12 +49,18 @@ pub struct Verified {
 /// One chunk and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which chunk.
+    /// Which chunk; written as its file is named.
+    #[serde(serialize_with = "as_chunk_id")]
     pub chunk: u64,
     /// Its file.
     pub file: PathBuf,
     /// What is wrong.
     pub problem: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn as_chunk_id<S: serde::Serializer>(chunk: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    ChunkId::new(*chunk).serialize(serializer)
 }
 
 /// Verifies the volume, showing progress on stderr if that is a terminal.

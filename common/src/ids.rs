@@ -1,8 +1,8 @@
 //! The ids that travel through every part of rfs, each a type of its own so that one cannot be given for another.
 //!
-//! Counted ids (inodes, chunks, sessions, log positions) are shown as decimal numbers. Ids chosen at random when a thing
-//! is first set up (servers, volumes, clusters) are shown, and stored in text files, as hexadecimal, because TOML has no
-//! unsigned 64-bit integers and because nobody should take them for counts.
+//! Counted ids (inodes, sessions, log positions) are shown as decimal numbers. Ids chosen at random when a thing is first
+//! set up (servers, volumes, clusters) are shown, and stored in text files, as hexadecimal, because TOML has no unsigned
+//! 64-bit integers and because nobody should take them for counts. So are chunks: their files have these names.
 //!
 //! What always holds: `Display` and `FromStr` are inverses, and the order of ids is the order of their numbers.
 
@@ -67,8 +67,8 @@ macro_rules! counted_id {
     };
 }
 
-/// Declares an id chosen at random, shown in hexadecimal and stored as that text.
-macro_rules! random_id {
+/// Declares an id that is shown in hexadecimal and stored as that text.
+macro_rules! hexadecimal_id {
     ($(#[$doc:meta])* $name:ident, $expected:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -147,9 +147,9 @@ impl InodeId {
     }
 }
 
-counted_id! {
+hexadecimal_id! {
     /// A piece of up to 64 MiB of one file's content, of which chunkservers keep copies.
-    ChunkId(u64), "a chunk id (a decimal number)"
+    ChunkId, "a chunk id (16 hexadecimal digits)"
 }
 
 impl ChunkId {
@@ -207,12 +207,12 @@ impl LogPosition {
     }
 }
 
-random_id! {
+hexadecimal_id! {
     /// A chunkserver, chosen at random when it is first initialised.
     ServerId, "a server id (16 hexadecimal digits)"
 }
 
-random_id! {
+hexadecimal_id! {
     /// A volume of a chunkserver, chosen at random by `chunkserver init`.
     VolumeId, "a volume id (16 hexadecimal digits)"
 }
@@ -376,7 +376,8 @@ mod tests {
     #[test]
     fn shows_ids_as_documented() {
         assert_eq!(InodeId::ROOT.to_string(), "1");
-        assert_eq!(format!("{:?}", ChunkId::new(7)), "ChunkId(7)");
+        assert_eq!(format!("{:?}", ChunkId::new(7)), "ChunkId(0000000000000007)");
+        assert_eq!(ChunkId::new(0x1f).to_string(), "000000000000001f");
         assert_eq!(ServerId::new(0xab).to_string(), "00000000000000ab");
         let cluster = ClusterId::new(0x6f96_19ff_8b86_4d01_b42d_00cf_4fc9_64ff);
         assert_eq!(cluster.to_string(), "6f9619ff-8b86-4d01-b42d-00cf4fc964ff");

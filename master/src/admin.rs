@@ -7,20 +7,20 @@
 
 mod exports;
 mod files;
+mod forget;
 mod goals;
 
 use std::sync::Arc;
 
 use rfs_common::errno::Errno;
-use rfs_common::ids::{Goal, ServerId};
+use rfs_common::ids::Goal;
 use rfs_proto::admin as wire;
 use rfs_proto::admin::admin_server::{Admin, AdminServer};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::chunks::Severity;
-use crate::status::{Gatherer, MasterState, MasterStateExt};
+use crate::status::Gatherer;
 
 /// Progress messages that wait for the network.
 const PROGRESS_MAX: usize = 16;
@@ -142,7 +142,15 @@ impl Admin for AdminService {
         request: Request<wire::ForgetServerRequest>,
     ) -> Result<Response<wire::ForgetServerReply>, Status> {
         let request = request.into_inner();
-        self.blocking(move |gatherer| forget_server(&**gatherer.state(), &request)).await
+        self.blocking(move |gatherer| forget::server(&**gatherer.state(), &request)).await
+    }
+
+    async fn forget_volume(
+        &self,
+        request: Request<wire::ForgetVolumeRequest>,
+    ) -> Result<Response<wire::ForgetVolumeReply>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |gatherer| forget::volume(&**gatherer.state(), &request)).await
     }
 }
 
@@ -152,41 +160,6 @@ fn checkpoint(gatherer: &Gatherer) -> Result<wire::CheckpointReply, Status> {
     let (begun, position) = (clock.monotonic(), store.position().get());
     store.checkpoint().map_err(|error| Status::internal(error.to_string()))?;
     Ok(wire::CheckpointReply { position, took_ms: clock.monotonic().since(begun).as_millis() as u64 })
-}
-
-fn forget_server(
-    state: &dyn MasterState,
-    request: &wire::ForgetServerRequest,
-) -> Result<wire::ForgetServerReply, Status> {
-    let server = ServerId::new(request.server);
-    let view = state.with_chunks(|chunks, _| chunks.server(server));
-    let view = view.ok_or_else(|| Status::not_found(format!("no chunkserver {server} is known; see `rfs servers`")))?;
-    if view.connected {
-        return Err(Status::failed_precondition(format!(
-            "chunkserver {server} on {} is connected; stop it before it is forgotten",
-            view.host
-        )));
-    }
-    let lost_chunks = state.with_chunks(|chunks, _| chunks.last_copies_of(server));
-    let last_copies = lost_chunks.len();
-    if last_copies > 0 && !request.last_copies {
-        return Err(Status::failed_precondition(format!(
-            "chunkserver {server} on {} has the last copies of {last_copies} chunks, which would be lost: bring it back, or \
-             forget it with --last-copies",
-            view.host
-        )));
-    }
-    state.expect_copies(&lost_chunks).map_err(Status::internal)?;
-    let change = crate::cluster::known::change_to_forget(server);
-    state.commit(vec![change]).map_err(Status::internal)?;
-    let forgotten = state.with_chunks(|chunks, _| chunks.forget_server(server));
-    if !forgotten {
-        return Err(Status::aborted(format!("chunkserver {server} has just come back; it was not forgotten")));
-    }
-    let lost = if last_copies > 0 { format!(", with the last copies of {last_copies} chunks") } else { String::new() };
-    let what = format!("chunkserver {server} on {} was forgotten by an administrator{lost}", view.host);
-    state.report(Severity::Warning, what);
-    Ok(wire::ForgetServerReply {})
 }
 
 fn status_of(errno: Errno, what: &str) -> Status {

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
-use rfs_common::ids::InodeId;
+use rfs_common::ids::{InodeId, ServerId};
 use tokio_stream::StreamExt;
 
 use super::*;
 use crate::exports::{Exports, ExportsConfig};
 use crate::namespace::records::{EntryRecord, InodeRecord, NodeKind, Stamp, entry_key, inode_key};
 use crate::namespace::source::{Change, Table};
+use crate::status::MasterStateExt;
 use crate::status::test_master::TestMaster;
 
 fn put(master: &TestMaster, table: Table, key: Vec<u8>, value: Vec<u8>) {
@@ -105,6 +106,7 @@ async fn affected_files_are_named_with_what_to_do() {
         free: 1 << 39,
         chunks: 0,
         storage_machine: String::new(),
+        filesystem: String::new(),
         lost_power: false,
         scrub: Default::default(),
     };

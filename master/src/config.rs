@@ -2,6 +2,7 @@
 //! and `-o key=value`. `mfs-master config` prints it with all defaults.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rfs_common::endpoint::{CHUNKSERVER_TO_MASTER_PORT, CLIENT_TO_MASTER_PORT, Endpoint, METRICS_PORT, WEB_PORT};
 use rfs_common::size::{ByteSize, Period};
@@ -15,6 +16,12 @@ use crate::store::StoreOptions;
 
 /// Prefix of the environment variables that make settings.
 pub const ENVIRONMENT_PREFIX: &str = "RFS_MASTER_";
+
+/// Less memory for pages than this is no cache.
+const CACHE_BYTES_MIN: u64 = 1 << 20;
+/// Waiting for less than this is not waiting.
+const SHORTEST: Duration = Duration::from_millis(100);
+const SHORTEST_EXPORT: Duration = Duration::from_secs(1);
 
 /// All settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -143,7 +150,24 @@ impl MasterConfig {
                 self.recall_timeout.get() < self.session_expiry.get(),
                 "recall_timeout must not be shorter than session_expiry",
             ),
-            (self.copies_min == 0, "copies_min must be at least 1"),
+            (!(1..=9).contains(&self.copies_min), "copies_min must be from 1 to 9, as goals are"),
+            (self.repairs_per_volume == 0, "repairs_per_volume must be at least 1, or nothing is ever repaired"),
+            (
+                self.cache_bytes.get() < CACHE_BYTES_MIN,
+                "cache_bytes must be at least 1MiB, or the master does nothing but read and write pages",
+            ),
+            (
+                self.chunk_wait.get() < SHORTEST,
+                "chunk_wait must be at least 100ms, or reads fail whenever a copy is away",
+            ),
+            (
+                self.orphan_chunk_grace.get() < self.export_interval.get(),
+                "orphan_chunk_grace must not be shorter than export_interval, or what is newer than an export is deleted \
+                 after a restore from it",
+            ),
+            (self.export_interval.get() < SHORTEST_EXPORT, "export_interval must be at least 1s"),
+            (self.checkpoint_interval.get() < SHORTEST, "checkpoint_interval must be at least 100ms"),
+            (self.chunkserver_expiry.get() < SHORTEST * 10, "chunkserver_expiry must be at least 1s"),
             (self.connections_max == 0, "connections_max must be at least 1"),
             (self.export_keep == 0, "export_keep must be at least 1"),
         ];
@@ -223,5 +247,21 @@ mod tests {
     fn settings_that_make_no_sense_together_are_refused() {
         let config = MasterConfig { session_expiry: Period::seconds(3), ..MasterConfig::default() };
         assert!(config.check().expect_err("refused").contains("session_expiry"));
+        for setting in [
+            "copies_min=50",
+            "repairs_per_volume=0",
+            "cache_bytes=1",
+            "orphan_chunk_grace=0s",
+            "chunk_wait=0s",
+            "export_interval=0s",
+            "checkpoint_interval=0s",
+            "chunkserver_expiry=0s",
+        ] {
+            let setting = rfs_common::config::parse_override(setting).expect("a setting");
+            let config: MasterConfig =
+                rfs_common::config::load(None, ENVIRONMENT_PREFIX, [], std::slice::from_ref(&setting))
+                    .expect("settings");
+            assert!(config.check().expect_err("refused").contains(&setting.0), "{setting:?}");
+        }
     }
 }

@@ -22,13 +22,14 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use crate::admin::AdminService;
+use crate::chunks::Severity;
 use crate::cluster::ClusterService;
 use crate::config::MasterConfig;
 use crate::connections::Limited;
 use crate::engine::{CompareCopies, CopyDigests, Engine, Storage, Ticker};
 use crate::exports::{ExportWorker, Exports};
 use crate::session::listener::{Announced, SessionServer};
-use crate::status::{Gatherer, MasterState, StoreHandle};
+use crate::status::{Gatherer, MasterState, RedundancyWatch, StoreHandle};
 use crate::store::{OpenError, Store};
 use crate::web;
 
@@ -109,6 +110,8 @@ fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> any
         %cluster, data = %config.data.display(), clients = %addresses.clients, chunkservers = %addresses.cluster,
         page = %addresses.web, metrics = %addresses.metrics, "the master serves"
     );
+    let started = format!("the master has started (version {}, cluster {cluster})", env!("CARGO_PKG_VERSION"));
+    MasterState::report(&*engine, Severity::Information, started);
     shutdown.wait();
     tracing::info!(reason = %shutdown.reason().map(|reason| reason.to_string()).unwrap_or_default(), "the master stops");
     engine.stop();
@@ -157,6 +160,7 @@ fn start_workers(
         background::start(ticker, shutdown.clone(), clock.clone()),
         background::start(export, shutdown.clone(), clock.clone()),
         background::start(gatherer.sampler(), shutdown.clone(), clock.clone()),
+        background::start(RedundancyWatch::new(Arc::clone(gatherer.state())), shutdown.clone(), clock.clone()),
     ];
     started.into_iter().collect::<Result<_, _>>().context("cannot start a thread")
 }

@@ -246,6 +246,13 @@ impl Sessions {
         ids
     }
 
+    /// This process did nothing for so long, as when it was stopped: what was not heard in that time says nothing of clients.
+    pub fn stood_still(&mut self, now: Monotonic, pause: Duration) {
+        for session in self.sessions.values_mut() {
+            session.heard = (session.heard + pause).min(now);
+        }
+    }
+
     /// Takes a session out.
     pub fn remove(&mut self, id: SessionId) -> Option<Session> {
         self.sessions.remove(&id)

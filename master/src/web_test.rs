@@ -30,6 +30,7 @@ fn gatherer() -> Arc<Gatherer> {
         free: 40,
         chunks: 0,
         storage_machine: String::new(),
+        filesystem: String::new(),
         lost_power: false,
         scrub: Default::default(),
     };

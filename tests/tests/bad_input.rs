@@ -174,6 +174,28 @@ fn strangers_on_the_ports_do_no_harm() {
 }
 
 #[test]
+fn connections_without_end_do_not_take_the_masters_descriptors() {
+    let cluster = Cluster::start().expect("a cluster");
+    let addresses = fs::read(cluster.master_folder().join("addresses.json")).expect("where it listens");
+    let addresses: serde_json::Value = serde_json::from_slice(&addresses).expect("JSON");
+    let master = addresses["process_id"].as_u64().expect("a process id");
+    // Few enough for a test; they are as many as the limit in a life of months.
+    let limit = Command::new("prlimit").args(["--pid", &master.to_string(), "--nofile=400:400"]).status();
+    assert!(limit.expect("prlimit").success());
+    let mut strangers = Vec::new();
+    for service in ["web", "metrics"] {
+        let address = addresses[service].as_str().expect("an address").to_owned();
+        strangers.extend((0..250).map(|_| TcpStream::connect(&address).expect("connect")));
+    }
+    let mount = cluster.mount().expect("a mount, while strangers hold all that they can get");
+    workload::write(mount.path(), 7, 1, true).expect("written");
+    rfs_tests::programs::run(&mut cluster.rfs(&["admin", "checkpoint"])).expect("a checkpoint opens many files");
+    workload::verify(mount.path(), 7, 1).expect("read");
+    drop(strangers);
+    cluster.wait_for_status(SOON, "healthy", |status| status["health"] == "ok").expect("healthy");
+}
+
+#[test]
 fn a_chunkserver_of_another_cluster_is_refused() {
     let cluster = Cluster::start().expect("a cluster");
     let other = Cluster::start().expect("another");

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rfs_common::background;
-use rfs_common::clock::SharedClock;
+use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::shutdown::Shutdown;
 use rfs_proto::wire::WireError;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -17,6 +17,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::connection::{Served, Shared};
 
 const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// The log is told of what strangers send at most this often.
+const REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// A data port in service.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ struct Inner {
     next: AtomicU64,
     stop: Shutdown,
     clock: SharedClock,
+    /// When the log was last told of a connection that was closed for what came on it.
+    refusal_told: Mutex<Option<Monotonic>>,
 }
 
 impl Port {
@@ -56,6 +60,7 @@ impl Port {
             next: AtomicU64::new(0),
             stop: Shutdown::new(),
             clock,
+            refusal_told: Mutex::default(),
         });
         let acceptor = Arc::clone(&inner);
         let acceptor = background::spawn("data-port", move || acceptor.accept(&listener))?;
@@ -140,12 +145,30 @@ impl Inner {
                 Ok(()) => {}
                 Err(WireError::Closed) => break,
                 Err(error) => {
-                    tracing::debug!(error = %crate::volume::identity::with_sources(&error), "a data connection ended");
+                    self.note_end(&error);
                     break;
                 }
             }
         }
         self.connections().remove(&number);
+    }
+
+    /// What breaks off is everyday. What is no frame of ours comes from a stranger or a mistake, which somebody should look
+    /// for; once in a while, so that a stranger does not fill the log.
+    fn note_end(&self, error: &WireError) {
+        let reason = crate::volume::identity::with_sources(error);
+        if matches!(error, WireError::Closed | WireError::Io(_)) {
+            tracing::debug!(reason, "a data connection ended");
+            return;
+        }
+        let now = self.clock.monotonic();
+        let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| now.since(told) >= REFUSALS_TOLD_EVERY) {
+            *told = Some(now);
+            tracing::warn!(reason, "a data connection was closed: what came on it is not of this protocol");
+        } else {
+            tracing::debug!(reason, "a data connection was closed: what came on it is not of this protocol");
+        }
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {

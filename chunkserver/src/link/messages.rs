@@ -43,6 +43,7 @@ fn volume(slot: &Slot, identity: Identity) -> WireVolume {
             told.total = volume.space().total;
             told.free = volume.free_above_reserve();
             told.chunks = volume.chunk_count();
+            told.filesystem = filesystem(volume.ground().device);
             told.lost_power = volume.last_end() == LastEnd::PowerCut;
             let scrub = volume.scrubbed();
             told.scrub = Some(WireScrub {
@@ -54,6 +55,12 @@ fn volume(slot: &Slot, identity: Identity) -> WireVolume {
         }
     }
     told
+}
+
+/// What names a filesystem among all machines: the boot of the machine and the device.
+fn filesystem((major, minor): (u32, u32)) -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    if boot.is_empty() { String::new() } else { format!("{} {major}:{minor}", boot.trim()) }
 }
 
 /// The inventory of a volume in parts; an empty volume has one empty part.

@@ -1,5 +1,5 @@
-//! The identity of a volume: the file `volume.toml` in its folder, written by `chunkserver init` and never changed
-//! (docs/formats/volume.md). A folder without one is not a volume, so a filesystem that is missing at boot never makes the
+//! The identity of a volume: the file `volume.toml` in its folder, written by `chunkserver init`, which is the only
+//! one to change it (docs/formats/volume.md). A folder without one is not a volume, so a filesystem that is missing at boot never makes the
 //! daemon write to the disk below its mount point.
 
 use std::path::{Path, PathBuf};
@@ -81,8 +81,9 @@ pub enum Refusal {
     },
     /// Of another chunkserver.
     #[error(
-        "volume {folder} belongs to chunkserver {has}, not to {expected}; run a chunkserver of its own for it, or correct \
-         `server` in its {FILE_NAME} while nothing uses it", folder = folder.display()
+        "volume {folder} belongs to chunkserver {has}, not to {expected} as the others here. If it is a new volume for this \
+         chunkserver, make it one with `chunkserver init --server {expected} {folder} --master HOST`; if its chunks are \
+         another's, run a chunkserver of its own for it", folder = folder.display()
     )]
     OtherServer {
         /// The folder.

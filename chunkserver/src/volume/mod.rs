@@ -25,3 +25,6 @@ pub mod scan;
 pub mod upkeep;
 
 pub mod scrub;
+
+#[cfg(test)]
+mod golden_test;

@@ -270,5 +270,9 @@ impl Record {
 }
 
 #[cfg(test)]
+#[path = "scrub_golden_test.rs"]
+mod golden_tests;
+
+#[cfg(test)]
 #[path = "scrub_test.rs"]
 mod tests;

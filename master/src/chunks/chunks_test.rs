@@ -29,6 +29,7 @@ fn report(volume: u64, machine: &str) -> VolumeReport {
         free: 1 << 39,
         chunks: 0,
         storage_machine: machine.to_owned(),
+        filesystem: String::new(),
         lost_power: true,
         scrub: Default::default(),
     }
@@ -493,6 +494,50 @@ fn what_lacks_copies_says_why() {
     assert!(matches!(hindrance(&chunks), Hindrance::Delay(1..=11)), "{:?}", hindrance(&chunks));
     pass(&mut chunks, 12, &[1, 2, 4]);
     assert_eq!(hindrance(&chunks), Hindrance::BeingMade);
+}
+
+#[test]
+fn a_volume_that_is_not_named_any_more_can_be_forgotten_and_comes_back_when_it_is() {
+    let mut chunks = table(ChunksConfig::default());
+    for chunk in [1, 2] {
+        chunks.load(ChunkId::new(chunk), info(1, 1, Goal::TWO));
+    }
+    let both = vec![report(10, ""), report(11, "")];
+    let stream = StreamId(1);
+    let server = ServerId::new(1);
+    chunks.register(at(0), registration(1, both), stream, Signal::default()).unwrap();
+    chunks.inventory(at(0), server, stream, VolumeId::new(10), &[held(1, 1)], WHOLE);
+    chunks.inventory(at(0), server, stream, VolumeId::new(11), &[held(1, 1), held(2, 1)], WHOLE);
+    connect(&mut chunks, 2, &[held(1, 1)]);
+    assert!(!chunks.forget_volume(VolumeId::new(11)), "it is in use");
+    assert_eq!(chunks.last_copies_of_volume(VolumeId::new(11)), [ChunkId::new(2)]);
+    // The disk is taken out.
+    let stream = StreamId(5);
+    chunks.register(at(1), registration(1, vec![report(10, "")]), stream, Signal::default()).unwrap();
+    chunks.inventory(at(1), server, stream, VolumeId::new(10), &[held(1, 1)], WHOLE);
+    let known = |chunks: &Chunks| chunks.server(server).unwrap().volumes.len();
+    assert_eq!((known(&chunks), chunks.summary().volumes), (2, (3, 2)));
+    assert!(chunks.forget_volume(VolumeId::new(11)) && !chunks.forget_volume(VolumeId::new(11)));
+    assert_eq!((known(&chunks), chunks.summary().volumes), (1, (2, 2)));
+    assert!(chunks.copies(ChunkId::new(2)).is_empty() && chunks.live_copies(ChunkId::new(1)) == 2);
+    // It was only away after all.
+    let stream = StreamId(6);
+    chunks.register(at(2), registration(1, vec![report(10, ""), report(11, "")]), stream, Signal::default()).unwrap();
+    chunks.inventory(at(2), server, stream, VolumeId::new(11), &[held(2, 1)], WHOLE);
+    assert_eq!((known(&chunks), chunks.live_copies(ChunkId::new(2))), (2, 1));
+}
+
+#[test]
+fn volumes_that_share_a_filesystem_share_its_space() {
+    let mut chunks = table(ChunksConfig::default());
+    let on = |volume: u64, filesystem: &str| VolumeReport { filesystem: filesystem.to_owned(), ..report(volume, "") };
+    connect_with(&mut chunks, 1, on(10, "boot 8:1"), &[]);
+    connect_with(&mut chunks, 2, on(20, "boot 8:1"), &[]);
+    assert_eq!(chunks.summary().space, (1 << 40, 1 << 39));
+    connect_with(&mut chunks, 3, on(30, "boot 8:2"), &[]);
+    connect_with(&mut chunks, 4, on(40, ""), &[]);
+    connect_with(&mut chunks, 5, on(50, ""), &[]);
+    assert_eq!(chunks.summary().space, (4 << 40, 4 << 39));
 }
 
 #[test]

@@ -103,6 +103,7 @@ impl Chunks {
         for slot in self.servers.server_mut(id).slots.clone() {
             let volume = self.servers.volume_mut(slot);
             if !named.contains(&volume.id) {
+                volume.named = false;
                 volume.report.state = VolumeState::Out;
                 volume.report.reason = "its chunkserver did not name it when it registered".to_owned();
                 volume.inventory = Inventory::Awaited;
@@ -496,16 +497,25 @@ impl Chunks {
     /// Chunks of which the server, which is away, has the only good copies that are known to be anywhere.
     pub fn last_copies_of(&self, id: ServerId) -> Vec<ChunkId> {
         let Some(server) = self.servers.servers.get(&id) else { return Vec::new() };
+        self.last_copies_on(&server.slots)
+    }
+
+    /// The same of one volume.
+    pub fn last_copies_of_volume(&self, id: VolumeId) -> Vec<ChunkId> {
+        self.servers.slot(id).map_or_else(Vec::new, |slot| self.last_copies_on(&[slot]))
+    }
+
+    fn last_copies_on(&self, slots: &[u16]) -> Vec<ChunkId> {
         let mut chunks: Vec<ChunkId> =
-            server.slots.iter().flat_map(|slot| self.servers.volume(*slot).chunks.iter().copied()).collect();
+            slots.iter().flat_map(|slot| self.servers.volume(*slot).chunks.iter().copied()).collect();
         chunks.sort_unstable();
         chunks.dedup();
         let is_last = |chunk: &&ChunkId| {
             let Some(entry) = self.entries.get(*chunk).filter(|entry| !entry.is_doomed()) else { return false };
             let good = |copy: &&HeldCopy| entry.is_current(copy) && !copy.flags.has(CopyFlags::BAD);
-            let mut holders = entry.copies().iter().filter(good).map(|copy| self.servers.volume(copy.slot).server);
-            let here = holders.clone().any(|holder| holder == id);
-            here && !holders.any(|holder| holder != id)
+            let mut holders = entry.copies().iter().filter(good).map(|copy| copy.slot);
+            let here = holders.clone().any(|holder| slots.contains(&holder));
+            here && !holders.any(|holder| !slots.contains(&holder))
         };
         chunks.retain(|chunk| is_last(&chunk));
         chunks
@@ -517,15 +527,44 @@ impl Chunks {
             return false;
         };
         for slot in server.slots.clone() {
-            let chunks: Vec<ChunkId> = self.servers.volume(slot).chunks.iter().copied().collect();
-            for chunk in chunks {
-                self.drop_copy(slot, chunk);
-            }
-            self.orphans.retain(|key, _| key.0 != slot);
+            self.drop_copies_on(slot);
         }
         self.servers.forget(id);
         self.reconsider_repairs();
         true
+    }
+
+    /// Forgets a volume that is gone for good, with all that was on it. Returns whether it was known and may be forgotten: its
+    /// server does not name it any more, or is not connected.
+    pub fn forget_volume(&mut self, id: VolumeId) -> bool {
+        let Some(slot) = self.servers.slot(id).filter(|slot| !self.servers.volume(*slot).forgotten) else {
+            return false;
+        };
+        let volume = self.servers.volume(slot);
+        let connected = self.servers.servers.get(&volume.server).is_some_and(|server| server.stream.is_some());
+        if connected && volume.named {
+            return false;
+        }
+        self.drop_copies_on(slot);
+        self.servers.forget_volume(slot);
+        self.update_counting(slot);
+        self.reconsider_repairs();
+        true
+    }
+
+    fn drop_copies_on(&mut self, slot: u16) {
+        let chunks: Vec<ChunkId> = self.servers.volume(slot).chunks.iter().copied().collect();
+        for chunk in chunks {
+            self.drop_copy(slot, chunk);
+        }
+        self.orphans.retain(|key, _| key.0 != slot);
+    }
+
+    /// This process did nothing for so long, as when it was stopped: what was not heard in that time says nothing of others.
+    pub fn stood_still(&mut self, now: Monotonic, pause: Duration) {
+        for server in self.servers.servers.values_mut() {
+            server.last_heard = server.last_heard.map(|heard| (heard + pause).min(now));
+        }
     }
 }
 

@@ -438,6 +438,7 @@ fn report(volume: VolumeId) -> VolumeReport {
         free: 1 << 39,
         chunks: 0,
         storage_machine: String::new(),
+        filesystem: String::new(),
         lost_power: false,
         scrub: Default::default(),
     }

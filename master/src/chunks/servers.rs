@@ -59,6 +59,8 @@ pub(super) struct Volume {
     /// When its inventory was asked for, or expected unasked.
     pub(super) inventory_asked: Option<Monotonic>,
     pub(super) forgotten: bool,
+    /// Its server named it when it registered last, or has not registered yet.
+    pub(super) named: bool,
 }
 
 impl Volume {
@@ -179,6 +181,7 @@ impl Servers {
         volume.server = server;
         volume.report = report;
         volume.forgotten = false;
+        volume.named = true;
         let slots = &mut self.server_mut(server).slots;
         if !slots.contains(&slot) {
             slots.push(slot);
@@ -202,6 +205,7 @@ impl Servers {
             vanished: None,
             inventory_asked: None,
             forgotten: false,
+            named: true,
         });
         self.slots.insert(id, slot);
         slot
@@ -256,6 +260,15 @@ impl Servers {
                 true
             }
             _ => false,
+        }
+    }
+
+    pub(super) fn forget_volume(&mut self, slot: u16) {
+        let volume = self.volume_mut(slot);
+        volume.forgotten = true;
+        let server = volume.server;
+        if let Some(server) = self.servers.get_mut(&server) {
+            server.slots.retain(|other| *other != slot);
         }
     }
 

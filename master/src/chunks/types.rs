@@ -168,6 +168,8 @@ pub struct VolumeReport {
     pub chunks: u64,
     /// The storage machine behind it; empty if unknown.
     pub storage_machine: String,
+    /// What names its filesystem: the same for volumes that share one; empty if unknown.
+    pub filesystem: String,
     /// Whether its last use ended in a power cut: files that were made just before may be gone.
     pub lost_power: bool,
     /// How far its scrub is.

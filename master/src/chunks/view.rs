@@ -1,5 +1,6 @@
 //! What is shown of servers, volumes and copies.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,13 +44,15 @@ pub struct VolumeView {
     pub counts: bool,
     /// Copies of known chunks on it.
     pub copies: u64,
+    /// Its server named it when it registered last, or has not registered yet.
+    pub named: bool,
 }
 
 impl VolumeView {
-    /// The state in words for people: a volume that cannot be asked is missing, whatever it said last.
+    /// The state in words for people: a volume that cannot be asked is away, whatever it said last.
     pub fn state(&self, connected: bool) -> &'static str {
         match (connected, self.counts) {
-            (false, _) => "missing",
+            (false, _) => "away",
             (true, false) if self.report.state.is_readable() => "taking inventory",
             (true, _) => self.report.state.text(),
         }
@@ -131,13 +134,22 @@ impl Chunks {
         summary
     }
 
-    /// Bytes of the volumes that count, and how many of them are free.
+    /// Bytes of all volumes that count, total and free. Volumes that share a filesystem share its space.
     pub fn space(&self) -> (u64, u64) {
-        let reports = self.servers.volumes().filter(|(_, volume)| volume.counts).map(|(_, volume)| &volume.report);
-        let add = |(total, free): (u64, u64), report: &VolumeReport| {
-            (total.saturating_add(report.total), free.saturating_add(report.free))
-        };
-        reports.fold((0, 0), add)
+        let (mut total, mut free) = (0_u64, 0_u64);
+        let mut shared: HashMap<&str, (u64, u64)> = HashMap::new();
+        for (_, volume) in self.servers.volumes().filter(|(_, volume)| volume.counts) {
+            let report = &volume.report;
+            if report.filesystem.is_empty() {
+                (total, free) = (total.saturating_add(report.total), free.saturating_add(report.free));
+            } else {
+                let known = shared.entry(&report.filesystem).or_default();
+                *known = (known.0.max(report.total), known.1.max(report.free));
+            }
+        }
+        shared.values().fold((total, free), |(total, free), (more, more_free)| {
+            (total.saturating_add(*more), free.saturating_add(*more_free))
+        })
     }
 
     /// All known servers with their volumes.
@@ -155,6 +167,7 @@ impl Chunks {
             report: volume.report.clone(),
             counts: volume.counts,
             copies: volume.chunks.len() as u64,
+            named: volume.named,
         });
         ServerView {
             server: server.id,

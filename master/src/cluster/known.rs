@@ -59,6 +59,14 @@ pub(crate) fn change_to_forget(server: ServerId) -> Change {
     Change::Delete { table: Table::System, key: system_key(SystemKind::Server, server.get()) }
 }
 
+/// The change that forgets a volume; nothing if no record names it.
+pub(crate) fn change_to_forget_volume(source: &dyn Source, volume: VolumeId) -> Result<Option<Change>, StoreError> {
+    let names_it = |server: &Registration| server.volumes.iter().any(|report| report.volume == volume);
+    let Some(mut server) = known_servers(source)?.into_iter().find(names_it) else { return Ok(None) };
+    server.volumes.retain(|report| report.volume != volume);
+    change_to_store(source, &server)
+}
+
 /// All known servers.
 pub fn known_servers(source: &dyn Source) -> Result<Vec<Registration>, StoreError> {
     let (from, to) = (system_key(SystemKind::Server, 0), system_key(SystemKind::Server, u64::MAX));
@@ -96,6 +104,7 @@ fn registration_of(server: ServerId, record: ServerRecord) -> Registration {
         free: 0,
         chunks: 0,
         storage_machine: volume.storage_machine,
+        filesystem: String::new(),
         lost_power: false,
         scrub: ScrubReport::default(),
     };
@@ -130,6 +139,9 @@ mod tests {
             (known.len(), known[0].server, known[0].volumes[0].volume),
             (1, ServerId::new(u64::MAX), VolumeId::new(7))
         );
+        source.apply(&[change_to_forget_volume(&source, VolumeId::new(7)).unwrap().unwrap()]);
+        assert!(known_servers(&source).unwrap()[0].volumes.is_empty());
+        assert!(change_to_forget_volume(&source, VolumeId::new(7)).unwrap().is_none());
         source.apply(&[change_to_forget(ServerId::new(u64::MAX))]);
         assert!(known_servers(&source).unwrap().is_empty());
     }

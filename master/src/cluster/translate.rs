@@ -51,6 +51,7 @@ pub(super) fn volume(volume: wire::Volume) -> VolumeReport {
         free: volume.free,
         chunks: volume.chunks,
         storage_machine: name(&volume.storage_machine),
+        filesystem: name(&volume.filesystem),
         lost_power: volume.lost_power,
         scrub: scrub(volume.scrub.unwrap_or_default()),
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use prost::Message;
+use rfs_common::background::Worker;
 use rfs_common::clock::{ManualClock, SystemClock, Time};
 use rfs_common::ids::{ChunkId, ChunkVersion, Goal, ServerId, VolumeId};
 use rfs_common::random::SeededRandom;
@@ -164,6 +165,7 @@ impl World {
                 free: 1 << 39,
                 chunks: 0,
                 storage_machine: String::new(),
+                filesystem: String::new(),
                 lost_power: true,
                 scrub: Default::default(),
             };
@@ -601,4 +603,26 @@ fn stopping_ends_every_wait_without_an_answer() {
     until("the recall", || !writer.peer.recalls().is_empty());
     world.engine.stop();
     assert!(matches!(waiting.join().unwrap(), Err(Refusal::Close(_))));
+}
+
+#[test]
+fn after_a_pause_of_the_master_nobody_is_taken_for_away() {
+    let world = World::new();
+    world.chunkservers(2);
+    let client = world.client(Manners::Answers);
+    let copies: Arc<dyn CompareCopies> = Arc::new(Digests(true));
+    let mut ticker = Ticker::new(world.engine.clone(), &copies).unwrap();
+    let connected = || world.engine.with_chunks(|chunks, _| chunks.summary().servers.1);
+    ticker.step();
+    world.clock.advance(Duration::from_secs(3600));
+    ticker.step();
+    assert_eq!((connected(), world.engine.totals().sessions), (2, 1));
+    assert!(world.engine.events().after(0).iter().any(|event| event.message.contains("stood still for 3599.9 s")));
+    // Who stays silent from then on is away.
+    for _ in 0..110 {
+        world.clock.advance(Duration::from_millis(100));
+        ticker.step();
+    }
+    assert_eq!(world.engine.totals().sessions, 0);
+    drop(client);
 }

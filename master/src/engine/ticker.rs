@@ -22,6 +22,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 /// How many times `recall_timeout` a session that says to be at work on a recall may be so.
 const RECALL_WORK_MAX: u32 = 20;
 
+/// A step that comes so much later than it should have shows that this process did not run: it was stopped, or starved.
+const STOOD_STILL: Duration = Duration::from_secs(1);
+
 /// Threads that compare copies: each may wait for a chunkserver that hangs.
 const COMPARERS: usize = 4;
 /// Comparisons that may wait for them; more are given out again later.
@@ -31,6 +34,7 @@ const COMPARISONS_WAITING_MAX: usize = 64;
 pub struct Ticker {
     engine: Arc<Engine>,
     comparisons: SyncSender<Comparison>,
+    last_step: Option<Monotonic>,
 }
 
 impl Ticker {
@@ -46,7 +50,7 @@ impl Ticker {
             let (engine, copies, waiting) = (Arc::clone(&engine), Arc::clone(copies), Arc::clone(&waiting));
             background::spawn("compare", move || compare_all(&engine, &*copies, &waiting))?;
         }
-        Ok(Ticker { engine, comparisons })
+        Ok(Ticker { engine, comparisons, last_step: None })
     }
 }
 
@@ -65,6 +69,12 @@ impl Worker for Ticker {
     }
 
     fn step(&mut self) -> Step {
+        let now = self.engine.clock.monotonic();
+        let pause = self.last_step.map_or(Duration::ZERO, |last| now.since(last).saturating_sub(INTERVAL));
+        self.last_step = Some(now);
+        if pause > STOOD_STILL {
+            self.engine.stood_still(now, pause);
+        }
         for comparison in self.engine.pass_time() {
             if let Err(TrySendError::Full(comparison) | TrySendError::Disconnected(comparison)) =
                 self.comparisons.try_send(comparison)
@@ -121,6 +131,21 @@ impl Engine {
         state.waking.extend(late);
         state.wake_for_chunks();
         comparisons
+    }
+
+    /// Nobody is taken for away because of a time in which this process itself heard nothing.
+    fn stood_still(&self, now: Monotonic, pause: Duration) {
+        let mut state = self.lock();
+        state.chunks.stood_still(now, pause);
+        state.sessions.stood_still(now, pause);
+        state.recalls.stood_still(now, pause);
+        drop(state);
+        let seconds = pause.as_secs_f32();
+        let message = format!(
+            "the master itself stood still for {seconds:.1} s (stopped, or short of processor time or memory); clients and \
+             chunkservers that were silent meanwhile are given that time"
+        );
+        self.report(Severity::Warning, message);
     }
 
     fn end_lost_sessions(&self, state: &mut State, now: Monotonic) {

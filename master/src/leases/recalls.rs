@@ -108,6 +108,14 @@ impl<Waiter: Copy + PartialEq> Recalls<Waiter> {
         sessions
     }
 
+    /// This process did nothing for so long: that no answer was heard in that time is nobody's fault.
+    pub fn stood_still(&mut self, now: Monotonic, pause: Duration) {
+        for owed in self.outstanding.values_mut() {
+            owed.at_work = (owed.at_work + pause).min(now);
+            owed.outstanding.since = (owed.outstanding.since + pause).min(now);
+        }
+    }
+
     /// How many were not answered yet.
     pub fn count(&self) -> usize {
         self.outstanding.len()

@@ -161,7 +161,7 @@ impl Shared {
             self.engine.metrics().connections_refused.add_one();
             let most = self.config.connections_max;
             let message =
-                format!("a connection from {address} was refused: there are {most} already (session.connections_max)");
+                format!("a connection from {address} was refused: there are {most} already (setting connections_max)");
             return self.engine.report(Severity::Warning, message);
         }
         open.insert(number, registered);

@@ -118,7 +118,7 @@ fn no_place(chunk: &LackingChunk, connected: usize, full: usize) -> String {
     if connected < goal {
         let (are, have) = (if connected == 1 { "is" } else { "are" }, counted(connected as u64, "chunkserver"));
         return format!(
-            "goal {goal} needs as many chunkservers, and only {have} {are} connected; start the missing ones, add some, \
+            "goal {goal} needs as many chunkservers, and only {have} {are} connected; start those that are away, add some, \
              or lower the goal (rfs setgoal)"
         );
     }

@@ -84,6 +84,7 @@ impl Gatherer {
             stuck: stuck.as_ref(),
             metadata: &metadata,
             default_goal,
+            uptime_s: self.state.clock().monotonic().since(self.started).as_secs(),
             export_problem,
             checkpoint_problem,
         };

@@ -13,9 +13,14 @@ pub(super) struct Findings<'a> {
     pub(super) stuck: Option<&'a LackingChunk>,
     pub(super) metadata: &'a MetadataReport,
     pub(super) default_goal: u32,
+    /// Of the master.
+    pub(super) uptime_s: u64,
     pub(super) export_problem: Option<String>,
     pub(super) checkpoint_problem: Option<String>,
 }
+
+/// A chunkserver that has been away for less than this is taken to come back.
+const FORGET_AFTER_S: u64 = 600;
 
 /// The verdict.
 pub(super) struct Verdict {
@@ -40,8 +45,19 @@ fn line(findings: &Findings<'_>, problems: &[String]) -> String {
     let summary = findings.summary;
     match problems.split_first() {
         None if summary.total == 0 => "Everything is well; there is no data yet.".to_owned(),
-        None if summary.total == 1 => "Everything is well: 1 chunk has all its copies.".to_owned(),
-        None => format!("Everything is well: all {} have all their copies.", counted(summary.total, "chunk")),
+        None if summary.total == 1 && summary.fully_replicated => {
+            "Everything is well and fully replicated: 1 chunk has all its copies.".to_owned()
+        }
+        None if !summary.fully_replicated => {
+            format!(
+                "Everything is well: none of {} lacks copies; some are being written.",
+                counted(summary.total, "chunk")
+            )
+        }
+        None => format!(
+            "Everything is well and fully replicated: all {} have all their copies.",
+            counted(summary.total, "chunk")
+        ),
         Some((first, [])) => first.clone(),
         Some((first, rest)) => format!("{first} ({} more)", counted(rest.len() as u64, "problem")),
     }
@@ -109,15 +125,22 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     for server in findings.servers {
         let (id, host) = (server.server, &server.host);
         if !server.connected {
-            let since = server
-                .last_heard
-                .map_or("since the master started".to_owned(), |ago| format!("for {}", duration(ago.as_secs())));
-            // While something cannot be read, nobody should be led to give up what may have the only copies.
-            let else_forget = match findings.summary.unavailable {
-                0 => format!(", or forget it with `rfs admin forget-server {id}` if it never comes back"),
-                _ => ": it may have the only copies of what cannot be read".to_owned(),
+            let away_s = server.last_heard.map_or(findings.uptime_s, |ago| ago.as_secs());
+            let since = match (server.last_heard, away_s) {
+                (None, _) => "since the master started".to_owned(),
+                (Some(_), 0) => "since just now".to_owned(),
+                (Some(_), seconds) => format!("for {}", duration(seconds)),
             };
-            let text = format!("Chunkserver {id} on {host} is missing {since}; start it{else_forget}.");
+            // While something cannot be read, nobody should be led to give up what may have the only copies; nor what may be
+            // on its way back.
+            let what_to_do = match (findings.summary.unavailable, away_s >= FORGET_AFTER_S) {
+                (0, true) => {
+                    format!("start it, or forget it with `rfs admin forget-server {id}` if it never comes back")
+                }
+                (0, false) => "start it if it does not come back by itself".to_owned(),
+                _ => "start it: it may have the only copies of what cannot be read".to_owned(),
+            };
+            let text = format!("Chunkserver {id} on {host} is away {since}; {what_to_do}.");
             problems.push((Health::Degraded, text));
             continue;
         }
@@ -131,6 +154,13 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
                 VolumeState::Stalled => {
                     format!("Volume {path} on {host} does not answer{why}; check the paths to its storage.")
                 }
+                VolumeState::Out if !volume.named && findings.summary.unavailable == 0 => {
+                    let id = volume.report.volume;
+                    format!(
+                        "Volume {path} on {host} is out of service{why}; name it in the chunkserver's settings again, or, if it \
+                         was taken out for good, forget it with `rfs admin forget-volume {id}`."
+                    )
+                }
                 VolumeState::Out => {
                     format!("Volume {path} on {host} is out of service{why}; check the volume and its mount.")
                 }
@@ -140,22 +170,22 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     }
     let needed = findings.default_goal as usize;
     if connected < needed {
-        let (have, want) = (counted(connected as u64, "chunkserver"), counted(needed as u64, "copy"));
-        let (verb, health) = match connected {
-            0 => ("are", Health::Unavailable),
-            1 => ("is", Health::Degraded),
-            _ => ("are", Health::Degraded),
+        let want = counted(needed as u64, "copy");
+        let (have, health) = match connected {
+            0 => ("No chunkserver is".to_owned(), Health::Unavailable),
+            1 => ("Only 1 chunkserver is".to_owned(), Health::Degraded),
+            several => (format!("Only {several} chunkservers are"), Health::Degraded),
         };
         problems.push((
             health,
-            format!("Only {have} {verb} connected, too few for new files with {want}, and writing them may fail; start more chunkservers."),
+            format!("{have} connected, too few for new files with {want}, and writing them may fail; start more chunkservers."),
         ));
     }
     problems
 }
 
 /// "1 chunk", "2 chunks".
-pub(super) fn counted(count: u64, what: &str) -> String {
+pub(crate) fn counted(count: u64, what: &str) -> String {
     match (count, what.strip_suffix('y')) {
         (1, _) => format!("1 {what}"),
         (_, Some(stem)) => format!("{count} {stem}ies"),
@@ -185,6 +215,7 @@ mod tests {
             stuck: None,
             metadata: &metadata,
             default_goal: 0,
+            uptime_s: 0,
             export_problem: none.0,
             checkpoint_problem: none.1,
         })
@@ -207,10 +238,45 @@ mod tests {
 
     #[test]
     fn all_well_says_so() {
-        let verdict = judged(&Summary { total: 2, ..Summary::default() }, "working");
+        let all = Summary { total: 2, fully_replicated: true, ..Summary::default() };
+        let verdict = judged(&all, "working");
         assert_eq!(
             (verdict.health, verdict.summary.as_str()),
-            (Health::Ok, "Everything is well: all 2 chunks have all their copies.")
+            (Health::Ok, "Everything is well and fully replicated: all 2 chunks have all their copies.")
         );
+    }
+
+    #[test]
+    fn nobody_is_told_to_forget_what_has_just_gone() {
+        let said = |ago: u64, unavailable: u64| {
+            let server = ServerView {
+                server: rfs_common::ids::ServerId::new(1),
+                host: "h".to_owned(),
+                address: "h:1".into(),
+                version: String::new(),
+                connected: false,
+                leaving: false,
+                last_heard: Some(std::time::Duration::from_secs(ago)),
+                volumes: Vec::new(),
+                traffic: Default::default(),
+            };
+            let summary = Summary { unavailable, ..Summary::default() };
+            let metadata = MetadataReport::default();
+            let findings = Findings {
+                summary: &summary,
+                servers: &[server],
+                stuck: None,
+                metadata: &metadata,
+                default_goal: 1,
+                uptime_s: 0,
+                export_problem: None,
+                checkpoint_problem: None,
+            };
+            server_problems(&findings).into_iter().map(|(_, text)| text).collect::<Vec<_>>()
+        };
+        assert!(said(0, 0)[0].contains("away since just now; start it if it does not come back"), "{:?}", said(0, 0));
+        assert!(said(4000, 0)[0].contains("away for 66 min; start it, or forget it"), "{:?}", said(4000, 0));
+        assert!(!said(4000, 1)[0].contains("forget"), "{:?}", said(4000, 1));
+        assert!(said(0, 0)[1].starts_with("No chunkserver is connected, too few"), "{:?}", said(0, 0));
     }
 }

@@ -8,12 +8,15 @@ mod gatherer;
 mod health;
 mod master_state;
 mod rates;
+mod redundancy;
 mod report;
 
 pub use self::affected::{AffectedFile, AffectedFiles};
 pub use self::gatherer::{Gatherer, StoreHandle};
+pub(crate) use self::health::counted;
 pub use self::master_state::{GoalFailure, MasterState, MasterStateExt};
 pub use self::rates::RateSampler;
+pub use self::redundancy::RedundancyWatch;
 pub use self::report::{
     ChunksAt, Counts, EventRow, Health, MetadataReport, Rate, ServerRow, SessionReport, Space, StatusReport, VolumeRow,
 };

@@ -53,6 +53,22 @@ fn a_segment_of_version_1() {
 }
 
 #[test]
+fn identity_and_marker_of_version_1() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, kind, position) in [("identity-v1", HeadKind::Identity, 0), ("checkpoint-v1", HeadKind::Marker, 42)] {
+        let head = Head { kind, cluster: CLUSTER, position, durable: 0 };
+        let read = golden(name, &head.encode());
+        assert_eq!(Head::decode(kind, &read).unwrap(), head);
+        fs::write(folder.path().join(name.trim_end_matches("-v1")), read).unwrap();
+    }
+    // Where they are read from.
+    fs::create_dir(folder.path().join(sled_pages::PAGES_FOLDER)).unwrap();
+    fs::write(folder.path().join(sled_pages::PAGES_FOLDER).join("db"), "").unwrap();
+    let (identity, marker) = open::read_identity(folder.path()).unwrap();
+    assert_eq!((identity.cluster, marker.position), (CLUSTER, 42));
+}
+
+#[test]
 fn a_page_of_version_1() {
     let read = golden("page-v1", &page().encode(Table::Entries));
     let read = Page::decode(Table::Entries, &read).unwrap();

@@ -120,10 +120,10 @@ function metadata(report) {
 
 function servers(rows) {
   if (rows.length === 0) return none("No chunkserver has registered yet.");
-  const kind = (state) => state === "in service" ? "good" : state === "missing" || state === "out of service" ? "bad" : "warn";
+  const kind = (state) => state === "in service" ? "good" : state === "away" || state === "out of service" ? "bad" : "warn";
   const body = rows.flatMap((server) => {
-    const seen = server.connected ? "connected" : server.last_seen_ms === null ? "missing"
-      : `missing for ${duration(server.last_seen_ms)}`;
+    const seen = server.connected ? "connected" : server.last_seen_ms === null ? "away"
+      : `away for ${duration(server.last_seen_ms)}`;
     const title = element("tr", { class: "server" },
       element("th", { scope: "row" }, server.host || "?"),
       cell(seen, server.connected ? "good" : "bad"),

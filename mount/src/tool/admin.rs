@@ -1,4 +1,4 @@
-//! `rfs admin`: export, restore, checkpoint, forgetting a server.
+//! `rfs admin`: export, restore, checkpoint, forgetting servers and volumes.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -10,7 +10,9 @@ use anyhow::{Context as _, bail, ensure};
 use indicatif::ProgressBar;
 use rfs_common::durable;
 use rfs_common::ids::ServerId;
-use rfs_proto::admin::{CheckpointRequest, ExportReply, ExportRequest, FetchExportRequest, ForgetServerRequest};
+use rfs_proto::admin::{
+    CheckpointRequest, ExportReply, ExportRequest, FetchExportRequest, ForgetServerRequest, ForgetVolumeRequest,
+};
 use serde_json::json;
 
 use super::cli::{AdminArguments, AdminCommand};
@@ -26,11 +28,19 @@ pub(super) fn admin(
 ) -> anyhow::Result<()> {
     match &arguments.command {
         AdminCommand::Export { path } => export(&mut link(None)?, path.as_deref(), form),
-        AdminCommand::Restore { export, folder } => restore(export, folder),
+        AdminCommand::Restore { export, folder } => restore(export, folder, form),
         AdminCommand::Checkpoint => checkpoint(&mut link(None)?, form),
         AdminCommand::ForgetServer { server, last_copies } => {
             let request = ForgetServerRequest { server: server.get(), last_copies: *last_copies };
             forget_server(&mut link(None)?, *server, request, form)
+        }
+        AdminCommand::ForgetVolume { volume, last_copies } => {
+            let request = ForgetVolumeRequest { volume: volume.get(), last_copies: *last_copies };
+            link(None)?.call(|mut client| async move { client.forget_volume(request).await })?;
+            match form {
+                Form::Programs => print_json(&json!({ "forgotten": volume.to_string() })),
+                Form::People => print_text(&format!("Volume {volume} is forgotten.")),
+            }
         }
     }
 }
@@ -118,16 +128,21 @@ fn forget_server(
 }
 
 /// The master's own program does it: the tool links no storage engine.
-fn restore(export: &Path, folder: &Path) -> anyhow::Result<()> {
+fn restore(export: &Path, folder: &Path, form: Form) -> anyhow::Result<()> {
     let program = program("mfs-master")?;
-    let status = Command::new(&program)
+    let bar = spinner(form, "Restoring ...");
+    let output = Command::new(&program)
         .arg("restore")
         .arg(export)
         .arg(folder)
-        .status()
+        .output()
         .with_context(|| format!("cannot run {}", program.display()))?;
-    if !status.success() {
-        bail!("nothing was restored");
+    bar.finish_and_clear();
+    if !output.status.success() {
+        bail!("nothing was restored: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(())
+    match form {
+        Form::Programs => print_json(&json!({ "export": export, "folder": folder })),
+        Form::People => print_text(String::from_utf8_lossy(&output.stdout).trim_end()),
+    }
 }

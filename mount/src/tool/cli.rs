@@ -5,9 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use rfs_common::endpoint::{CLIENT_TO_MASTER_PORT, Endpoint};
 
+const EXIT_STATUSES: &str = "\
+Exit statuses: 0 done; 1 refused or failed, standard error says why (with --json, {\"error\": ...} on standard output as well); 2 wrong \
+arguments. `rfs status`: 0 all is well; 3 something lacks copies or needs attention, or --wait ran out; 4 something cannot be read or \
+changed; 1 the master does not answer.";
+
 /// The tool of rfs: state of the cluster, places of files, goals, administration, small clusters.
 #[derive(Debug, Parser)]
-#[command(name = "rfs", version, max_term_width = 100)]
+#[command(name = "rfs", version, max_term_width = 100, after_help = EXIT_STATUSES)]
 pub struct Cli {
     /// The master (port 9421 if none is given). Without it: RFS_MASTER, else the mount that the given path or the
     /// current folder is on, else the only rfs mount of this machine, else this machine.
@@ -57,7 +62,7 @@ pub enum Command {
     Getgoal(PathsArguments),
     /// Sets the goal of files and folders.
     Setgoal(SetgoalArguments),
-    /// Administration: export, restore and fold the metadata, forget a chunkserver.
+    /// Administration: export, restore and fold the metadata, forget a chunkserver or volume.
     Admin(AdminArguments),
     /// Starts a whole cluster on this machine in the background and mounts it; or ends it.
     Quickstart(QuickstartArguments),
@@ -136,6 +141,14 @@ pub enum AdminCommand {
     ForgetServer {
         /// Its id, 16 hexadecimal digits, as `rfs servers` shows it.
         server: rfs_common::ids::ServerId,
+        /// Also if it has the last copies of chunks: what is in them is lost.
+        #[arg(long)]
+        last_copies: bool,
+    },
+    /// Removes a volume that will never come back, and that its chunkserver does not name any more, from the lists.
+    ForgetVolume {
+        /// Its id, 16 hexadecimal digits, as `rfs status` and `rfs --json volumes` show it.
+        volume: rfs_common::ids::VolumeId,
         /// Also if it has the last copies of chunks: what is in them is lost.
         #[arg(long)]
         last_copies: bool,

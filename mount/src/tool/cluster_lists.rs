@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::cli::EventsArguments;
 use super::master_link::MasterLink;
-use super::output::{Form, ago, bytes, print_json, print_table};
+use super::output::{Form, ago, bytes, print_json, print_table, print_text};
 
 /// `rfs servers`
 pub(super) fn servers(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
@@ -18,8 +18,13 @@ pub(super) fn servers(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
     let rows = servers
         .iter()
         .map(|server| {
-            let state =
-                if server.connected { "connected".into() } else { format!("away for {}", ago(server.last_seen_ms)) };
+            let state = match (server.connected, server.last_seen_ms) {
+                (true, _) => "connected".to_owned(),
+                // Not heard since the master started.
+                (false, 0) => "away".to_owned(),
+                (false, 1..1000) => "away since just now".to_owned(),
+                (false, away_ms) => format!("away for {}", ago(away_ms)),
+            };
             vec![
                 ServerId::new(server.server).to_string(),
                 server.host.clone(),
@@ -56,11 +61,7 @@ pub(super) fn volumes(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
                 VolumeId::new(volume.volume).to_string(),
                 server.host.clone(),
                 volume.path.clone(),
-                if volume.reason.is_empty() {
-                    volume.state.clone()
-                } else {
-                    format!("{}: {}", volume.state, volume.reason)
-                },
+                volume.state.clone(),
                 bytes(volume.free),
                 bytes(volume.total),
                 volume.chunks.to_string(),
@@ -73,12 +74,26 @@ pub(super) fn volumes(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
         &["volume", "host", "path", "state", "free", "size", "chunks", "storage", "scrubbed"],
         rows,
         "No chunkserver has registered a volume yet.",
-    )
+    )?;
+    // Reasons are long, and would push everything else off the screen.
+    for server in &servers {
+        for volume in server.volumes.iter().filter(|volume| !volume.reason.is_empty()) {
+            print_text(&format!(
+                "{} on {} ({}) is {}: {}",
+                volume.path,
+                server.host,
+                VolumeId::new(volume.volume),
+                volume.state,
+                volume.reason
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 /// `rfs sessions`
 pub(super) fn sessions(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
-    let sessions = link.call(|mut client| async move { client.list_sessions(ListRequest {}).await })?.sessions;
+    let sessions = link.call_soon(|mut client| async move { client.list_sessions(ListRequest {}).await })?.sessions;
     if form == Form::Programs {
         return print_json(&sessions.iter().map(session_document).collect::<Vec<_>>());
     }
@@ -108,7 +123,7 @@ pub(super) fn sessions(link: &mut MasterLink, form: Form) -> anyhow::Result<()> 
 /// `rfs events`
 pub(super) fn events(link: &mut MasterLink, arguments: &EventsArguments, form: Form) -> anyhow::Result<()> {
     let request = EventsRequest { limit: arguments.limit };
-    let events = link.call(|mut client| async move { client.list_events(request).await })?.events;
+    let events = link.call_soon(|mut client| async move { client.list_events(request).await })?.events;
     if form == Form::Programs {
         let document =
             |event: &Event| json!({ "unix_ms": event.unix_ms, "severity": event.severity, "message": event.message });
@@ -126,7 +141,7 @@ fn moment(unix_ms: i64) -> String {
 }
 
 fn list_servers(link: &mut MasterLink) -> anyhow::Result<Vec<Server>> {
-    Ok(link.call(|mut client| async move { client.list_servers(ListRequest {}).await })?.servers)
+    Ok(link.call_soon(|mut client| async move { client.list_servers(ListRequest {}).await })?.servers)
 }
 
 fn server_document(server: &Server) -> Value {

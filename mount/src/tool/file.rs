@@ -6,13 +6,13 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use rfs_common::endpoint::Endpoint;
-use rfs_common::ids::{ServerId, VolumeId};
+use rfs_common::ids::{ChunkId, ServerId, VolumeId};
 use rfs_proto::admin::{Copy, FileChunk, FileInfo, FileRequest};
 use serde_json::{Value, json};
 
 use super::cli::PathsArguments;
 use super::find_master;
-use super::master_link::MasterLink;
+use super::master_link::{MasterLink, ask};
 use super::output::{Form, bytes, print_json, print_table, print_text};
 
 /// How a command reaches the master of a path.
@@ -36,6 +36,7 @@ pub(super) fn target(
     if from_root {
         return Ok((link(None)?, Target { inode: 0, path: path.to_string_lossy().into_owned() }));
     }
+    ask_first(path)?;
     let metadata = std::fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
     // The path decides which master is meant, whatever RFS_MASTER says: an inode number means nothing to another.
     // For a link, its folder stands on the same filesystem, while canonicalizing would follow it.
@@ -47,6 +48,17 @@ pub(super) fn target(
         _ => MasterLink::connect(&endpoint)?,
     };
     Ok((link, Target { inode: metadata.ino(), path: String::new() }))
+}
+
+/// A path on a mount whose master hangs could be looked at for ever; the master is asked before, for a bounded time.
+fn ask_first(path: &Path) -> anyhow::Result<()> {
+    // By its letters: every look at the path itself could hang as well.
+    let Ok(absolute) = std::path::absolute(path) else { return Ok(()) };
+    let mounts = find_master::mounts()?;
+    match find_master::mount_of(&mounts, &absolute) {
+        Some(mount) => ask(&mount.master).map(drop),
+        None => Ok(()),
+    }
 }
 
 /// `rfs fileinfo PATH...`
@@ -61,8 +73,8 @@ pub(super) fn fileinfo(
         let (mut link, target) = target(link, named, path, arguments.from_root)?;
         let request = FileRequest { inode: target.inode, path: target.path };
         let info = link
-            .call(|mut client| async move { client.get_file_info(request).await })
-            .with_context(|| format!("{}", path.display()))?;
+            .call_soon(|mut client| async move { client.get_file_info(request).await })
+            .with_context(|| format!("cannot tell about {}", path.display()))?;
         match form {
             Form::Programs => documents.push(document(path, &info)),
             Form::People => show(path, &info)?,
@@ -104,7 +116,7 @@ fn show(path: &Path, info: &FileInfo) -> anyhow::Result<()> {
 fn chunk_row(chunk: &FileChunk, head: &dyn Fn(String, usize) -> String, at: usize, copy: Vec<String>) -> Vec<String> {
     let mut row = vec![
         head(chunk.index.to_string(), at),
-        head(format!("{:x}", chunk.chunk), at),
+        head(ChunkId::new(chunk.chunk).to_string(), at),
         head(chunk.version.to_string(), at),
         head(bytes(u64::from(chunk.length)), at),
         head(chunk.health.clone(), at),
@@ -129,7 +141,7 @@ fn document(path: &Path, info: &FileInfo) -> Value {
         .iter()
         .map(|chunk| {
             json!({
-                "index": chunk.index, "chunk": chunk.chunk, "version": chunk.version, "length": chunk.length,
+                "index": chunk.index, "chunk": ChunkId::new(chunk.chunk).to_string(), "version": chunk.version, "length": chunk.length,
                 "health": chunk.health, "copies": chunk.copies.iter().map(copy).collect::<Vec<_>>(),
             })
         })

@@ -23,8 +23,8 @@ pub(super) fn getgoal(
         let (mut link, target) = target(link, named, path, arguments.from_root)?;
         let request = GoalRequest { inode: target.inode, path: target.path };
         let reply = link
-            .call(|mut client| async move { client.get_goal(request).await })
-            .with_context(|| format!("{}", path.display()))?;
+            .call_soon(|mut client| async move { client.get_goal(request).await })
+            .with_context(|| format!("cannot tell the goal of {}", path.display()))?;
         found.push((path, reply.goal));
     }
     match form {
@@ -56,7 +56,8 @@ pub(super) fn setgoal(
             goal: u32::from(arguments.goal),
             recursive: arguments.recursive,
         };
-        let last = follow(&mut link, request, form).with_context(|| format!("{}", path.display()))?;
+        let last =
+            follow(&mut link, request, form).with_context(|| format!("cannot set the goal of {}", path.display()))?;
         warn_if_unreachable(&mut link, arguments.goal)?;
         match form {
             Form::Programs => {
@@ -76,7 +77,7 @@ pub(super) fn setgoal(
 
 /// A goal above the number of chunkservers is kept and cannot be met.
 fn warn_if_unreachable(link: &mut MasterLink, goal: u8) -> anyhow::Result<()> {
-    let status = link.call(|mut client| async move { client.get_status(StatusRequest {}).await })?;
+    let status = link.call_soon(|mut client| async move { client.get_status(StatusRequest {}).await })?;
     if u32::from(goal) > status.servers_known {
         complain(&format!(
             "rfs: goal {goal} needs as many chunkservers, and {} known; copies are missing until more are added",

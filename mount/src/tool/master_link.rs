@@ -10,12 +10,14 @@ use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::admin::admin_client::AdminClient;
 use rfs_proto::frame::FrameType;
 use rfs_proto::session::{ConnectionRole, Hello, HelloReply};
-use rfs_proto::wire::{Connection, Envelope};
+use rfs_proto::wire::{Connection, Envelope, WireError};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint as TonicEndpoint};
 
 const CONNECT_SECONDS_MAX: Duration = Duration::from_secs(3);
 const ANSWER_SECONDS_MAX: Duration = Duration::from_secs(5);
+/// For questions; changes and exports may take longer.
+const CALL_SECONDS_MAX: Duration = Duration::from_secs(20);
 
 /// A connection to the master's administration.
 pub(super) struct MasterLink {
@@ -47,6 +49,24 @@ impl MasterLink {
         answer.map(tonic::Response::into_inner).map_err(|status| self.refusal(&status))
     }
 
+    /// The same for a call that should take no time: gives up after a while, and says so.
+    pub(super) fn call_soon<T, F>(&mut self, call: impl FnOnce(AdminClient<Channel>) -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let call = call(self.client.clone());
+        let answer = self.runtime.block_on(async { tokio::time::timeout(CALL_SECONDS_MAX, call).await });
+        match answer {
+            Ok(answer) => answer.map(tonic::Response::into_inner).map_err(|status| self.refusal(&status)),
+            Err(_) => bail!(
+                "the master at {} did not answer within {} s: it hangs, is stopped, or waits for its disk; look at its log and \
+                 its machine",
+                self.master,
+                CALL_SECONDS_MAX.as_secs()
+            ),
+        }
+    }
+
     /// The next message of a streamed answer.
     pub(super) fn next<T>(&self, stream: &mut tonic::Streaming<T>) -> anyhow::Result<Option<T>> {
         self.runtime.block_on(stream.message()).map_err(|status| self.refusal(&status))
@@ -58,6 +78,11 @@ impl MasterLink {
             _ => anyhow!("{}", status.message()),
         }
     }
+}
+
+fn is_timeout(error: &WireError) -> bool {
+    use std::io::ErrorKind;
+    matches!(error, WireError::Io(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
 }
 
 /// Asks the client port for the other services; also tells whether a master is there at all.
@@ -81,7 +106,15 @@ pub(super) fn ask(endpoint: &Endpoint) -> anyhow::Result<(HelloReply, std::net::
         let asked = connection
             .send(Envelope::request(FrameType::Hello, 1), &hello, &[])
             .and_then(|()| connection.receive_reply::<HelloReply>(FrameType::Hello, 1))
-            .with_context(|| format!("{endpoint} does not answer as an rfs master; is this its client port (9421)?"))?;
+            .map_err(|error| match is_timeout(&error) {
+                true => anyhow!(
+                    "the master at {endpoint} took the connection but did not answer within {} s: it hangs, is stopped, or waits \
+                     for its disk; look at its log and its machine",
+                    ANSWER_SECONDS_MAX.as_secs()
+                ),
+                false => anyhow::Error::new(error)
+                    .context(format!("{endpoint} does not answer as an rfs master; is this its client port (9421)?")),
+            })?;
         return match asked {
             Ok(answer) => Ok((answer, address.ip())),
             Err(failure) => bail!("the master at {endpoint} refuses: {}", failure.message),

@@ -31,9 +31,14 @@ use cli::{Cli, Command};
 
 /// Runs `rfs` with the process's arguments.
 pub fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    let cli = Cli::parse();
+    match run(&cli) {
         Ok(code) => code,
         Err(error) => {
+            if cli.json {
+                // If it cannot be printed, the status still says so.
+                let _ = output::print_json(&serde_json::json!({ "error": format!("{error:#}") }));
+            }
             output::complain(&format!("rfs: {error:#}"));
             ExitCode::from(1)
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::cli::StatusArguments;
 use super::file::Link;
-use super::output::{Form, ago, bytes, counted, print_json, print_table, print_text};
+use super::output::{Form, ago, bytes, complain, counted, print_json, print_table, print_text};
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -25,15 +25,20 @@ const UNAVAILABLE: u8 = 4;
 /// `rfs status [--wait TIME]`. The exit status tells scripts the health: 0 ok, 3 degraded, 4 unavailable.
 pub(super) fn status(link: Link<'_>, arguments: &StatusArguments, form: Form) -> anyhow::Result<ExitCode> {
     let status = match arguments.wait {
-        None => link(None)?.call(|mut client| async move { client.get_status(StatusRequest {}).await })?,
+        None => link(None)?.call_soon(|mut client| async move { client.get_status(StatusRequest {}).await })?,
         Some(limit) => wait(link, limit.get(), form)?,
     };
+    let ran_out = arguments.wait.filter(|_| !status.fully_replicated);
     let affected = affected(link, &status, arguments.files)?;
     match form {
         Form::Programs => print_json(&document(&status, &affected))?,
         Form::People => show(&status, &affected)?,
     }
+    if let Some(limit) = ran_out {
+        complain(&format!("rfs: not everything is fully replicated after {limit}"));
+    }
     Ok(match status.health() {
+        Health::Ok if ran_out.is_some() => ExitCode::from(DEGRADED),
         Health::Ok => ExitCode::SUCCESS,
         Health::Degraded => ExitCode::from(DEGRADED),
         Health::Unavailable | Health::Unspecified => ExitCode::from(UNAVAILABLE),
@@ -46,7 +51,7 @@ fn affected(link: Link<'_>, status: &Status, limit: u32) -> anyhow::Result<Affec
         return Ok(AffectedFiles::default());
     }
     let request = AffectedRequest { limit };
-    link(None)?.call(|mut client| async move { client.list_affected(request).await })
+    link(None)?.call_soon(|mut client| async move { client.list_affected(request).await })
 }
 
 /// Looks until all is replicated or the time is over; gives what it saw last. A master that is away is waited for.
@@ -59,7 +64,7 @@ fn wait(link: Link<'_>, limit: Duration, form: Form) -> anyhow::Result<Status> {
     }
     loop {
         let seen = link(None)
-            .and_then(|mut link| link.call(|mut client| async move { client.get_status(StatusRequest {}).await }));
+            .and_then(|mut link| link.call_soon(|mut client| async move { client.get_status(StatusRequest {}).await }));
         let over = clock.monotonic() >= end;
         match seen {
             Ok(status) if status.fully_replicated || over => {
@@ -137,7 +142,16 @@ fn show_facts(status: &Status) -> anyhow::Result<()> {
                 counts.inodes
             ),
         ),
-        ("chunks", format!("{} with {} live copies; {} being written", counts.chunks, counts.copies, status.unsettled)),
+        (
+            "chunks",
+            format!(
+                "{} with {}; {} being written; {}",
+                counted(counts.chunks, "chunk"),
+                counted(counts.copies, "live copy"),
+                status.unsettled,
+                if status.fully_replicated { "fully replicated" } else { "not fully replicated" }
+            ),
+        ),
         (
             "repair",
             format!(
@@ -161,7 +175,7 @@ fn show_facts(status: &Status) -> anyhow::Result<()> {
         facts.push(("per second", operations));
     }
     if status.deletions_waiting > 0 {
-        facts.push(("deletions", format!("{} copies wait to be deleted", status.deletions_waiting)));
+        facts.push(("deletions", format!("{} to be deleted", counted(status.deletions_waiting, "copy"))));
     }
     for (name, text) in facts {
         print_text(&format!("{name:<13} {text}"))?;

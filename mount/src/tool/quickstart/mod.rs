@@ -18,5 +18,5 @@ use super::output::Form;
 
 /// Starts or ends a cluster.
 pub(super) fn quickstart(arguments: &QuickstartArguments, form: Form) -> anyhow::Result<()> {
-    if arguments.stop { stop::stop(arguments) } else { start::start(arguments, form) }
+    if arguments.stop { stop::stop(arguments, form) } else { start::start(arguments, form) }
 }

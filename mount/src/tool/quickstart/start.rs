@@ -24,7 +24,7 @@ use super::programs::{mount_program, own_name, program};
 use crate::tool::cli::QuickstartArguments;
 use crate::tool::find_master;
 use crate::tool::master_link::{MasterLink, ask};
-use crate::tool::output::{Form, print_json, print_text};
+use crate::tool::output::{Form, print_json, print_text, spinner};
 
 /// How long other quickstarts may take with their ports.
 const TURN_WITHIN: Duration = Duration::from_secs(120);
@@ -86,7 +86,10 @@ pub(super) fn start(arguments: &QuickstartArguments, form: Form) -> anyhow::Resu
     make_folders(&dir, &plan)?;
     let _only_one = lock(&dir)?;
     let mut plan = Plan::load(&dir)?.context("the cluster was removed just now; run this again to make a new one")?;
-    if let Err(error) = start_all(&dir, &mut plan, ports, &interrupt) {
+    let bar = spinner(form, "Starting the master, chunkservers and the mount ...");
+    let started = start_all(&dir, &mut plan, ports, &interrupt);
+    bar.finish_and_clear();
+    if let Err(error) = started {
         bail!(
             "{error:#}\nWhat was started runs on; `{0} quickstart --dir {1}` goes on, `{0} quickstart --stop --dir {1}` ends it.",
             own_name(),

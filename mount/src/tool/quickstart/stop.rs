@@ -9,13 +9,14 @@ use anyhow::{Context as _, bail};
 use rfs_common::shutdown::Shutdown;
 use rfs_common::trusted;
 use rustix::mount::{UnmountFlags, unmount};
+use serde_json::json;
 
 use super::plan::{Plan, absolute};
 use super::processes::{Ended, Process};
 use super::programs::own_name;
 use super::start::{Daemons, is_mounted, lock, wait_until_unmounted};
 use crate::tool::cli::QuickstartArguments;
-use crate::tool::output::{complain, print_text};
+use crate::tool::output::{Form, complain, print_json, print_text, spinner};
 
 const UNMOUNTED_WITHIN: Duration = Duration::from_secs(30);
 
@@ -39,7 +40,7 @@ const OURS_IN_DATA: &[&str] =
 const OURS_IN_DIR: &[&str] = &["run", "log", "quickstart.toml.new"];
 
 /// `rfs quickstart --stop [--purge]`
-pub(super) fn stop(arguments: &QuickstartArguments) -> anyhow::Result<()> {
+pub(super) fn stop(arguments: &QuickstartArguments, form: Form) -> anyhow::Result<()> {
     trusted::require_private(&arguments.dir)?;
     let dir = absolute(&arguments.dir)?;
     let Some(plan) = Plan::load(&dir)? else {
@@ -47,13 +48,20 @@ pub(super) fn stop(arguments: &QuickstartArguments) -> anyhow::Result<()> {
     };
     let only_one = lock(&dir)?;
     let daemons = Daemons::of(&dir, &plan, &Shutdown::new())?;
+    let bar = spinner(form, "Unmounting, and ending the daemons ...");
     end_mount(&daemons.mount, &plan)?;
     for process in daemons.chunkservers.iter().chain([&daemons.master]) {
         end(process)?;
     }
     drop(only_one);
+    bar.finish_and_clear();
     if arguments.purge {
         purge(&dir, &plan)?;
+    }
+    if form == Form::Programs {
+        return print_json(&json!({ "dir": dir, "ended": true, "removed": arguments.purge }));
+    }
+    if arguments.purge {
         return print_text(&format!("The cluster in {} is ended and removed.", dir.display()));
     }
     let (rfs, dir) = (own_name(), dir.display());
