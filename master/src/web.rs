@@ -127,9 +127,8 @@ async fn answer(connection: LimitedConnection, routes: Router) {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
     let answered = http.serve_connection(TokioIo::new(connection), service);
-    match tokio::time::timeout(CONNECTION_ENDS_AFTER, answered).await {
-        Ok(Err(error)) => tracing::debug!(%error, "a connection to the status page broke"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_ENDS_AFTER, answered).await {
+        tracing::debug!(%error, "a connection to the status page broke");
     }
 }
 

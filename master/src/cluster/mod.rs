@@ -101,7 +101,7 @@ async fn serve_stream(
     let signal = Signal::default();
     let admitted = {
         let (state, signal) = (Arc::clone(&state), signal.clone());
-        blocking(move || admit(&*state, register, stream, signal, peer)).await
+        blocking(move || admit(&*state, &register, stream, signal, peer)).await
     };
     let registered = match admitted {
         Ok(registered) => registered,
@@ -138,12 +138,12 @@ async fn refuse(outbound: &Outbound, reason: String, volumes: Vec<u64>, is_final
 
 fn admit(
     state: &dyn MasterState,
-    register: wire::Register,
+    register: &wire::Register,
     stream: StreamId,
     signal: Signal,
     peer: Option<IpAddr>,
 ) -> Result<wire::Registered, Refusal> {
-    check_identity(state, &register)?;
+    check_identity(state, register)?;
     let registration = translate::registration(register, peer);
     let volumes: Vec<VolumeId> = registration.volumes.iter().map(|volume| volume.volume).collect();
     let mut stored = registration.clone();
@@ -304,13 +304,13 @@ fn take_in(chunks: &mut Chunks, now: Monotonic, (server, stream): (ServerId, Str
         }
         From::Heartbeat(heartbeat) => {
             let traffic = translate::traffic(&heartbeat);
-            let reports = heartbeat.volumes.into_iter().map(translate::volume).collect();
+            let reports = heartbeat.volumes.iter().map(translate::volume).collect();
             let wanted = chunks.heartbeat(now, server, stream, reports, traffic);
             let ask = |volume: VolumeId| To::SendInventory(wire::SendInventory { volume: volume.get() });
             answers.push(To::Heartbeat(wire::HeartbeatReply {}));
             answers.extend(wanted.into_iter().map(ask));
         }
-        From::Result(result) => chunks.command_result(now, server, stream, &translate::result(result)),
+        From::Result(result) => chunks.command_result(now, server, stream, &translate::result(&result)),
         From::Leaving(_) => chunks.leaving(server, stream),
         // A second registration on one stream changes nothing.
         From::Register(_) | From::BadCopy(_) => {}

@@ -21,13 +21,13 @@ fn name(text: &str) -> String {
 }
 
 /// A registration; an address that means "wherever I am" becomes the one that the connection comes from.
-pub(super) fn registration(register: wire::Register, peer: Option<IpAddr>) -> Registration {
+pub(super) fn registration(register: &wire::Register, peer: Option<IpAddr>) -> Registration {
     Registration {
         server: ServerId::new(register.server),
         host: name(&register.host),
         address: name(&reachable_address(&register.data_address, peer)),
         version: name(&register.version),
-        volumes: register.volumes.into_iter().map(volume).collect(),
+        volumes: register.volumes.iter().map(volume).collect(),
     }
 }
 
@@ -41,7 +41,7 @@ fn reachable_address(address: &str, peer: Option<IpAddr>) -> String {
     }
 }
 
-pub(super) fn volume(volume: wire::Volume) -> VolumeReport {
+pub(super) fn volume(volume: &wire::Volume) -> VolumeReport {
     VolumeReport {
         volume: VolumeId::new(volume.volume),
         state: state(volume.state()),
@@ -91,7 +91,7 @@ pub(super) fn traffic(heartbeat: &wire::Heartbeat) -> Traffic {
     }
 }
 
-pub(super) fn result(result: wire::CommandResult) -> CommandResult {
+pub(super) fn result(result: &wire::CommandResult) -> CommandResult {
     CommandResult {
         command: CommandId(result.command),
         done: result.done,
@@ -142,7 +142,7 @@ mod tests {
     fn what_chunkservers_say_of_themselves_reaches_no_terminal_as_a_command() {
         let evil = wire::Volume { path: "/v\x1b[2J".into(), reason: "r\n\r".into(), ..Default::default() };
         let register = wire::Register { host: "h\x07".into(), volumes: vec![evil], ..Default::default() };
-        let registered = registration(register, None);
+        let registered = registration(&register, None);
         let volume = &registered.volumes[0];
         assert_eq!((&*registered.host, &*volume.path, &*volume.reason), ("h", "/v[2J", "r"));
     }

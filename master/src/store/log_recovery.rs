@@ -231,7 +231,7 @@ pub(crate) fn torn_end(folder: &Path, cluster: [u8; 16], marker: u64) -> Result<
         other => other?,
     };
     match stop {
-        Some(stop) if position >= marker && durable_beyond(&segments, &stop, marker)? <= position => {
+        Some(stop) if position >= marker && durable_beyond(&segments, &stop, marker, position)? <= position => {
             let file = segments[stop.segment].path.clone();
             Ok(Some((position, Finding { file, offset: stop.offset, what: stop.what })))
         }

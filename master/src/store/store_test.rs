@@ -491,9 +491,9 @@ fn a_creation_that_was_cut_off_begins_anew_and_no_other_does() {
         fs::write(folder.path().join("unfinished"), "").unwrap();
         let path = folder.path().join(missing);
         if path.is_dir() {
-            fs::remove_dir_all(path).unwrap()
+            fs::remove_dir_all(path).unwrap();
         } else {
-            fs::remove_file(path).unwrap()
+            fs::remove_file(path).unwrap();
         }
         create(folder.path()).unwrap();
         drop(open(folder.path()));

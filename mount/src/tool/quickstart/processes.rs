@@ -289,6 +289,8 @@ mod tests {
         let (_folder, process) = place();
         let mut started = process.start(&["60".to_owned()]).expect("started");
         assert!(process.runs());
+        // Starts are told apart by the kernel's ticks.
+        std::thread::sleep(Duration::from_millis(50));
         let mut stranger = Command::new("/bin/sleep").arg("60").spawn().expect("a stranger");
         fs::write(&process.pid_file, stranger.id().to_string()).expect("as if the number were used again");
         assert!(!process.runs());
