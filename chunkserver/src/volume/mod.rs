@@ -1,8 +1,8 @@
 //! One volume: a folder (in production the mount point of a filesystem of its own) that holds copies of chunks.
 //!
 //! `identity` says whose it is, `running` whether it was closed cleanly, `health` what it stands on, `layout` where files
-//! are, `table` which copies there are, `gate` how long operations take, `early_sync` syncs large copies unasked, and
-//! `store` is the volume in use, which `upkeep` and `scrub` look after.
+//! are, `table` which copies there are, `gate` how long operations take, `early_sync` syncs large copies unasked,
+//! `store` is the volume in use, `incoming` what it fetches, and `upkeep` and `scrub` look after it.
 
 pub mod identity;
 
@@ -19,6 +19,8 @@ pub mod table;
 pub mod store;
 
 mod early_sync;
+
+mod incoming;
 
 pub mod scan;
 
