@@ -264,11 +264,9 @@ fn remove_unfinished(folder: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
-    // Whoever has sled open may be writing one just now.
+    // Whoever has sled open may be writing one just now; whoever is letting go of it may have let go when sled looks.
     let Ok(database) = File::open(folder.join("db")) else { return Ok(()) };
-    if rustix::fs::flock(&database, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(());
-    }
+    rustix::fs::flock(&database, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
     for entry in entries {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "generating") {
