@@ -95,7 +95,7 @@ frame_types! {
     /// Begins every connection.
     Hello = 1, asks <= NAMES, answers <= SMALL;
     /// An entry of a directory.
-    Lookup = 2, asks <= NAMES, answers <= SMALL;
+    Lookup = 2, asks <= NAMES, answers <= NAMES;
     /// Entries of a directory.
     ReadDirectory = 3, asks <= NAMES, answers <= LARGE;
     /// Makes a node.

@@ -46,6 +46,43 @@ fn a_new_file_comes_with_its_first_chunk_and_readers_find_it_after_the_commit() 
 }
 
 #[test]
+fn a_name_comes_with_where_its_file_begins() {
+    let world = World::new();
+    world.chunkservers(3);
+    let (writer, reader) = (world.client(Manners::Answers), world.client(Manners::Answers));
+    let made = writer.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    assert_eq!(reader.lookup("f").first_chunk, None, "nothing is committed yet");
+    writer.write_lease(file).unwrap();
+    let again = grant(&writer, file);
+    commit(&writer, file, &again, 100);
+    assert_eq!(writer.lookup("f").first_chunk, None, "it is being written, and the writer knows where");
+    let looked_up = reader.lookup("f").first_chunk.unwrap();
+    let located = reader.call(&session::Locate { inode: file, first_index: 0, count: 9, existing: false }).unwrap();
+    assert_eq!(located.chunks, [looked_up.clone()]);
+    assert_eq!((looked_up.length, looked_up.places.len()), (100, first.places.len()));
+    world.check();
+}
+
+#[test]
+fn a_name_does_not_come_with_a_chunk_that_has_to_be_settled() {
+    let world = World::new();
+    world.chunkservers(3);
+    let (writer, reader) = (world.client(Manners::Keeps), world.client(Manners::Answers));
+    let made = writer.make("f", true);
+    commit(&writer, inode_of(&made), &made.first_chunk.unwrap(), 10);
+    world.clock.advance(Duration::from_secs(9));
+    world.engine.heartbeat(reader.session, []).unwrap();
+    world.clock.advance(Duration::from_secs(2));
+    world.engine.tick(&Digests(true));
+    assert_eq!(world.engine.totals().settling, 1);
+    let looked_up = reader.lookup("f");
+    assert!(looked_up.node.is_some());
+    assert_eq!(looked_up.first_chunk, None);
+    world.check();
+}
+
+#[test]
 fn asking_where_chunks_are_leaves_the_lease_as_it_is_known() {
     let world = World::new();
     world.chunkservers(3);

@@ -213,6 +213,24 @@ impl Turn<'_> {
         }
     }
 
+    /// Where the first chunk of a file is, to go with an answer that is about its name: nothing where there would be anything
+    /// to wait for or to settle first.
+    pub(crate) fn first_chunk(&mut self, inode: InodeId) -> Result<Option<PlacedChunk>, Refusal> {
+        let engine = self.engine;
+        let mut transaction = engine.transaction();
+        let Some(reference) = transaction.chunk_ref(inode, 0)? else { return Ok(None) };
+        let chunk = reference.chunk_id();
+        let Some(record) = transaction.chunk(chunk)? else { return Ok(None) };
+        let state = self.state();
+        let in_hand = state.is_settling(chunk) || state.grants.get(chunk).is_some();
+        if in_hand || record.is_pending() || !record.is_settled() || state.leases.writer(inode).is_some() {
+            return Ok(None);
+        }
+        let (version, places) = (record.chunk_version(), state.chunks.places(chunk));
+        let located = LocatedChunk { index: 0, chunk, record, length: reference.length };
+        Ok((!places.is_empty()).then_some(PlacedChunk { located, version, places }))
+    }
+
     /// A client has synced every copy of these chunks.
     pub(crate) fn chunks_synced(&mut self, synced: &[ChunkId]) -> Result<(), Refusal> {
         let engine = self.engine;

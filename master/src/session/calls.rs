@@ -61,9 +61,9 @@ macro_rules! dispatch {
 }
 
 dispatch! {
-    plain: Lookup ReadDirectory Link Unlink Rename GetAttributes SetAttributes ReadSymlink Access GetXattr ListXattr SetXattr
+    plain: ReadDirectory Link Unlink Rename GetAttributes SetAttributes ReadSymlink Access GetXattr ListXattr SetXattr
         StatFilesystem PunchHole;
-    special: Make Locate GrantWrite AcquireLease Commit CopyFailed ReportBadCopy Sync Release SetLock GetLock CancelLock;
+    special: Lookup Make Locate GrantWrite AcquireLease Commit CopyFailed ReportBadCopy Sync Release SetLock GetLock CancelLock;
 }
 
 /// Requests that never commit anything.

@@ -5,12 +5,12 @@ use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
 use rfs_proto::session;
 
 use super::calls::{Live, Remembered, Serve, Served, lease_from};
-use super::translate::data::write_grant;
+use super::translate::data::{located, write_grant};
 use super::translate::{Translate, parts};
 use crate::engine::Refusal;
 use crate::engine::copy_failed::FailedCopy;
 use crate::engine::grants::PlacedGrant;
-use crate::engine::turn::Turn;
+use crate::engine::turn::{Performed, Turn};
 
 /// Copies that one message may report.
 const FAILURES_MAX: usize = 64;
@@ -28,6 +28,23 @@ impl Serve for session::Locate {
         for (chunk, version) in reply.chunks.iter_mut().zip(versions) {
             chunk.version = version;
         }
+        Ok(reply)
+    }
+}
+
+impl Serve for session::Lookup {
+    fn serve(self, turn: &mut Turn<'_>, _served: &mut Served) -> Result<Self::Reply, Refusal> {
+        let Performed { outcome: (parent, found), .. } = turn.perform(&self.operation()?)?;
+        let with_bytes = found.as_ref().filter(|found| found.record.is_file() && found.record.length > 0);
+        let first = match with_bytes.map(|found| found.inode) {
+            Some(inode) => turn.first_chunk(inode)?,
+            None => None,
+        };
+        let placed: Vec<_> = first.into_iter().map(|first| (first.located, first.places)).collect();
+        let places: Vec<_> = placed.iter().map(|(located, places)| (located.chunk, places.clone())).collect();
+        let mut live = Live { turn, placed: &places };
+        let mut reply = <Self as Translate>::reply((parent, found), &mut live);
+        reply.first_chunk = placed.first().map(|(first, _)| located(first, &mut live));
         Ok(reply)
     }
 }

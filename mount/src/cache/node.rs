@@ -18,6 +18,7 @@ use super::attributes::Attributes;
 use super::entries::Entries;
 use super::order::{Stamp, Ticket};
 use super::xattrs::Xattrs;
+use crate::data::ChunkPlaces;
 use crate::data::error_state::ErrorState;
 
 /// The longest time between the announcement of another session's change and the change: it waits for other sessions, each
@@ -89,6 +90,8 @@ pub struct NodeState {
     pub xattrs: Xattrs,
     /// Target, of a symbolic link.
     pub target: Option<Arc<[u8]>>,
+    /// Where the first chunk is, of a file that was not opened since its name was looked up.
+    pub first_chunk: Option<Box<ChunkPlaces>>,
     /// When another session's change of the node, or of entries in it, was last announced.
     pub noticed_at: Option<Monotonic>,
     /// When the kernel was last told that it may keep something: attributes, or an entry of the directory.
@@ -237,12 +240,16 @@ impl<C> Node<C> {
         state.others_synced = false;
         state.entries.clear();
         state.target = None;
+        state.first_chunk = None;
         state.xattrs = Xattrs::default();
     }
 }
 
 fn learn_attributes(state: &mut NodeState, attributes: &Attributes, keep: bool) {
     let known = state.attributes.as_ref().map_or(0, |known| known.revision);
+    if attributes.revision > known {
+        state.first_chunk = None;
+    }
     if attributes.revision >= known {
         state.attributes = Some(attributes.clone());
         state.fresh = keep;

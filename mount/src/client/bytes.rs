@@ -10,7 +10,7 @@ use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 
 use super::chunk_sync::Holds;
-use crate::data::{Keep, ReadPatience, WriteGrant};
+use crate::data::{ChunkPlaces, Keep, ReadPatience, WriteGrant};
 
 /// All files' bytes.
 pub trait Bytes: Send + Sync {
@@ -75,6 +75,7 @@ pub trait FileBytes: Send + Sync {
     fn doubt_all(&self) -> Result<(), Errno>;
     /// Has every copy sync what was committed without being durable.
     fn sync_committed(&self, holds: Holds) -> Result<(), Errno>;
+    fn offer_place(&self, place: ChunkPlaces);
     fn give_grant(&self, grant: WriteGrant);
     fn truncate(&self, length: u64);
     fn zero(&self, offset: u64, length: u64) -> Result<(), Errno>;

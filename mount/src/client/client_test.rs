@@ -137,6 +137,26 @@ fn cached_answers_cost_no_round_trip() {
 }
 
 #[test]
+fn a_file_that_was_looked_up_is_opened_with_where_it_begins() {
+    let mounted = Mounted::new();
+    let first = wire::ChunkPlaces { chunk: 7, version: 3, length: 10, ..wire::ChunkPlaces::default() };
+    mounted.master.state().first_chunk = Some(first.clone());
+    let offered = || mounted.bytes.memory(FILE).state.lock().unwrap().offered.clone();
+    mounted.lookup("five").unwrap();
+    let told = mounted.master.recall_lease(FILE.get(), wire::LeaseMode::None, mounted.last_grant());
+    mounted.master.wait_done(told);
+    let handle = mounted.open(libc::O_RDONLY);
+    assert_eq!(offered(), [], "another client may have written since");
+    mounted.client.release(handle, None);
+    mounted.master.file("six", 66);
+    let six = mounted.lookup("six").unwrap().attributes.inode;
+    let handle = mounted.client.open(&mounted.caller, six, libc::O_RDONLY).unwrap().handle;
+    let of_six = mounted.bytes.memory(six).state.lock().unwrap().offered.clone();
+    assert_eq!(of_six, [crate::data::ChunkPlaces::from(first)]);
+    mounted.client.release(handle, None);
+}
+
+#[test]
 fn a_small_file_costs_one_make_and_one_commit() {
     let mounted = Mounted::new();
     let client = &mounted.client;

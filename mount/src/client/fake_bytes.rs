@@ -11,7 +11,7 @@ use rfs_proto::session as wire;
 use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
 use super::chunk_sync::Holds;
 use super::fake_fault::Gate;
-use crate::data::{Keep, ReadPatience, WriteGrant};
+use crate::data::{ChunkPlaces, Keep, ReadPatience, WriteGrant};
 
 #[derive(Default)]
 pub(crate) struct MemoryBytes {
@@ -44,6 +44,7 @@ pub(crate) struct FileState {
     pub(crate) prepared: u32,
     pub(crate) invalidated: u32,
     pub(crate) doubted: u32,
+    pub(crate) offered: Vec<ChunkPlaces>,
     pub(crate) lost: bool,
     /// What preparing a commit fails with: bytes could not be sent.
     pub(crate) refusal: Option<Errno>,
@@ -146,6 +147,10 @@ impl FileBytes for Shared {
 
     fn sync_committed(&self, _holds: Holds) -> Result<(), Errno> {
         Ok(())
+    }
+
+    fn offer_place(&self, place: ChunkPlaces) {
+        self.0.state.lock().unwrap().offered.push(place);
     }
 
     fn give_grant(&self, _grant: WriteGrant) {}

@@ -29,6 +29,7 @@ pub(crate) struct State {
     pub(crate) journal: Vec<String>,
     pub(crate) grant: u64,
     pub(crate) modes: HashMap<u64, i32>,
+    pub(crate) first_chunk: Option<wire::ChunkPlaces>,
     pub(crate) commits: Vec<wire::Commit>,
     pub(crate) reclaims: Vec<wire::Reclaim>,
     pub(crate) releases: Vec<wire::Release>,
@@ -198,7 +199,8 @@ impl State {
                 let inode = self.entries.get(&*request.name).copied();
                 let node = inode.and_then(|inode| self.node(inode));
                 let parent_lease = self.lease(request.parent, wire::LeaseMode::Read);
-                wire::LookupReply { node, parent_lease }.encode_to_vec()
+                let first_chunk = self.first_chunk.clone();
+                wire::LookupReply { node, parent_lease, first_chunk }.encode_to_vec()
             }
             FrameType::GetXattr => {
                 let request = wire::GetXattr::decode(body).unwrap();

@@ -17,7 +17,7 @@ use tracing::debug;
 use super::Client;
 use super::bytes::Durability;
 use super::chunk_sync::Holds;
-use super::core::{Committed, Core, Node, caller_to_wire, lock, node_losses};
+use super::core::{Committed, Content, Core, Node, caller_to_wire, lock, node_losses};
 use super::handles::OpenFile;
 use super::kernel::Forget;
 use super::types::{Caller, Handle, LockFamily, Opened, SyncAfter, WriteOrigin};
@@ -168,7 +168,7 @@ impl Core {
         let access = flags & libc::O_ACCMODE;
         let open = OpenFile {
             node: Arc::clone(node),
-            bytes: self.content(node).open(),
+            bytes: self.content_with_place(node).open(),
             append: flags & libc::O_APPEND != 0,
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
@@ -186,6 +186,18 @@ impl Core {
         let contended = !keep_cache || state.noticed_at.is_some_and(|noticed| now.since(noticed) < CONTENDED_FOR);
         drop(state);
         Opened { handle: self.handles.add_file(open), keep_cache, contended }
+    }
+
+    /// The bytes of a file, which are told where they begin if that is known: while the lease cannot go, so that whoever
+    /// takes it afterwards finds bytes to invalidate.
+    fn content_with_place<'a>(&self, node: &'a Node) -> &'a Content {
+        let mut state = node.state();
+        let first = state.first_chunk.take();
+        let content = self.content(node);
+        if let Some(first) = first.filter(|_| state.mode > Mode::None && state.fresh && !state.closing) {
+            content.offer_place(*first);
+        }
+        content
     }
 
     pub(super) fn read(

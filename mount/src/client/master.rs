@@ -196,6 +196,10 @@ impl FileBytes for DataFile {
         Ok(())
     }
 
+    fn offer_place(&self, place: ChunkPlaces) {
+        self.file.offer_place(place);
+    }
+
     fn give_grant(&self, grant: WriteGrant) {
         self.file.give_grant(grant);
     }

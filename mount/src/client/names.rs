@@ -19,6 +19,7 @@ use super::types::{Attributes, Caller, KERNEL_VALID, Kind, NewNode, NodeAnswer, 
 use crate::cache::entries::Known;
 use crate::cache::node::{Answered, Mode, NodeState};
 use crate::cache::order::{Stamp, Ticket};
+use crate::data::ChunkPlaces;
 
 impl Client {
     /// The node that an entry names.
@@ -352,8 +353,22 @@ impl Core {
         };
         let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
         let entry_valid = self.keep_entry(directory, &ticket, &of_parent, name, Some(node.inode()));
+        if let Some(first) = reply.first_chunk {
+            self.keep_first_chunk(&node, &ticket, &answered, first);
+        }
         let answered = self.under_a_lease(&node, answered)?;
         self.answer_by_name(&node, &answered, entry_valid)
+    }
+
+    /// Keeps where a file begins until it is opened, if the rest of the answer was kept.
+    fn keep_first_chunk(&self, node: &Node, ticket: &Ticket<'_>, answered: &Answered, first: wire::ChunkPlaces) {
+        let now = self.now();
+        let mut state = node.state();
+        let revision = |attributes: &Option<Attributes>| attributes.as_ref().map(|attributes| attributes.revision);
+        let is_now = state.fresh && revision(&state.attributes) == revision(&answered.attributes);
+        if is_now && node.content().is_none() && node.may_keep(&state, ticket, answered, now) {
+            state.first_chunk = Some(Box::new(ChunkPlaces::from(first)));
+        }
     }
 
     /// Keeps what an answer under the directory's lease said about a name, if it may be kept. The result is how long the

@@ -395,6 +395,11 @@ impl FileData {
         }
     }
 
+    /// Where a chunk is, which came with another answer of the master. The caller holds the lease under which it may be kept.
+    pub fn offer_place(&self, place: ChunkPlaces) {
+        self.state().located.entry(place.index).or_insert_with(|| Some(Arc::new(place)));
+    }
+
     fn forget_place(&self, index: u32) {
         let mut state = self.state();
         state.located.remove(&index);

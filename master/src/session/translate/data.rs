@@ -74,7 +74,8 @@ pub fn write_grant(grant: &Grant, surroundings: &mut dyn Surroundings) -> sessio
     }
 }
 
-fn located(chunk: &LocatedChunk, surroundings: &mut dyn Surroundings) -> session::ChunkPlaces {
+/// A chunk as it is told, with the places that the engine has for it.
+pub fn located(chunk: &LocatedChunk, surroundings: &mut dyn Surroundings) -> session::ChunkPlaces {
     session::ChunkPlaces {
         index: chunk.index,
         chunk: chunk.chunk.get(),

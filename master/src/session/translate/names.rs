@@ -31,6 +31,7 @@ translations! {
         |(parent, found), surroundings| session::LookupReply {
             node: found.and_then(|found| node(&found, surroundings)),
             parent_lease: surroundings.lease(parent),
+            first_chunk: None,
         };
 
     session::ReadDirectory => ReadDirectory,
