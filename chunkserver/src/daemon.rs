@@ -10,12 +10,14 @@ use anyhow::{Context, bail, ensure};
 use rfs_common::clock::SharedClock;
 use rfs_common::durable;
 use rfs_common::endpoint::CHUNKSERVER_DATA_PORT;
+use rfs_common::local_socket::chunkserver_address;
 use rfs_common::random::Random;
 use rfs_common::shutdown::Shutdown;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::data::connection::Shared;
+use crate::data::local_port::LocalPort;
 use crate::data::peers::Peers;
 use crate::data::port::Port;
 use crate::link::stream::{End, Link, Setting};
@@ -33,6 +35,7 @@ const ADDRESSES_FILE: &str = "addresses";
 pub struct Daemon {
     volumes: Volumes,
     port: Port,
+    local: Option<LocalPort>,
     link: Link,
 }
 
@@ -73,6 +76,7 @@ impl Daemon {
         let peers = Peers::new(config.chain_connect_deadline.get(), config.chain_answer_deadline.get());
         let shared = Arc::new(Shared { volumes: volumes.clone(), peers });
         let port = Port::start(listener, Arc::clone(&shared), config.connections_max, Arc::clone(clock))?;
+        let local = start_local_port(&shared, clock);
         tracing::info!(address = %port.address(), volumes = config.data.len(), "chunkserver serves data");
         if let Some(run_dir) = &config.run_dir {
             write_addresses(run_dir, port.address())?;
@@ -89,7 +93,7 @@ impl Daemon {
             clock: Arc::clone(clock),
             shutdown: shutdown.clone(),
         })?;
-        Ok(Daemon { volumes, port, link })
+        Ok(Daemon { volumes, port, local, link })
     }
 
     /// Where the data port listens.
@@ -105,9 +109,20 @@ impl Daemon {
     /// Finishes what is under way, closes the volumes cleanly, and tells the master.
     pub fn stop(self) -> End {
         self.port.stop();
+        if let Some(local) = &self.local {
+            local.stop();
+        }
         self.volumes.stop();
         self.link.leave()
     }
+}
+
+/// Without it, clients of this host read through the data port like others.
+fn start_local_port(shared: &Arc<Shared>, clock: &SharedClock) -> Option<LocalPort> {
+    let (_, server) = shared.volumes.owner()?;
+    let started = chunkserver_address(server)
+        .and_then(|address| LocalPort::start(&address, Arc::clone(shared), Arc::clone(clock)));
+    started.inspect_err(|error| tracing::warn!(%error, "clients of this host cannot be given files to read from")).ok()
 }
 
 fn listen(config: &Config) -> anyhow::Result<TcpListener> {

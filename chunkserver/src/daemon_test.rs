@@ -254,7 +254,7 @@ impl Client {
     }
 
     fn read(&mut self, chunk: u64, version: u32, offset: u32, length: u32) -> (ReadReply, Vec<u8>) {
-        let reply = self.ask(&Read { volume: self.volume, chunk, version, offset, length }, &[]);
+        let reply = self.ask(&Read { volume: self.volume, chunk, version, offset, length, into_memory: false }, &[]);
         (reply, self.payload.clone())
     }
 }
@@ -550,6 +550,9 @@ fn verify_names_what_is_wrong() {
 
 #[path = "hostile_peers_test.rs"]
 mod hostile_peers;
+
+#[path = "local_port_test.rs"]
+mod local_port;
 
 /// It would have become the other server's, and lost all its own volumes.
 #[test]

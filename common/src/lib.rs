@@ -37,3 +37,5 @@ pub mod shutdown;
 pub mod background;
 
 pub mod process;
+
+pub mod local_socket;

@@ -2,7 +2,9 @@
 
 use prost::Message;
 
-use crate::data::{ChangeReply, Digest, DigestReply, Hello, HelloReply, Read, ReadReply, SyncChunk, Write, Zero};
+use crate::data::{
+    ChangeReply, Digest, DigestReply, Hello, HelloReply, OpenCopy, OpenCopyReply, Read, ReadReply, SyncChunk, Write, Zero,
+};
 use crate::frame::FrameType;
 
 /// A request of a data connection. A request or its answer may have a payload.
@@ -29,4 +31,5 @@ calls! {
     SyncChunk => ChangeReply, SyncChunk;
     Read => ReadReply, Read;
     Digest => DigestReply, Digest;
+    OpenCopy => OpenCopyReply, OpenCopy;
 }

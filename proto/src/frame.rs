@@ -86,6 +86,7 @@ const VALUE: Limits = message(80 << 10);
 const LISTS: Limits = message(1 << 20);
 const LARGE: Limits = message(8 << 20);
 const WRITE: Limits = Limits { message_bytes: 80 << 10, payload_bytes: PAYLOAD_BYTES_MAX };
+const LEAF_HASHES: Limits = Limits { message_bytes: 4 << 10, payload_bytes: 128 << 10 };
 const READ: Limits = Limits { message_bytes: 16 << 10, payload_bytes: PAYLOAD_BYTES_MAX };
 
 /// Of a failure, whichever type was asked.
@@ -171,6 +172,8 @@ frame_types! {
     Read = 68, asks <= SMALL, answers <= READ;
     /// Digest of a copy.
     Digest = 69, asks <= SMALL, answers <= SMALL;
+    /// The file of a copy.
+    OpenCopy = 70, asks <= SMALL, answers <= LEAF_HASHES;
 }
 
 /// A reply.

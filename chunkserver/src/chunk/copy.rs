@@ -18,6 +18,7 @@
 //!   missing from it, and a sync that succeeds would hide that.
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,6 +119,17 @@ pub struct Served {
     /// Of the copy.
     pub data_length: u32,
     /// One per leaf served, as bytes.
+    pub hashes: Vec<u8>,
+}
+
+/// A copy's file, for a reader of this host that reads from it by itself.
+#[derive(Debug)]
+pub struct OpenedCopy {
+    /// A descriptor of its own, only for reading.
+    pub file: File,
+    /// Bytes of the copy.
+    pub data_length: u32,
+    /// One per leaf, as bytes.
     pub hashes: Vec<u8>,
 }
 
@@ -275,6 +287,25 @@ impl ChunkCopy {
         let mut hashes = Vec::with_capacity(leaves.len() * LEAF_HASH_BYTES);
         leaves.iter().for_each(|leaf| hashes.extend_from_slice(leaf.as_bytes()));
         Ok(Served { offset: from, length: wanted, data_length: state.header.data_length, hashes })
+    }
+
+    /// The copy's file, and what its leaves must be. The hashes are those in memory, as they were acknowledged: what a failed
+    /// write-back leaves in the file may match hashes of before, which are in the file as well.
+    ///
+    /// # Errors
+    /// [`Fault`], as of [`Self::read`].
+    pub fn open_for_reader(&self, version: ChunkVersion) -> Result<OpenedCopy, Fault> {
+        let state = self.read_state();
+        state.check_version(version)?;
+        if state.suspect {
+            return Err(Fault::Suspect);
+        }
+        // Of the path there may be another file by now.
+        let own = format!("/proc/self/fd/{}", self.file().as_raw_fd());
+        let file = File::open(own).map_err(Fault::io(IoOperation::Open))?;
+        let mut hashes = Vec::with_capacity(state.leaves.len() * LEAF_HASH_BYTES);
+        state.leaves.iter().for_each(|leaf| hashes.extend_from_slice(leaf.as_bytes()));
+        Ok(OpenedCopy { file, data_length: state.header.data_length, hashes })
     }
 
     /// Makes everything acknowledged so far durable. Costs nothing when it already is.

@@ -51,6 +51,39 @@ pub struct Shared {
     pub peers: Peers,
 }
 
+impl Shared {
+    /// Whether a hello is for this chunkserver, and who that is.
+    ///
+    /// # Errors
+    /// The refusal, with its error number.
+    pub(super) fn check_hello(&self, hello: &Hello) -> Result<Own, (rfs_common::errno::Errno, String)> {
+        use rfs_common::errno::Errno;
+        if hello.protocol_version != PROTOCOL_VERSION {
+            let from = cut_foreign_text(hello.from.clone());
+            let versions = format!("protocol version {} of {from}", hello.protocol_version);
+            let message = format!(
+                "{versions} is not {PROTOCOL_VERSION} of this chunkserver; use the same release of rfs on both"
+            );
+            return Err((Errno::EPROTO, message));
+        }
+        let Some((cluster, server)) = self.volumes.owner() else {
+            return Err((Errno::ENODEV, "no volume of this chunkserver is readable".to_owned()));
+        };
+        let own = Own { cluster, server };
+        if !hello.cluster.is_empty() && hello.cluster != cluster_bytes(own) {
+            return Err((
+                Errno::ESTALE,
+                format!("this chunkserver belongs to cluster {cluster}, not to the one asked for"),
+            ));
+        }
+        if hello.server != 0 && hello.server != server.get() {
+            let wanted = ServerId::new(hello.server);
+            return Err((Errno::ESTALE, format!("this is chunkserver {server}, not {wanted}; ask the master again")));
+        }
+        Ok(own)
+    }
+}
+
 /// A connection and its buffers, which grow to what it needs and are reused.
 #[derive(Debug)]
 pub(super) struct Served {
@@ -116,7 +149,7 @@ impl Served {
     fn hello(&mut self) -> Result<(), WireError> {
         let header = &self.connection.receive_head(&Awaited::DATA_HELLO)?;
         let hello: Hello = self.connection.message(header)?;
-        match self.check_hello(&hello) {
+        match self.shared.check_hello(&hello) {
             Ok(own) => {
                 self.own = Some(own);
                 self.volume = hello.volume;
@@ -132,33 +165,6 @@ impl Served {
                 self.answering().send(Envelope::failure_of(header), &failure, &[])
             }
         }
-    }
-
-    fn check_hello(&self, hello: &Hello) -> Result<Own, (rfs_common::errno::Errno, String)> {
-        use rfs_common::errno::Errno;
-        if hello.protocol_version != PROTOCOL_VERSION {
-            let from = cut_foreign_text(hello.from.clone());
-            let versions = format!("protocol version {} of {from}", hello.protocol_version);
-            let message = format!(
-                "{versions} is not {PROTOCOL_VERSION} of this chunkserver; use the same release of rfs on both"
-            );
-            return Err((Errno::EPROTO, message));
-        }
-        let Some((cluster, server)) = self.shared.volumes.owner() else {
-            return Err((Errno::ENODEV, "no volume of this chunkserver is readable".to_owned()));
-        };
-        let own = Own { cluster, server };
-        if !hello.cluster.is_empty() && hello.cluster != cluster_bytes(own) {
-            return Err((
-                Errno::ESTALE,
-                format!("this chunkserver belongs to cluster {cluster}, not to the one asked for"),
-            ));
-        }
-        if hello.server != 0 && hello.server != server.get() {
-            let wanted = ServerId::new(hello.server);
-            return Err((Errno::ESTALE, format!("this is chunkserver {server}, not {wanted}; ask the master again")));
-        }
-        Ok(own)
     }
 
     fn write(&mut self, header: &Header, own: Own) -> Result<(), WireError> {
@@ -303,10 +309,11 @@ impl Served {
                     result: Some(copy_result(own.server, volume, None)),
                     offset: served.offset,
                     data_length: served.data_length,
-                    hashes: served.hashes.into(),
+                    hashes: if request.into_memory { Default::default() } else { served.hashes.into() },
                 };
+                let payload = if request.into_memory { 0 } else { served.length };
                 self.connection.stream_mut().begin_deadline(ANSWER_LIMIT);
-                self.connection.send(Envelope::reply_to(header), &reply, &[&self.payload[..served.length]])
+                self.connection.send(Envelope::reply_to(header), &reply, &[&self.payload[..payload]])
             }
         }
     }
@@ -347,6 +354,7 @@ impl Served {
     }
 }
 
-fn cluster_bytes(own: Own) -> Vec<u8> {
+/// The cluster's id as it goes over the wire.
+pub(super) fn cluster_bytes(own: Own) -> Vec<u8> {
     own.cluster.get().to_be_bytes().to_vec()
 }

@@ -10,3 +10,5 @@ pub mod requests;
 pub mod connection;
 
 pub mod port;
+
+pub mod local_port;

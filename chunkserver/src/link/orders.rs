@@ -216,6 +216,7 @@ fn fetch(shared: &Shared, own: Own, source: &Source, volume: &Volume, incoming: 
             version: version.get(),
             offset,
             length: PAYLOAD_BYTES_MAX.min(rfs_common::leaf::CHUNK_BYTES as u32 - offset),
+            into_memory: false,
         };
         let reply: ReadReply = shared
             .peers

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::chunk::change::{Action, Raise, Terms};
 use crate::chunk::check::RaiseOf;
-use crate::chunk::copy::{ChunkCopy, Effort, Held, OpenFault, Served};
+use crate::chunk::copy::{ChunkCopy, Effort, Held, OpenFault, OpenedCopy, Served};
 use crate::chunk::fault::{Fault, IoOperation};
 
 use super::early_sync::EarlySyncs;
@@ -301,6 +301,15 @@ impl Volume {
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
         self.counters.read_bytes.fetch_add(served.length as u64, Ordering::Relaxed);
         Ok(served)
+    }
+
+    /// The file of a copy; see [`ChunkCopy::open_for_reader`].
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn open_for_reader(&self, chunk: ChunkId, version: ChunkVersion) -> Result<OpenedCopy, Fault> {
+        let result = self.copy_in_service(chunk).and_then(|copy| copy.open_for_reader(version));
+        self.noted(chunk, version, result)
     }
 
     /// Length and digest of a copy.

@@ -21,7 +21,7 @@ use super::chunk_state::ChunkState;
 use super::error_state::{ErrorCursor, ErrorState};
 use super::path::DataPath;
 use super::places::{ChunkPlaces, Span};
-use super::read::ReadError;
+use super::read::{ReadError, Way};
 use super::read_ahead::{Pattern, ReadAhead};
 
 /// Chunks whose places are asked for at once.
@@ -307,7 +307,7 @@ impl FileData {
     fn fetch_for_once(&self, chunk: &ChunkPlaces, leaves: Range<u32>) -> Result<Vec<Run>, ReadError> {
         let blocks = split_at_blocks(leaves.clone());
         let mut buffers: Vec<Vec<u8>> = blocks.iter().map(|run| vec![0; run.len() * LEAF_BYTES]).collect();
-        self.path.reader.read_leaves(chunk, leaves.start, &mut buffers)?;
+        self.path.reader.read_leaves(chunk, leaves.start, &mut buffers, Way::Asking)?;
         let runs = blocks.iter().zip(buffers);
         Ok(runs.map(|(run, bytes)| Run { first_leaf: run.start, bytes: Arc::new(bytes) }).collect())
     }
@@ -326,18 +326,21 @@ impl FileData {
             let part = next..leaves.end.min(next + FETCH_LEAVES_MAX);
             let Some(fetch) = self.path.cache.begin(self.inode, chunk.chunk, &part) else { return Ok(None) };
             // What comes from now on spoils the fetch; what came before is seen here.
-            let is_source = {
+            let (way, epoch) = {
                 let state = self.state();
-                state.invalidations == invalidations && state.is_source(chunk)
+                if state.invalidations != invalidations || !state.is_source(chunk) {
+                    return Err(ReadError::Changed);
+                }
+                (state.way_to_read(chunk.index), state.located_epoch)
             };
-            if !is_source {
-                return Err(ReadError::Changed);
-            }
             let first = runs.len();
             let blocks = split_at_blocks(part.clone());
             let mut buffers: Vec<Vec<u8>> =
                 blocks.iter().map(|run| self.path.cache.buffer(run.len() * LEAF_BYTES)).collect();
-            self.path.reader.read_leaves(chunk, part.start, &mut buffers)?;
+            self.path.reader.read_leaves(chunk, part.start, &mut buffers, way)?;
+            if way == Way::Any {
+                self.forget_local_if_written(chunk, epoch);
+            }
             runs.extend(
                 blocks.iter().zip(buffers).map(|(run, bytes)| Run { first_leaf: run.start, bytes: Arc::new(bytes) }),
             );
@@ -345,6 +348,17 @@ impl FileData {
             next = part.end;
         }
         Ok(Some(runs))
+    }
+
+    /// A file that was handed over while the chunk began to be written here came with hashes of some moment in between.
+    fn forget_local_if_written(&self, chunk: &ChunkPlaces, epoch: u64) {
+        let written = {
+            let state = self.state();
+            state.located_epoch != epoch || state.way_to_read(chunk.index) != Way::Any
+        };
+        if written {
+            self.path.reader.local.forget_chunk(chunk.chunk);
+        }
     }
 
     /// Where a chunk's acknowledged bytes are; `None` for a hole. The caller holds a lease.
@@ -440,6 +454,11 @@ impl FileState {
             }
             Some(Source::Hole) | None => false,
         }
+    }
+
+    /// Files of this host serve as long as the chunk is not written here.
+    fn way_to_read(&self, index: u32) -> Way {
+        if self.chunks.contains_key(&index) { Way::Asking } else { Way::Any }
     }
 
     fn known_source(&self, index: u32) -> Option<Source> {

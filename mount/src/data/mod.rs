@@ -28,6 +28,7 @@ mod connections;
 mod dirty;
 pub(crate) mod error_state;
 mod flushers;
+mod local;
 mod read;
 mod sender;
 mod sending;

@@ -54,7 +54,12 @@ impl DataPath {
         let settings = Arc::new(settings);
         let connections = Arc::new(Connections::new(Arc::clone(&settings), Arc::clone(&clock)));
         let path = DataPath {
-            reader: Reader::new(Arc::clone(&connections), Arc::clone(&settings), Arc::clone(&master)),
+            reader: Reader::new(
+                Arc::clone(&connections),
+                Arc::clone(&settings),
+                Arc::clone(&master),
+                Arc::clone(&clock),
+            ),
             connections,
             cache: Arc::new(BlockCache::new(settings.cache_bytes_max)),
             budget: Budget::new(settings.dirty_bytes_max),

@@ -6,14 +6,20 @@
 
 use std::sync::Arc;
 
+use rfs_common::clock::SharedClock;
 use rfs_common::errno::Errno;
 use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaf, leaves_of};
 use rfs_proto::data::{self, Status};
 use thiserror::Error;
 
 use super::connections::{CallError, Connections, DataConnection};
+use super::local::{LocalCopies, LocalRead};
 use super::places::{ChunkPlaces, CopyFailure, FileMaster, Place};
 use super::settings::DataSettings;
+
+/// From so much on, bytes that are on the disk only are not sent where they can be read from a file of this host: two questions are
+/// shorter then.
+const INTO_MEMORY_BYTES_MIN: usize = 128 << 10;
 
 /// Why no copy gave the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -29,8 +35,18 @@ pub(crate) enum ReadError {
     Changed,
 }
 
+/// How a chunk may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// From files of this host as well: nobody writes the chunk, this client included, as long as its lease is held.
+    Any,
+    /// By asking chunkservers.
+    Asking,
+}
+
 /// Reads chunks.
 pub(crate) struct Reader {
+    pub(crate) local: LocalCopies,
     connections: Arc<Connections>,
     settings: Arc<DataSettings>,
     master: Arc<dyn FileMaster>,
@@ -41,8 +57,10 @@ impl Reader {
         connections: Arc<Connections>,
         settings: Arc<DataSettings>,
         master: Arc<dyn FileMaster>,
+        clock: SharedClock,
     ) -> Reader {
-        Reader { connections, settings, master }
+        let local = LocalCopies::new(Arc::clone(&settings), clock);
+        Reader { local, connections, settings, master }
     }
 
     /// Fills `buffers`, each a whole number of leaves, with the chunk's bytes from `first_leaf` on.
@@ -54,16 +72,48 @@ impl Reader {
         chunk: &ChunkPlaces,
         first_leaf: u32,
         buffers: &mut [Vec<u8>],
+        way: Way,
     ) -> Result<(), ReadError> {
         let wanted: usize = buffers.iter().map(Vec::len).sum();
         assert!(wanted.is_multiple_of(LEAF_BYTES), "{wanted} bytes are not whole leaves");
         let offset = first_leaf as usize * LEAF_BYTES;
         let end = (offset + wanted).min(leaves_of(chunk.length) as usize * LEAF_BYTES);
-        if end > offset {
+        // What has bytes, which a copy that is not older must have.
+        let valid = (chunk.length as usize).min(end).saturating_sub(offset);
+        let is_done = end <= offset || way == Way::Any && self.read_here(chunk, offset as u32, valid, buffers);
+        if !is_done {
             self.read_from_copies(chunk, offset as u32, (end - offset) as u32, buffers)?;
         }
         zero_from(buffers, (chunk.length as usize).saturating_sub(offset));
         Ok(())
+    }
+
+    /// Reads from the file of a copy on this host; false if that is not possible now. Much that is on the disk only is read into
+    /// memory by its chunkserver, which is shorter than sending it.
+    fn read_here(&self, chunk: &ChunkPlaces, offset: u32, valid: usize, buffers: &mut [Vec<u8>]) -> bool {
+        let here = |place: &&Place| !self.connections.is_avoided(place);
+        let found = chunk.places.iter().filter(here).find_map(|place| Some((place, self.local.find(place, chunk)?)));
+        let Some((place, copy)) = found else { return false };
+        // Leaves are read whole, and the last as far as the copy has bytes.
+        let wanted = valid.next_multiple_of(LEAF_BYTES).min(copy.bytes_from(offset));
+        if wanted < valid {
+            self.local.refuse(place, chunk);
+            return false;
+        }
+        let mut read = copy.read(offset, wanted, buffers);
+        if read == LocalRead::NotInMemory && wanted >= INTO_MEMORY_BYTES_MIN {
+            let request = data::Read { into_memory: true, ..read_request(place, chunk, offset, wanted as u32) };
+            let timeout = self.settings.read_timeout;
+            let asked = self.connections.with(place, timeout, |connection| exchange(connection, &request, &mut []));
+            if !matches!(asked, Ok(Answer::InMemory)) {
+                return false;
+            }
+            read = copy.read(offset, wanted, buffers);
+        }
+        if read == LocalRead::Unusable {
+            self.local.refuse(place, chunk);
+        }
+        read == LocalRead::Done
     }
 
     fn read_from_copies(
@@ -77,18 +127,12 @@ impl Reader {
             chunk.places.iter().partition(|place| self.connections.is_avoided(place));
         let mut verdict = ReadError::NoCopyLeft;
         for place in preferred.into_iter().chain(avoided) {
-            let request = data::Read {
-                volume: place.volume.get(),
-                chunk: chunk.chunk.get(),
-                version: chunk.version.get(),
-                offset,
-                length,
-            };
+            let request = read_request(place, chunk, offset, length);
             let answer = self
                 .connections
                 .with(place, self.settings.read_timeout, |connection| exchange(connection, &request, buffers));
             match answer {
-                Ok(Answer::Good) => return Ok(()),
+                Ok(Answer::Good | Answer::InMemory) => return Ok(()),
                 Ok(Answer::WrongVersion) => verdict = ReadError::WrongVersion,
                 Ok(Answer::Bad(failure)) => self.master.report_bad_copy(chunk.chunk, chunk.version, failure(place)),
                 Ok(Answer::Away) => self.connections.failed(place),
@@ -103,11 +147,24 @@ impl Reader {
 enum Answer {
     /// The buffers hold verified bytes.
     Good,
+    /// The bytes are in the system's memory, as was asked.
+    InMemory,
     WrongVersion,
     /// To be reported: the copy exists on a volume in service but its bytes cannot be had.
     Bad(Box<dyn Fn(&Place) -> CopyFailure>),
     /// The volume is out of service; the master knows.
     Away,
+}
+
+fn read_request(place: &Place, chunk: &ChunkPlaces, offset: u32, length: u32) -> data::Read {
+    data::Read {
+        volume: place.volume.get(),
+        chunk: chunk.chunk.get(),
+        version: chunk.version.get(),
+        offset,
+        length,
+        into_memory: false,
+    }
 }
 
 fn bad(errno: Errno, reason: String) -> Answer {
@@ -123,6 +180,9 @@ fn exchange(
     let (reply, header) = connection.receive_head::<data::Read>(id)?;
     let result = reply.result.clone().unwrap_or_default();
     let payload = header.payload_bytes as usize;
+    if result.status() == Status::Ok && request.into_memory && payload == 0 {
+        return Ok(Answer::InMemory);
+    }
     if result.status() == Status::Ok && payload <= request.length as usize {
         receive_parts(connection, payload, buffers)?;
         return Ok(judge(&reply, request, payload, buffers));
@@ -150,17 +210,28 @@ fn judge(reply: &data::ReadReply, request: &data::Read, payload: usize, buffers:
         return bad(Errno::EPROTO, format!("sent {} bytes of hashes for {payload} of data", reply.hashes.len()));
     }
     let first_leaf = request.offset / LEAF_BYTES as u32;
-    let leaves = buffers.iter().flat_map(|buffer| buffer.chunks(LEAF_BYTES));
-    let mut rest = payload;
-    for ((leaf_index, leaf), hash) in (first_leaf..).zip(leaves).zip(reply.hashes.chunks(LEAF_HASH_BYTES)) {
-        let length = rest.min(LEAF_BYTES);
-        if hash_leaf(leaf_index, &leaf[..length]).as_bytes() != hash {
-            return bad(Errno::EBADMSG, format!("leaf {leaf_index} does not match its hash"));
-        }
-        rest -= length;
+    if let Some(leaf_index) = first_wrong_leaf(first_leaf, buffers, payload, &reply.hashes) {
+        return bad(Errno::EBADMSG, format!("leaf {leaf_index} does not match its hash"));
     }
     zero_from(buffers, payload);
     Answer::Good
+}
+
+/// The first leaf that does not match its hash, of the first `length` bytes of `buffers`, which begin with leaf `first_leaf`.
+pub(crate) fn first_wrong_leaf(first_leaf: u32, buffers: &[Vec<u8>], length: usize, hashes: &[u8]) -> Option<u32> {
+    let leaves = buffers.iter().flat_map(|buffer| buffer.chunks(LEAF_BYTES));
+    let mut rest = length;
+    for ((leaf_index, leaf), hash) in (first_leaf..).zip(leaves).zip(hashes.chunks(LEAF_HASH_BYTES)) {
+        let part = rest.min(LEAF_BYTES);
+        if part == 0 {
+            break;
+        }
+        if hash_leaf(leaf_index, &leaf[..part]).as_bytes() != hash {
+            return Some(leaf_index);
+        }
+        rest -= part;
+    }
+    None
 }
 
 fn receive_parts(connection: &mut DataConnection, payload: usize, buffers: &mut [Vec<u8>]) -> Result<(), CallError> {
@@ -184,7 +255,7 @@ fn skip_payload(connection: &mut DataConnection, payload: usize) -> Result<(), C
 }
 
 /// Zeroes all bytes of `buffers`, taken as one, from `start` on.
-fn zero_from(buffers: &mut [Vec<u8>], start: usize) {
+pub(crate) fn zero_from(buffers: &mut [Vec<u8>], start: usize) {
     let mut rest = start;
     for buffer in buffers {
         let kept = rest.min(buffer.len());

@@ -63,6 +63,7 @@ impl FileData {
             return Ok(());
         }
         let grant = self.path.master.grant(self.inode, index).map_err(refusal)?;
+        self.path.reader.local.forget_chunk(grant.chunk);
         let mut state = self.state();
         let chunk = state.chunk_of_mut(index, epoch)?;
         chunk.replace_grant(grant);

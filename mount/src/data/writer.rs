@@ -411,6 +411,7 @@ impl FileData {
         tracing::info!(inode = %self.inode, index, %chunk, ?failures, "copies failed a write: asking the master to go on without them");
         let failed = FailedWrite { inode: self.inode, index, chunk, version, failures };
         let grant = self.path.master.copy_failed(&failed).map_err(refusal)?;
+        self.path.reader.local.forget_chunk(grant.chunk);
         let mut state = self.state();
         let lost = state.chunk_of_mut(index, epoch)?.replace_grant(grant);
         if lost {
