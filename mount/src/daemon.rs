@@ -256,6 +256,7 @@ fn data_settings(options: &MountOptions) -> DataSettings {
         dirty_bytes_per_file_max: bytes(options.write_cache) / 2,
         cache_bytes_max: bytes(options.read_cache),
         read_ahead_bytes_max: options.read_ahead.get(),
+        local_reads: options.local_reads,
         read_give_up: options.chunk_timeout,
         write_give_up: options.chunk_timeout,
         ..DataSettings::default()

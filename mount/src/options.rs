@@ -274,6 +274,8 @@ pub struct MountOptions {
     pub read_ahead: ByteSize,
     /// How far the kernel asks ahead.
     pub kernel_read_ahead: ByteSize,
+    /// Copies on this host are read from their files.
+    pub local_reads: bool,
     /// How long mounting waits for the master.
     pub connect_timeout: Duration,
     /// How long a request waits for a master that is away before it fails; nothing: for ever.
@@ -311,6 +313,7 @@ impl Default for MountOptions {
             read_cache: ByteSize::mib(128),
             read_ahead: ByteSize::mib(8),
             kernel_read_ahead: ByteSize::mib(1),
+            local_reads: true,
             connect_timeout: Duration::from_secs(3),
             master_timeout: None,
             chunk_timeout: Duration::from_secs(60),
@@ -549,6 +552,11 @@ const OPTIONS: &[OptionEntry] = &[
             Ok(())
         },
     },
+    flag!(
+        "nolocal_reads",
+        "Read copies on this host through their chunkserver, like those of others",
+        local_reads = false
+    ),
     flag!("nonempty", "Allow a mount point with files in it, which the mount hides", nonempty = true),
     flag!("ro", "Read only; the master refuses changes, too", read_only = true),
     flag!("rw", "Read and write; the default", read_only = false),

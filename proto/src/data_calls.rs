@@ -3,7 +3,8 @@
 use prost::Message;
 
 use crate::data::{
-    ChangeReply, Digest, DigestReply, Hello, HelloReply, OpenCopy, OpenCopyReply, Read, ReadReply, SyncChunk, Write, Zero,
+    ChangeReply, Digest, DigestReply, Hello, HelloReply, OpenCopy, OpenCopyReply, Read, ReadReply, SyncChunk, Write,
+    Zero,
 };
 use crate::frame::FrameType;
 

@@ -26,8 +26,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::connection::Shared;
 use super::requests::{self, copy_result};
-use crate::chunk::format::data_at;
 use crate::chunk::fault::Fault;
+use crate::chunk::format::data_at;
 use crate::volume::store::Volume;
 
 /// Clients of one host, each with one connection per volume.
@@ -209,11 +209,9 @@ impl Served<'_> {
                 let reply = OpenCopyReply { result, data_length, data_offset };
                 connection.send(Envelope::reply_to(header), &reply, &[&opened.hashes])
             }
-            Err(_) => connection.send(
-                Envelope::reply_to(header),
-                &OpenCopyReply { result, ..OpenCopyReply::default() },
-                &[],
-            ),
+            Err(_) => {
+                connection.send(Envelope::reply_to(header), &OpenCopyReply { result, ..OpenCopyReply::default() }, &[])
+            }
         }
     }
 }

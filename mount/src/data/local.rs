@@ -252,7 +252,10 @@ impl Asking {
         self.connection.send(Envelope::request(C::FRAME_TYPE, self.last_request), request, &[])?;
         let header = self.connection.receive_head(&Awaited::REPLY)?;
         if header.frame_type != C::FRAME_TYPE || header.request_id != self.last_request || header.is_error() {
-            return Err(WireError::OutOfPlace { expected: "the reply to the request just sent", got: header.frame_type });
+            return Err(WireError::OutOfPlace {
+                expected: "the reply to the request just sent",
+                got: header.frame_type,
+            });
         }
         Ok((self.connection.message(&header)?, header.payload_bytes as usize))
     }

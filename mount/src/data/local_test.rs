@@ -79,8 +79,7 @@ fn serve(mut connection: Connection<LocalStream>, server: ServerId, file: &File,
         let mut result = CopyResult::default();
         if (request.chunk, request.version) == (9, 3) {
             connection.stream_mut().attach(file.try_clone().unwrap().into());
-            let reply =
-                OpenCopyReply { result: Some(result), data_length: BYTES as u32, data_offset: DATA_OFFSET };
+            let reply = OpenCopyReply { result: Some(result), data_length: BYTES as u32, data_offset: DATA_OFFSET };
             connection.send(Envelope::reply_to(&header), &reply, &[&hashes_of(&content())]).unwrap();
         } else {
             result.set_status(Status::WrongVersion);
