@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,9 @@ use anyhow::{Context, bail, ensure};
 use rfs_common::clock::SharedClock;
 use rfs_common::durable;
 use rfs_common::endpoint::CHUNKSERVER_DATA_PORT;
-use rfs_common::local_socket::chunkserver_address;
 use rfs_common::random::Random;
 use rfs_common::shutdown::Shutdown;
+use rfs_common::socket::{self, chunkserver_address, files_address};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
@@ -75,7 +76,8 @@ impl Daemon {
         }
         let peers = Peers::new(config.chain_connect_deadline.get(), config.chain_answer_deadline.get());
         let shared = Arc::new(Shared { volumes: volumes.clone(), peers });
-        let port = Port::start(listener, Arc::clone(&shared), config.connections_max, Arc::clone(clock))?;
+        let local = listen_locally(&shared);
+        let port = Port::start(listener, local, Arc::clone(&shared), config.connections_max, Arc::clone(clock))?;
         let local = start_local_port(&shared, clock);
         tracing::info!(address = %port.address(), volumes = config.data.len(), "chunkserver serves data");
         if let Some(run_dir) = &config.run_dir {
@@ -117,11 +119,18 @@ impl Daemon {
     }
 }
 
+/// Without it, clients of this host use the data port like others.
+fn listen_locally(shared: &Shared) -> Option<UnixListener> {
+    let (_, server) = shared.volumes.owner()?;
+    let listening = chunkserver_address(server).and_then(|address| socket::listen(&address));
+    listening.inspect_err(|error| tracing::warn!(%error, "there is no socket for this host; TCP serves")).ok()
+}
+
 /// Without it, clients of this host read through the data port like others.
 fn start_local_port(shared: &Arc<Shared>, clock: &SharedClock) -> Option<LocalPort> {
     let (_, server) = shared.volumes.owner()?;
-    let started = chunkserver_address(server)
-        .and_then(|address| LocalPort::start(&address, Arc::clone(shared), Arc::clone(clock)));
+    let started =
+        files_address(server).and_then(|address| LocalPort::start(&address, Arc::clone(shared), Arc::clone(clock)));
     started.inspect_err(|error| tracing::warn!(%error, "clients of this host cannot be given files to read from")).ok()
 }
 

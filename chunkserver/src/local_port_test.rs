@@ -4,20 +4,21 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 
-use rfs_common::local_socket::LocalStream;
+use rfs_common::descriptor_stream::DescriptorStream;
+use rfs_common::socket::files_address;
 use rfs_proto::data::{OpenCopy, OpenCopyReply};
 
 use super::*;
 
 struct LocalClient {
-    connection: Connection<LocalStream>,
+    connection: Connection<DescriptorStream>,
     place: NextCopy,
 }
 
 impl LocalClient {
     fn connect(place: &NextCopy) -> LocalClient {
-        let address = chunkserver_address(rfs_common::ids::ServerId::new(place.server)).unwrap();
-        let stream = LocalStream::connect(&address).unwrap();
+        let address = files_address(rfs_common::ids::ServerId::new(place.server)).unwrap();
+        let stream = DescriptorStream::connect(&address).unwrap();
         stream.set_timeout(LIMIT).unwrap();
         let mut client = LocalClient { connection: Connection::new(stream), place: place.clone() };
         let hello = Hello {
@@ -88,4 +89,26 @@ fn what_is_read_into_memory_only_is_not_sent() {
     assert_eq!((reply.result.unwrap().status(), reply.data_length, reply.hashes.len()), (Status::Ok, 50_000, 0));
     assert_eq!(client.payload.len(), 0);
     assert_eq!(server.stop(), End::Left);
+}
+
+#[test]
+fn data_goes_over_a_unix_socket_as_over_tcp() {
+    let master = Master::start(CLUSTER);
+    let mut server = Server::new(&master, 1);
+    let place = server.place(0);
+    Client::connect(&place).write(5, (0, 1), 0, &[7; 50_000], &[]);
+    let address = chunkserver_address(rfs_common::ids::ServerId::new(place.server)).unwrap();
+    let mut connection = Connection::new(rfs_common::socket::Socket::connect_local(&address).unwrap());
+    let hello =
+        Hello { protocol_version: PROTOCOL_VERSION, server: place.server, volume: place.volume, ..Hello::default() };
+    connection.send(Envelope::request(FrameType::DataHello, 0), &hello, &[]).unwrap();
+    connection.receive_reply::<HelloReply>(FrameType::DataHello, 0).unwrap().unwrap();
+    let read = Read { volume: place.volume, chunk: 5, version: 1, offset: 0, length: 50_000, into_memory: false };
+    connection.send(Envelope::request(FrameType::Read, 1), &read, &[]).unwrap();
+    let header = connection.receive_head(&Awaited::REPLY).unwrap();
+    let mut payload = Vec::new();
+    connection.receive_payload_into(&header, &mut payload).unwrap();
+    assert_eq!(payload, [7; 50_000]);
+    assert_eq!(server.stop(), End::Left);
+    assert!(connection.receive_head(&Awaited::REPLY).is_err());
 }

@@ -38,4 +38,6 @@ pub mod background;
 
 pub mod process;
 
-pub mod local_socket;
+pub mod socket;
+
+pub mod descriptor_stream;

@@ -18,6 +18,7 @@ use rfs_common::folder_lock::FolderLock;
 use rfs_common::ids::ClusterId;
 use rfs_common::random::SystemRandom;
 use rfs_common::shutdown::Shutdown;
+use rfs_common::socket::{self, master_address};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
@@ -97,7 +98,9 @@ fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> any
     let Sockets { clients, cluster: cluster_socket, web, metrics } = sockets;
     let names = config.web_names.clone();
     start_services(&runtime, &engine, &gatherer, (cluster_socket, web, metrics), names, shutdown)?;
-    let sessions = SessionServer::start(clients, Arc::clone(&engine), config.listener_config(), announced)
+    let local = master_address(engine.master_start()).and_then(|address| socket::listen(&address));
+    let local = local.inspect_err(|error| tracing::warn!(%error, "there is no socket for this host; TCP serves")).ok();
+    let sessions = SessionServer::start(clients, local, Arc::clone(&engine), config.listener_config(), announced)
         .context("cannot serve clients")?;
     if let Err(error) = write_addresses(&config.data, &addresses) {
         // A full disk, most likely; the ports are usually known without it.

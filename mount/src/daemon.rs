@@ -230,6 +230,7 @@ fn connect(
         read_only: request.options.read_only,
         connect_timeout: request.options.connect_timeout,
         master_timeout: request.options.master_timeout,
+        local: request.options.local,
         ..SessionOptions::new(request.source.master.clone(), Arc::clone(clock))
     };
     let session = Session::connect(options).map_err(|error| {
@@ -256,7 +257,7 @@ fn data_settings(options: &MountOptions) -> DataSettings {
         dirty_bytes_per_file_max: bytes(options.write_cache) / 2,
         cache_bytes_max: bytes(options.read_cache),
         read_ahead_bytes_max: options.read_ahead.get(),
-        local_reads: options.local_reads,
+        local: options.local,
         read_give_up: options.chunk_timeout,
         write_give_up: options.chunk_timeout,
         ..DataSettings::default()

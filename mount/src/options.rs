@@ -274,8 +274,8 @@ pub struct MountOptions {
     pub read_ahead: ByteSize,
     /// How far the kernel asks ahead.
     pub kernel_read_ahead: ByteSize,
-    /// Copies on this host are read from their files.
-    pub local_reads: bool,
+    /// Programs on this host are met over Unix sockets, and copies on it read from their files.
+    pub local: bool,
     /// How long mounting waits for the master.
     pub connect_timeout: Duration,
     /// How long a request waits for a master that is away before it fails; nothing: for ever.
@@ -313,7 +313,7 @@ impl Default for MountOptions {
             read_cache: ByteSize::mib(128),
             read_ahead: ByteSize::mib(8),
             kernel_read_ahead: ByteSize::mib(1),
-            local_reads: true,
+            local: true,
             connect_timeout: Duration::from_secs(3),
             master_timeout: None,
             chunk_timeout: Duration::from_secs(60),
@@ -553,9 +553,9 @@ const OPTIONS: &[OptionEntry] = &[
         },
     },
     flag!(
-        "nolocal_reads",
-        "Read copies on this host through their chunkserver, like those of others",
-        local_reads = false
+        "nolocal",
+        "Meet programs on this host as those on others: over TCP, without reading their files",
+        local = false
     ),
     flag!("nonempty", "Allow a mount point with files in it, which the mount hides", nonempty = true),
     flag!("ro", "Read only; the master refuses changes, too", read_only = true),

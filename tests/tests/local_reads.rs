@@ -33,7 +33,7 @@ fn files_of_copies_are_read_and_closed_when_their_chunkserver_stops() {
     mount.unmount().expect("unmounted");
 
     let mount = cluster.mount().expect("a mount without caches");
-    let other = cluster.mount_with(&["-o", "nolocal_reads"]).expect("another");
+    let other = cluster.mount_with(&["-o", "nolocal"]).expect("another");
     assert!(fs::read(mount.path().join("file")).expect("read") == content());
     assert!(fs::read(other.path().join("file")).expect("read") == content());
     let held = held_anywhere(&cluster, &mount);

@@ -1,12 +1,12 @@
 //! One data connection: reads a request, forwards it down the chain, does it, collects the chain's answer, replies.
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rfs_common::clock::SharedClock;
 use rfs_common::ids::{ServerId, VolumeId};
+use rfs_common::socket::Socket;
 use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::data::{
     ChangeReply, Digest, DigestReply, Hello, HelloReply, NextCopy, Read, ReadReply, Status, SyncChunk, Write, Zero,
@@ -99,7 +99,7 @@ pub(super) struct Served {
 impl Served {
     /// # Errors
     /// Those of the socket.
-    pub(super) fn new(shared: Arc<Shared>, stream: TcpStream, clock: SharedClock) -> io::Result<Served> {
+    pub(super) fn new(shared: Arc<Shared>, stream: Socket, clock: SharedClock) -> io::Result<Served> {
         let connection = Connection::new(BufferedStream::new(stream, clock, HELLO_LIMIT)?);
         Ok(Served { shared, connection, own: None, volume: 0, payload: Vec::new(), chain_payload: Vec::new() })
     }

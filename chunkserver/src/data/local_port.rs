@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use rfs_common::background;
 use rfs_common::clock::SharedClock;
+use rfs_common::descriptor_stream::DescriptorStream;
 use rfs_common::ids::VolumeId;
-use rfs_common::local_socket::{self, LocalStream};
 use rfs_common::shutdown::Shutdown;
 use rfs_proto::data::{Hello, HelloReply, OpenCopy, OpenCopyReply};
 use rfs_proto::frame::{FrameType, Header};
@@ -64,7 +64,7 @@ impl LocalPort {
     /// # Errors
     /// Those of the system: `AddrInUse` if another process has the name.
     pub fn start(address: &SocketAddr, shared: Arc<Shared>, clock: SharedClock) -> io::Result<LocalPort> {
-        let listener = Arc::new(local_socket::listen(address)?);
+        let listener = Arc::new(rfs_common::socket::listen(address)?);
         let inner = Arc::new(Inner {
             shared,
             connections: Mutex::default(),
@@ -107,7 +107,7 @@ impl Inner {
 
     fn take(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
         let (number, handle) = (self.next.fetch_add(1, Ordering::Relaxed), stream.try_clone()?);
-        let stream = LocalStream::new(stream);
+        let stream = DescriptorStream::new(stream);
         if !stream.is_trusted()? {
             return Err(io::Error::other("the client is neither root's nor this daemon's user"));
         }
@@ -127,7 +127,7 @@ impl Inner {
         spawned.map(drop)
     }
 
-    fn serve(&self, number: u64, stream: LocalStream) {
+    fn serve(&self, number: u64, stream: DescriptorStream) {
         if let Err(error) = (Served { shared: &self.shared, stop: &self.stop }).serve(Connection::new(stream)) {
             tracing::debug!(%error, "a local connection ended");
         }
@@ -145,7 +145,7 @@ struct Served<'port> {
 }
 
 impl Served<'_> {
-    fn serve(&self, mut connection: Connection<LocalStream>) -> Result<(), WireError> {
+    fn serve(&self, mut connection: Connection<DescriptorStream>) -> Result<(), WireError> {
         let Some(volume) = self.hello(&mut connection)? else { return Ok(()) };
         while !self.stop.is_requested() {
             if wait_for_request(connection.stream())? {
@@ -159,7 +159,7 @@ impl Served<'_> {
     }
 
     /// The volume that the connection is for. It is not held: one that is out is to be let go of.
-    fn hello(&self, connection: &mut Connection<LocalStream>) -> Result<Option<Weak<Volume>>, WireError> {
+    fn hello(&self, connection: &mut Connection<DescriptorStream>) -> Result<Option<Weak<Volume>>, WireError> {
         let header = connection.receive_head(&Awaited::DATA_HELLO)?;
         let hello: Hello = connection.message(&header)?;
         let found = self.shared.check_hello(&hello).and_then(|own| {
@@ -187,7 +187,7 @@ impl Served<'_> {
 
     fn open_copy(
         &self,
-        connection: &mut Connection<LocalStream>,
+        connection: &mut Connection<DescriptorStream>,
         header: &Header,
         volume: &Weak<Volume>,
     ) -> Result<(), WireError> {
@@ -217,7 +217,7 @@ impl Served<'_> {
 }
 
 /// Whether something came (or the connection ended) before it is time to look after the volume.
-fn wait_for_request(stream: &LocalStream) -> io::Result<bool> {
+fn wait_for_request(stream: &DescriptorStream) -> io::Result<bool> {
     let limit = rustix::time::Timespec { tv_sec: LOOK_INTERVAL.as_secs() as i64, tv_nsec: 0 };
     match poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&limit)) {
         Ok(ready) => Ok(ready > 0),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ClusterId, ServerId};
+use rfs_common::socket::{Socket, chunkserver_address};
 use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::data::{Hello, HelloReply, NextCopy};
 use rfs_proto::data_calls::DataCall;
@@ -84,7 +85,7 @@ type Key = (String, u64);
 #[derive(Debug)]
 pub struct Peers {
     /// The one used last stands last.
-    idle: Mutex<Vec<(Key, Connection<TcpStream>)>>,
+    idle: Mutex<Vec<(Key, Connection<Socket>)>>,
     connect_deadline: Duration,
     answer_deadline: Duration,
 }
@@ -94,7 +95,7 @@ pub struct Peers {
 pub struct Pending<'peers> {
     peers: &'peers Peers,
     key: Key,
-    connection: Connection<TcpStream>,
+    connection: Connection<Socket>,
 }
 
 impl Peers {
@@ -131,7 +132,7 @@ impl Peers {
     }
 
     /// A connection that the peer has not closed meanwhile.
-    fn take_idle(&self, key: &Key) -> Option<Connection<TcpStream>> {
+    fn take_idle(&self, key: &Key) -> Option<Connection<Socket>> {
         loop {
             let connection = {
                 let mut idle = self.idle();
@@ -147,7 +148,7 @@ impl Peers {
     }
 
     /// Keeps a connection for the next use, instead of the one that was used least recently if there are too many.
-    fn keep(&self, key: Key, connection: Connection<TcpStream>) {
+    fn keep(&self, key: Key, connection: Connection<Socket>) {
         let dropped = {
             let mut idle = self.idle();
             let of_this = idle.iter().filter(|(of, _)| *of == key).count();
@@ -164,30 +165,47 @@ impl Peers {
         drop(dropped);
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<(Key, Connection<TcpStream>)>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<(Key, Connection<Socket>)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn connect(&self, own: Own, to: &NextCopy) -> Result<Connection<TcpStream>, PeerError> {
-        let address = to.address.clone();
-        let stream = connect_in_time(&address, self.connect_deadline, self.answer_deadline)
-            .map_err(|source| PeerError::Connect { address: address.clone(), source })?;
-        let mut connection = Connection::new(stream);
-        let (high, low) = own.cluster.to_halves();
-        let cluster: Vec<u8> = [high.to_be_bytes(), low.to_be_bytes()].concat();
-        let hello = Hello {
-            protocol_version: PROTOCOL_VERSION,
-            cluster: cluster.into(),
-            server: to.server,
-            volume: to.volume,
-            from: format!("chunkserver {}", own.server),
-        };
-        let wire = |source| PeerError::Wire { address: address.clone(), source };
-        connection.send(Envelope::request(Hello::FRAME_TYPE, 0), &hello, &[]).map_err(wire)?;
-        match connection.receive_reply::<HelloReply>(Hello::FRAME_TYPE, 0).map_err(wire)? {
-            Ok(_) => Ok(connection),
-            Err(failure) => Err(refused(address, failure)),
+    fn connect(&self, own: Own, to: &NextCopy) -> Result<Connection<Socket>, PeerError> {
+        if let Ok(local) = self.connect_locally(to)
+            && let Ok(connection) = greet(own, to, local)
+        {
+            return Ok(connection);
         }
+        let connected = connect_in_time(&to.address, self.connect_deadline, self.answer_deadline).and_then(Socket::tcp);
+        let stream = connected.map_err(|source| PeerError::Connect { address: to.address.clone(), source })?;
+        greet(own, to, stream)
+    }
+
+    /// A peer on this host, such as one with volumes of its own.
+    fn connect_locally(&self, to: &NextCopy) -> io::Result<Socket> {
+        let stream = Socket::connect_local(&chunkserver_address(ServerId::new(to.server))?)?;
+        stream.set_read_timeout(Some(self.answer_deadline))?;
+        stream.set_write_timeout(Some(self.answer_deadline))?;
+        Ok(stream)
+    }
+}
+
+fn greet(own: Own, to: &NextCopy, stream: Socket) -> Result<Connection<Socket>, PeerError> {
+    let address = to.address.clone();
+    let mut connection = Connection::new(stream);
+    let (high, low) = own.cluster.to_halves();
+    let cluster: Vec<u8> = [high.to_be_bytes(), low.to_be_bytes()].concat();
+    let hello = Hello {
+        protocol_version: PROTOCOL_VERSION,
+        cluster: cluster.into(),
+        server: to.server,
+        volume: to.volume,
+        from: format!("chunkserver {}", own.server),
+    };
+    let wire = |source| PeerError::Wire { address: address.clone(), source };
+    connection.send(Envelope::request(Hello::FRAME_TYPE, 0), &hello, &[]).map_err(wire)?;
+    match connection.receive_reply::<HelloReply>(Hello::FRAME_TYPE, 0).map_err(wire)? {
+        Ok(_) => Ok(connection),
+        Err(failure) => Err(refused(address, failure)),
     }
 }
 
@@ -255,7 +273,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let peers = Peers::new(Duration::from_secs(1), Duration::from_secs(1));
         let keep = |volume: u64| {
-            let connection = Connection::new(TcpStream::connect(address).unwrap());
+            let connection = Connection::new(Socket::tcp(TcpStream::connect(address).unwrap()).unwrap());
             drop(listener.accept().unwrap());
             peers.keep((address.to_string(), volume), connection);
         };

@@ -1,8 +1,10 @@
-//! The listening socket of the data port, and the threads of its connections.
+//! The listening sockets of the data port, TCP and the one for the same host, and the threads of their connections.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown as Direction, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown as Direction, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use rfs_common::background;
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::shutdown::Shutdown;
+use rfs_common::socket::Socket;
 use rfs_proto::wire::WireError;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -25,13 +28,13 @@ const REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(10);
 pub struct Port {
     address: SocketAddr,
     inner: Arc<Inner>,
-    acceptor: Mutex<Option<JoinHandle<()>>>,
+    acceptors: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    connections: Mutex<HashMap<u64, TcpStream>>,
+    connections: Mutex<HashMap<u64, Socket>>,
     connections_max: usize,
     next: AtomicU64,
     stop: Shutdown,
@@ -41,12 +44,13 @@ struct Inner {
 }
 
 impl Port {
-    /// Takes the listening socket and begins to serve.
+    /// Takes the listening sockets and begins to serve.
     ///
     /// # Errors
     /// Those of the system.
     pub fn start(
         listener: TcpListener,
+        local: Option<UnixListener>,
         shared: Arc<Shared>,
         connections_max: usize,
         clock: SharedClock,
@@ -62,9 +66,16 @@ impl Port {
             clock,
             refusal_told: Mutex::default(),
         });
-        let acceptor = Arc::clone(&inner);
-        let acceptor = background::spawn("data-port", move || acceptor.accept(&listener))?;
-        Ok(Port { address, inner, acceptor: Mutex::new(Some(acceptor)) })
+        let accepting = Arc::clone(&inner);
+        let accept = move || accepting.accept(&listener, || Socket::tcp(listener.accept()?.0));
+        let mut acceptors = vec![background::spawn("data-port", accept)?];
+        if let Some(local) = local {
+            local.set_nonblocking(true)?;
+            let accepting = Arc::clone(&inner);
+            let accept = move || accepting.accept(&local, || Socket::local(local.accept()?.0));
+            acceptors.push(background::spawn("data-port-local", accept)?);
+        }
+        Ok(Port { address, inner, acceptors: Mutex::new(acceptors) })
     }
 
     /// Where it listens.
@@ -75,10 +86,10 @@ impl Port {
     /// Takes no new connections and requests, and waits for those under way.
     pub fn stop(&self) {
         self.inner.stop.request();
-        if let Some(acceptor) = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take()
-            && acceptor.join().is_err()
-        {
-            tracing::debug!("the data port's thread had ended by itself");
+        for acceptor in std::mem::take(&mut *self.acceptors.lock().unwrap_or_else(PoisonError::into_inner)) {
+            if acceptor.join().is_err() {
+                tracing::debug!("a thread of the data port had ended by itself");
+            }
         }
         for stream in self.inner.connections().values() {
             // Ends the wait for the next request; an answer under way is still sent.
@@ -94,15 +105,15 @@ impl Port {
 }
 
 impl Inner {
-    fn accept(self: &Arc<Self>, listener: &TcpListener) {
+    fn accept(self: &Arc<Self>, listener: impl AsFd, accept: impl Fn() -> io::Result<Socket>) {
         while !self.stop.is_requested() {
-            match listener.accept() {
-                Ok((stream, from)) => {
+            match accept() {
+                Ok(stream) => {
                     if let Err(error) = self.take(stream) {
-                        tracing::warn!(%from, %error, "a data connection could not be served");
+                        tracing::warn!(%error, "a data connection could not be served");
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_connection(listener),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_connection(&listener),
                 Err(error) => {
                     tracing::warn!(%error, "the data port could not accept a connection; trying again");
                     self.clock.sleep(Duration::from_millis(50));
@@ -111,7 +122,7 @@ impl Inner {
         }
     }
 
-    fn wait_for_connection(&self, listener: &TcpListener) {
+    fn wait_for_connection(&self, listener: &impl AsFd) {
         let limit = rustix::time::Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
         let mut waiting = [PollFd::new(listener, PollFlags::IN)];
         if let Err(error) = poll(&mut waiting, Some(&limit)) {
@@ -119,8 +130,7 @@ impl Inner {
         }
     }
 
-    fn take(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
-        stream.set_nonblocking(false)?;
+    fn take(self: &Arc<Self>, stream: Socket) -> io::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let handle = stream.try_clone()?;
         let served = Served::new(Arc::clone(&self.shared), stream, Arc::clone(&self.clock))?;
@@ -171,7 +181,7 @@ impl Inner {
         }
     }
 
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Socket>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

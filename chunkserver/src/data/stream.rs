@@ -1,15 +1,14 @@
-//! A TCP stream with a small read buffer: header, message and the beginning of a payload come with one `read`, while large
+//! A stream with a small read buffer: header, message and the beginning of a payload come with one `read`, while large
 //! payloads go past the buffer into their place.
 //!
 //! All reads together, and all writes, have a deadline: a peer that sends or takes a byte now and then does not get more
 //! time by it. The socket's own time limits only see to it that the deadline is looked at.
 
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use rfs_common::clock::{Monotonic, SharedClock};
-use rustix::net::sockopt;
+use rfs_common::socket::Socket;
 
 const BUFFER_BYTES: usize = 4096;
 
@@ -24,7 +23,7 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// The stream.
 #[derive(Debug)]
 pub struct BufferedStream {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Socket>,
     clock: SharedClock,
     deadline: Monotonic,
 }
@@ -45,15 +44,11 @@ impl BufferedStream {
     ///
     /// # Errors
     /// Those of the socket.
-    pub fn new(stream: TcpStream, clock: SharedClock, limit: Duration) -> io::Result<BufferedStream> {
-        stream.set_nodelay(true)?;
+    pub fn new(stream: Socket, clock: SharedClock, limit: Duration) -> io::Result<BufferedStream> {
         let step = STEP.min(limit);
         stream.set_read_timeout(Some(step))?;
         stream.set_write_timeout(Some(step))?;
-        sockopt::set_socket_keepalive(&stream, true)?;
-        sockopt::set_tcp_keepidle(&stream, KEEPALIVE_IDLE)?;
-        sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_INTERVAL)?;
-        sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_PROBES)?;
+        stream.keep_alive(KEEPALIVE_IDLE, KEEPALIVE_INTERVAL, KEEPALIVE_PROBES)?;
         let deadline = clock.monotonic() + limit;
         Ok(BufferedStream { reader: BufReader::with_capacity(BUFFER_BYTES, stream), clock, deadline })
     }
@@ -76,7 +71,7 @@ impl BufferedStream {
         self.deadline = self.clock.monotonic() + limit;
     }
 
-    fn in_time<T>(&mut self, mut attempt: impl FnMut(&mut BufReader<TcpStream>) -> io::Result<T>) -> io::Result<T> {
+    fn in_time<T>(&mut self, mut attempt: impl FnMut(&mut BufReader<Socket>) -> io::Result<T>) -> io::Result<T> {
         loop {
             if self.clock.monotonic() >= self.deadline {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -116,7 +111,7 @@ impl Write for BufferedStream {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use rfs_common::clock::SystemClock;
 
@@ -129,7 +124,8 @@ mod tests {
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let clock = SystemClock::shared();
         let limit = Duration::from_millis(300);
-        let mut stream = BufferedStream::new(listener.accept().unwrap().0, clock.clone(), limit).unwrap();
+        let mut stream =
+            BufferedStream::new(Socket::tcp(listener.accept().unwrap().0).unwrap(), clock.clone(), limit).unwrap();
         assert_eq!(stream.wait_for_bytes().unwrap(), Waited::Idle);
         let begun = clock.monotonic();
         let dripping = std::thread::spawn(move || {

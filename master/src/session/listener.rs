@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use prost::Message;
 use rfs_common::background::spawn;
 use rfs_common::errno::Errno;
+use rfs_common::socket::Socket;
 use rfs_proto::frame::{FLAG_ERROR, FLAG_REPLY, FrameError, HEADER_BYTES, Header};
 use rfs_proto::session;
 use rfs_proto::session_calls::slot_and_sequence;
@@ -64,7 +66,8 @@ pub struct Announced {
 pub struct SessionServer {
     shared: Arc<Shared>,
     listener: Arc<TcpListener>,
-    acceptor: Option<JoinHandle<()>>,
+    local: Option<Arc<UnixListener>>,
+    acceptors: Vec<JoinHandle<()>>,
     address: SocketAddr,
 }
 
@@ -76,18 +79,19 @@ struct Shared {
     stopping: AtomicBool,
     next_connection: AtomicU64,
     /// The sockets of all connections, to end them.
-    open: Mutex<HashMap<u64, TcpStream>>,
+    open: Mutex<HashMap<u64, Socket>>,
     one_closed: Condvar,
     nonsense_logged: AtomicBool,
 }
 
 impl SessionServer {
-    /// Begins to accept.
+    /// Begins to accept, also who comes from this host if there is a socket for that.
     ///
     /// # Errors
     /// If the socket's address cannot be had or no thread can be started.
     pub fn start(
         listener: TcpListener,
+        local: Option<UnixListener>,
         engine: Arc<Engine>,
         config: ListenerConfig,
         announced: Announced,
@@ -103,10 +107,19 @@ impl SessionServer {
             one_closed: Condvar::new(),
             nonsense_logged: AtomicBool::new(false),
         });
-        let listener = Arc::new(listener);
+        let (listener, local) = (Arc::new(listener), local.map(Arc::new));
         let (accepting, accepted) = (Arc::clone(&listener), Arc::clone(&shared));
-        let acceptor = spawn("session-accept", move || accepted.accept_all(&accepting))?;
-        Ok(SessionServer { shared, listener, acceptor: Some(acceptor), address })
+        let accept = move || {
+            let (stream, address) = accepting.accept()?;
+            Ok((Socket::tcp(stream)?, address.to_string()))
+        };
+        let mut acceptors = vec![spawn("session-accept", move || accepted.accept_all(accept))?];
+        if let Some(accepting) = local.clone() {
+            let accepted = Arc::clone(&shared);
+            let accept = move || Ok((Socket::local(accepting.accept()?.0)?, "this host".to_owned()));
+            acceptors.push(spawn("session-local", move || accepted.accept_all(accept))?);
+        }
+        Ok(SessionServer { shared, listener, local, acceptors, address })
     }
 
     /// Where it listens.
@@ -115,11 +128,14 @@ impl SessionServer {
     }
 
     /// Stops accepting, lets answers under way go, and waits for the connections to end, not longer than this.
-    pub fn stop(mut self, patience: Duration) {
+    pub fn stop(self, patience: Duration) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // An accept that is waiting returns with an error then.
         let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Read);
-        if let Some(acceptor) = self.acceptor.take() {
+        if let Some(local) = &self.local {
+            let _ = rustix::net::shutdown(&**local, rustix::net::Shutdown::Both);
+        }
+        for acceptor in self.acceptors {
             let _ = acceptor.join();
         }
         let open = self.shared.open();
@@ -135,9 +151,9 @@ impl SessionServer {
 }
 
 impl Shared {
-    fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
+    fn accept_all(self: &Arc<Self>, accept: impl Fn() -> io::Result<(Socket, String)>) {
         loop {
-            let accepted = listener.accept();
+            let accepted = accept();
             if self.stopping.load(Ordering::SeqCst) {
                 return;
             }
@@ -152,7 +168,7 @@ impl Shared {
         }
     }
 
-    fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+    fn admit(self: &Arc<Self>, stream: Socket, address: String) {
         let Ok(registered) = stream.try_clone() else { return };
         let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open();
@@ -168,8 +184,9 @@ impl Shared {
         drop(open);
         self.engine.metrics().connections.add_one();
         let shared = Arc::clone(self);
+        let from = address.clone();
         let serving = spawn("session", move || {
-            shared.serve(stream, address);
+            shared.serve(stream, from);
             shared.close(number);
         });
         if let Err(error) = serving {
@@ -183,18 +200,18 @@ impl Shared {
         self.one_closed.notify_all();
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, Socket>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, stream: TcpStream, address: SocketAddr) {
+    fn serve(&self, stream: Socket, address: String) {
         let Ok(socket) = stream.try_clone() else { return };
         let Ok(stream) = SessionStream::new(stream, self.engine.clock().clone()) else { return };
         let mut connection = Connection::new(stream);
         let purpose = match self.shake_hands(&mut connection) {
             Ok(Some(purpose)) => purpose,
             Ok(None) => return,
-            Err(error) => return self.log_stranger(&error, address),
+            Err(error) => return self.log_stranger(&error, &address),
         };
         let ended = match purpose {
             Purpose::Ask => Ok(()),
@@ -214,7 +231,7 @@ impl Shared {
                     .stream()
                     .end_deadline(timeout)
                     .map_err(WireError::from)
-                    .and_then(|()| push::serve(&self.engine, session, &mut connection, socket))
+                    .and_then(|()| push::serve(&self.engine, session, &mut connection, (socket, address.clone())))
             }
         };
         if let Err(error) = ended {
@@ -244,7 +261,7 @@ impl Shared {
     }
 
     /// A peer that is no client is logged once: port scanners and health checks come again and again.
-    fn log_stranger(&self, error: &WireError, address: SocketAddr) {
+    fn log_stranger(&self, error: &WireError, address: &str) {
         self.engine.metrics().connections_refused.add_one();
         let is_nonsense =
             matches!(error, WireError::Frame(_) | WireError::Message { .. } | WireError::OutOfPlace { .. });

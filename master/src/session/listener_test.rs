@@ -15,6 +15,10 @@ use crate::engine::{EngineConfig, MemoryStorage, Storage};
 use crate::namespace::bootstrap::new_cluster;
 
 fn server() -> SessionServer {
+    server_with(None)
+}
+
+fn server_with(local: Option<UnixListener>) -> SessionServer {
     let storage = MemoryStorage::default();
     storage.commit(&new_cluster(Goal::TWO, Time::EPOCH)).unwrap();
     let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
@@ -25,7 +29,7 @@ fn server() -> SessionServer {
         ..ListenerConfig::default()
     };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    SessionServer::start(listener, engine, config, Announced { cluster_port: 5, web_port: 6 }).unwrap()
+    SessionServer::start(listener, local, engine, config, Announced { cluster_port: 5, web_port: 6 }).unwrap()
 }
 
 fn connect(server: &SessionServer) -> Connection<TcpStream> {
@@ -48,6 +52,26 @@ fn shake(
 
 fn is_closed(connection: &Connection<TcpStream>) -> bool {
     matches!(connection.stream().read(&mut [0; 64]), Ok(0) | Err(_))
+}
+
+#[test]
+fn who_comes_from_this_host_is_served_over_a_unix_socket() {
+    let address = rfs_common::socket::master_address(u64::from(std::process::id())).unwrap();
+    let server = server_with(Some(rfs_common::socket::listen(&address).unwrap()));
+    let connect = || {
+        let socket = Socket::connect_local(&address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Connection::new(socket)
+    };
+    let mut asking = connect();
+    let hello = hello(session::ConnectionRole::Ask);
+    asking.send(Envelope::request(FrameType::Hello, 1), &hello, &[]).unwrap();
+    let reply = asking.receive_reply::<session::HelloReply>(FrameType::Hello, 1).unwrap().unwrap();
+    assert_eq!((reply.cluster_port, reply.web_port), (5, 6));
+    let silent = connect();
+    server.stop(Duration::from_secs(5));
+    assert!(matches!(silent.stream().read(&mut [0; 64]), Ok(0) | Err(_)), "its stop ends the connection");
+    assert!(Socket::connect_local(&address).is_err(), "and takes no others");
 }
 
 #[test]

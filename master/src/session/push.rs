@@ -6,12 +6,13 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{InodeId, SessionId};
+use rfs_common::socket::Socket;
 use rfs_proto::frame::{FrameType, Header};
 use rfs_proto::session;
 use rfs_proto::wire::{Awaited, Connection, Envelope, WireError, cut_foreign_text, encode_head};
@@ -45,7 +46,7 @@ const FROM_CLIENT: Awaited = Awaited {
 
 /// The sending half of a push connection.
 pub(super) struct PushConnection {
-    socket: TcpStream,
+    socket: Socket,
     address: String,
     storage: Arc<dyn Storage>,
     outbox: Mutex<Outbox>,
@@ -60,9 +61,8 @@ struct Outbox {
 }
 
 impl PushConnection {
-    /// Over this socket, whose write timeout is the send timeout.
-    pub(super) fn new(socket: TcpStream, storage: Arc<dyn Storage>) -> PushConnection {
-        let address = socket.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+    /// Over this socket, whose write timeout is the send timeout, to who is there.
+    pub(super) fn new(socket: Socket, address: String, storage: Arc<dyn Storage>) -> PushConnection {
         PushConnection { socket, address, storage, outbox: Mutex::new(Outbox::default()) }
     }
 
@@ -164,9 +164,9 @@ pub(super) fn serve(
     engine: &Engine,
     session: SessionId,
     connection: &mut Connection<SessionStream>,
-    socket: TcpStream,
+    (socket, address): (Socket, String),
 ) -> Result<(), WireError> {
-    let push = Arc::new(PushConnection::new(socket, engine.storage().clone()));
+    let push = Arc::new(PushConnection::new(socket, address, engine.storage().clone()));
     let peer: Arc<dyn Push> = push.clone();
     engine.attach_push(session, Arc::clone(&peer));
     let result = read_frames(engine, session, connection, &push);

@@ -1,33 +1,28 @@
-//! A TCP stream whose reads and writes can be given one deadline all together, which is what a handshake needs: a peer
+//! A stream whose reads and writes can be given one deadline all together, which is what a handshake needs: a peer
 //! that sends a byte now and then does not get more time by it.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use rfs_common::clock::{Monotonic, SharedClock};
-use rustix::net::sockopt;
+use rfs_common::socket::Socket;
 
 /// A stream of the session port. Belongs to one thread.
 #[derive(Debug)]
 pub(super) struct SessionStream {
-    stream: TcpStream,
+    stream: Socket,
     clock: SharedClock,
     deadline: Cell<Option<Monotonic>>,
 }
 
 impl SessionStream {
-    /// Wraps an accepted stream, without delay of small frames and with keepalive, so that a peer that vanished is noticed.
+    /// Wraps an accepted stream, with keepalive, so that a peer that vanished is noticed.
     ///
     /// # Errors
     /// Those of the socket.
-    pub(super) fn new(stream: TcpStream, clock: SharedClock) -> io::Result<SessionStream> {
-        stream.set_nodelay(true)?;
-        sockopt::set_socket_keepalive(&stream, true)?;
-        sockopt::set_tcp_keepidle(&stream, Duration::from_secs(30))?;
-        sockopt::set_tcp_keepintvl(&stream, Duration::from_secs(10))?;
-        sockopt::set_tcp_keepcnt(&stream, 3)?;
+    pub(super) fn new(stream: Socket, clock: SharedClock) -> io::Result<SessionStream> {
+        stream.keep_alive(Duration::from_secs(30), Duration::from_secs(10), 3)?;
         Ok(SessionStream { stream, clock, deadline: Cell::new(None) })
     }
 
@@ -47,7 +42,7 @@ impl SessionStream {
     }
 
     /// The socket.
-    pub(super) fn socket(&self) -> &TcpStream {
+    pub(super) fn socket(&self) -> &Socket {
         &self.stream
     }
 

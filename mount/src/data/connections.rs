@@ -15,6 +15,7 @@ use std::time::Duration;
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::errno::Errno;
 use rfs_common::ids::VolumeId;
+use rfs_common::socket::{Socket, chunkserver_address};
 use rfs_proto::data::{Hello, HelloReply};
 use rfs_proto::data_calls::DataCall;
 use rfs_proto::frame::{FrameType, Header};
@@ -169,9 +170,19 @@ impl Connections {
     }
 
     fn connect(&self, place: &Place) -> Result<DataConnection, CallError> {
+        if self.settings.local
+            && let Ok(stream) = chunkserver_address(place.server).and_then(|address| Socket::connect_local(&address))
+            && let Ok(connection) = self.greet(place, stream)
+        {
+            return Ok(connection);
+        }
         let stream = self
             .connect_stream(&place.address)
             .map_err(|source| CallError::Connect { address: Arc::clone(&place.address), source })?;
+        self.greet(place, stream)
+    }
+
+    fn greet(&self, place: &Place, stream: Socket) -> Result<DataConnection, CallError> {
         let stream = BufferedStream(BufReader::with_capacity(READ_BUFFER_BYTES, stream));
         let mut connection =
             DataConnection { connection: Connection::new(stream), last_request: 0, timeout: None, reused: false };
@@ -192,17 +203,16 @@ impl Connections {
         Ok(connection)
     }
 
-    fn connect_stream(&self, address: &str) -> io::Result<TcpStream> {
+    fn connect_stream(&self, address: &str) -> io::Result<Socket> {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for candidate in address.to_socket_addrs()? {
             match TcpStream::connect_timeout(&candidate, self.settings.connect_timeout) {
                 Ok(stream) => {
-                    stream.set_nodelay(true)?;
                     if let Some(bytes) = self.socket_buffer_bytes {
                         rustix::net::sockopt::set_socket_send_buffer_size(&stream, bytes)?;
                         rustix::net::sockopt::set_socket_recv_buffer_size(&stream, bytes)?;
                     }
-                    return Ok(stream);
+                    return Socket::tcp(stream);
                 }
                 Err(error) => last = error,
             }
@@ -293,7 +303,7 @@ pub(crate) fn out_of_place(got: FrameType) -> CallError {
 
 /// A stream whose reads take in a whole head at once; large reads and all writes go past the buffer.
 #[derive(Debug)]
-struct BufferedStream(BufReader<TcpStream>);
+struct BufferedStream(BufReader<Socket>);
 
 impl Read for BufferedStream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {

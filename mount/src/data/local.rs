@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use rfs_common::background;
 use rfs_common::clock::{Monotonic, SharedClock};
+use rfs_common::descriptor_stream::DescriptorStream;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, leaves_of};
-use rfs_common::local_socket::{LocalStream, chunkserver_address};
+use rfs_common::socket::files_address;
 use rfs_proto::data::{Hello, HelloReply, OpenCopy, OpenCopyReply, Status};
 use rfs_proto::data_calls::DataCall;
 use rfs_proto::wire::{Awaited, Connection, Envelope, WireError};
@@ -86,7 +87,7 @@ struct Connected {
 
 #[derive(Debug)]
 struct Asking {
-    connection: Connection<LocalStream>,
+    connection: Connection<DescriptorStream>,
     last_request: u64,
 }
 
@@ -113,7 +114,7 @@ impl LocalCopies {
 
     /// The file of the chunk's copy at this place, if it is on this host and can be had without waiting for others.
     pub(crate) fn find(&self, place: &Place, chunk: &ChunkPlaces) -> Option<Arc<LocalCopy>> {
-        if !self.settings.local_reads || chunk.length < CHUNK_BYTES_MIN {
+        if !self.settings.local || chunk.length < CHUNK_BYTES_MIN {
             return None;
         }
         let now = self.clock.monotonic();
@@ -175,7 +176,7 @@ impl LocalCopies {
     }
 
     fn connect(&self, place: &Place) -> Result<(Arc<Connected>, UnixStream), WireError> {
-        let stream = LocalStream::connect(&chunkserver_address(place.server)?)?;
+        let stream = DescriptorStream::connect(&files_address(place.server)?)?;
         if !stream.is_trusted()? {
             return Err(io::Error::other("who listens there is neither root nor this user").into());
         }

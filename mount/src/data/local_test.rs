@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 
 use rfs_common::clock::SystemClock;
 use rfs_common::leaf::hash_leaf;
-use rfs_common::local_socket;
+use rfs_common::socket;
 use rfs_proto::data::CopyResult;
 use rfs_proto::frame::FrameType;
 
@@ -36,7 +36,7 @@ fn hashes_of(bytes: &[u8]) -> Vec<u8> {
 impl Server {
     fn start(number: u64) -> Server {
         let server = ServerId::new(u64::from(std::process::id()) << 16 | number);
-        let listener = local_socket::listen(&chunkserver_address(server).unwrap()).unwrap();
+        let listener = socket::listen(&files_address(server).unwrap()).unwrap();
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&content(), u64::from(DATA_OFFSET)).unwrap();
         let (asked, streams) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
@@ -44,7 +44,7 @@ impl Server {
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 kept.lock().unwrap().push(stream.try_clone().unwrap());
-                serve(Connection::new(LocalStream::new(stream)), server, &given, &counted);
+                serve(Connection::new(DescriptorStream::new(stream)), server, &given, &counted);
             }
         });
         let place = Place { server, volume: VolumeId::new(4), address: Arc::from("127.0.0.1:1") };
@@ -67,7 +67,7 @@ impl Server {
     }
 }
 
-fn serve(mut connection: Connection<LocalStream>, server: ServerId, file: &File, asked: &AtomicU32) {
+fn serve(mut connection: Connection<DescriptorStream>, server: ServerId, file: &File, asked: &AtomicU32) {
     while let Ok(header) = connection.receive_head(&Awaited::REQUEST) {
         if header.frame_type == FrameType::DataHello {
             let reply = HelloReply { server: server.get(), ..HelloReply::default() };

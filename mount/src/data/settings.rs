@@ -33,8 +33,8 @@ pub struct DataSettings {
     pub flusher_threads: usize,
     /// Threads that fetch ahead.
     pub read_ahead_threads: usize,
-    /// Copies of chunkservers on this host are read from their files.
-    pub local_reads: bool,
+    /// Chunkservers on this host are met over Unix sockets, and their copies read from the files.
+    pub local: bool,
     /// Idle connections kept to one volume.
     pub idle_connections_max: usize,
 }
@@ -56,7 +56,7 @@ impl Default for DataSettings {
             read_ahead_bytes_max: 8 << 20,
             flusher_threads: 4,
             read_ahead_threads: 4,
-            local_reads: true,
+            local: true,
             idle_connections_max: 8,
         }
     }

@@ -1,4 +1,4 @@
-//! One connection to the master: TCP, then Hello and its answer.
+//! One connection to the master: TCP, or for the slots a Unix socket where it is on this host, then Hello and its answer.
 //!
 //! The endpoints are tried in their order and each of their addresses in the resolver's order; the error told is that of
 //! the last one tried. A stream is shared ([`Stream`]), so that another thread can break it while its owner reads.
@@ -13,6 +13,7 @@ use rfs_common::clock::Monotonic;
 use rfs_common::endpoint::{CLIENT_TO_MASTER_PORT, Endpoint};
 use rfs_common::errno::Errno;
 use rfs_common::ids::ClusterId;
+use rfs_common::socket::{Socket, master_address};
 use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::frame::FrameType;
 use rfs_proto::session::{Answered, ClientInfo, ConnectionRole, Failure, Hello, HelloReply};
@@ -21,9 +22,9 @@ use rfs_proto::wire::{Connection, Envelope};
 use super::error::{ConnectError, shown};
 use super::{Identity, SessionOptions};
 
-/// A TCP stream that one thread uses and others may break.
+/// A stream that one thread uses and others may break.
 #[derive(Clone, Debug)]
-pub(super) struct Stream(Arc<TcpStream>);
+pub(super) struct Stream(Arc<Socket>);
 
 impl Stream {
     /// Ends the stream for whoever reads or writes it.
@@ -107,6 +108,14 @@ pub(super) fn join_slot(
     slot: u32,
 ) -> Result<Greeted, ConnectError> {
     let hello = Hello { role: ConnectionRole::Operations.into(), slot, ..joining(cluster, identity) };
+    if options.local
+        && let Ok(socket) = master_address(identity.master_start).and_then(|address| Socket::connect_local(&address))
+    {
+        match greet_over(options, Stream(Arc::new(socket)), "the master on this host", &hello) {
+            Err(ConnectError::Unreachable { .. } | ConnectError::NotMaster { .. }) => {}
+            answered => return answered,
+        }
+    }
     greet_any(options, &hello)
 }
 
@@ -141,20 +150,29 @@ fn greet_any(options: &SessionOptions, hello: &Hello) -> Result<Greeted, Connect
 fn greet(options: &SessionOptions, endpoint: &Endpoint, hello: &Hello) -> Result<Greeted, ConnectError> {
     let stream = connect(options, endpoint)?;
     let endpoint = shown(&endpoint.clone().with_default_port(CLIENT_TO_MASTER_PORT));
-    let unreachable = |source| ConnectError::Unreachable { endpoint: endpoint.clone(), source };
+    greet_over(options, stream, &endpoint, hello)
+}
+
+fn greet_over(
+    options: &SessionOptions,
+    stream: Stream,
+    endpoint: &str,
+    hello: &Hello,
+) -> Result<Greeted, ConnectError> {
+    let unreachable = |source| ConnectError::Unreachable { endpoint: endpoint.to_owned(), source };
     // Whoever listens on a port of his own may say nothing at all.
     stream.set_read_timeout(Some(options.connect_timeout.max(Duration::from_secs(5)))).map_err(unreachable)?;
     let mut connection = Connection::new(stream);
     let asked_at = options.clock.monotonic();
-    let not_master = |source| ConnectError::NotMaster { endpoint: endpoint.clone(), source };
+    let not_master = |source| ConnectError::NotMaster { endpoint: endpoint.to_owned(), source };
     connection.send(Envelope::request(FrameType::Hello, 0), hello, &[]).map_err(not_master)?;
     let reply = connection.receive_reply::<HelloReply>(FrameType::Hello, 0).map_err(not_master)?;
     let reply = reply.map_err(|failure| {
         let recovered = Answered::decode(connection.message_bytes()).map_or(0, |answered| answered.log_position);
-        refusal(&endpoint, hello, &failure, recovered)
+        refusal(endpoint, hello, &failure, recovered)
     })?;
     connection.stream().set_read_timeout(None).map_err(unreachable)?;
-    check_cluster(&endpoint, hello, &reply)?;
+    check_cluster(endpoint, hello, &reply)?;
     Ok(Greeted { connection, reply, asked_at })
 }
 
@@ -195,10 +213,9 @@ fn connect(options: &SessionOptions, endpoint: &Endpoint) -> Result<Stream, Conn
     for address in addresses {
         match TcpStream::connect_timeout(&address, options.connect_timeout) {
             Ok(stream) => {
-                stream
-                    .set_nodelay(true)
+                let socket = Socket::tcp(stream)
                     .map_err(|source| ConnectError::Unreachable { endpoint: endpoint.clone(), source })?;
-                return Ok(Stream(Arc::new(stream)));
+                return Ok(Stream(Arc::new(socket)));
             }
             Err(error) => last = error,
         }

@@ -44,6 +44,8 @@ pub struct SessionOptions {
     pub mount_point: String,
     /// The master refuses every change.
     pub read_only: bool,
+    /// A master on this host is met over a Unix socket.
+    pub local: bool,
     /// For one attempt at one address.
     pub connect_timeout: Duration,
     /// How long a call waits for a master that does not answer before it fails with EIO; none: for ever.
@@ -62,6 +64,7 @@ impl SessionOptions {
             host: String::new(),
             mount_point: String::new(),
             read_only: false,
+            local: true,
             connect_timeout: Duration::from_secs(3),
             master_timeout: None,
             clock,

@@ -1,14 +1,9 @@
-//! Unix sockets between programs of one host, which carry a file's descriptor beside bytes (`SCM_RIGHTS`, unix(7)).
-//!
-//! They have names in the abstract namespace: no file has to be cleaned up, and who is in another network namespace, such as
-//! a container, does not meet anybody. Everybody may take such a name, so both ends ask the kernel who the other is
-//! ([`LocalStream::is_trusted`]).
+//! A Unix socket that carries a file's descriptor beside its bytes (`SCM_RIGHTS`, unix(7)).
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::Duration;
 
 use rustix::net::{
@@ -16,44 +11,26 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
-use crate::ids::ServerId;
-
-/// Where a chunkserver listens for clients of its own host.
-///
-/// # Errors
-/// None in practice: the name is short enough.
-pub fn chunkserver_address(server: ServerId) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("rfs-chunkserver-{server}"))
-}
-
-/// Listens there.
-///
-/// # Errors
-/// Those of the system: `AddrInUse` if another process does.
-pub fn listen(address: &SocketAddr) -> io::Result<UnixListener> {
-    UnixListener::bind_addr(address)
-}
-
 /// A connected socket.
 #[derive(Debug)]
-pub struct LocalStream {
+pub struct DescriptorStream {
     stream: UnixStream,
     outgoing: Option<OwnedFd>,
     incoming: Option<OwnedFd>,
 }
 
-impl LocalStream {
+impl DescriptorStream {
     /// Wraps an accepted connection.
-    pub fn new(stream: UnixStream) -> LocalStream {
-        LocalStream { stream, outgoing: None, incoming: None }
+    pub fn new(stream: UnixStream) -> DescriptorStream {
+        DescriptorStream { stream, outgoing: None, incoming: None }
     }
 
     /// Connects to who listens there.
     ///
     /// # Errors
     /// `ConnectionRefused` if nobody does.
-    pub fn connect(address: &SocketAddr) -> io::Result<LocalStream> {
-        UnixStream::connect_addr(address).map(LocalStream::new)
+    pub fn connect(address: &SocketAddr) -> io::Result<DescriptorStream> {
+        UnixStream::connect_addr(address).map(DescriptorStream::new)
     }
 
     /// Whether the other end is root's or this user's, as it was when it connected or listened.
@@ -61,8 +38,7 @@ impl LocalStream {
     /// # Errors
     /// Those of the system.
     pub fn is_trusted(&self) -> io::Result<bool> {
-        let other = rustix::net::sockopt::socket_peercred(&self.stream)?;
-        Ok(other.uid.is_root() || other.uid == rustix::process::geteuid())
+        crate::socket::is_trusted(&self.stream)
     }
 
     /// How long reads and writes may take.
@@ -93,13 +69,13 @@ impl LocalStream {
     }
 }
 
-impl AsFd for LocalStream {
+impl AsFd for DescriptorStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
 }
 
-impl Read for LocalStream {
+impl Read for DescriptorStream {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -114,7 +90,7 @@ impl Read for LocalStream {
     }
 }
 
-impl Write for LocalStream {
+impl Write for DescriptorStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }
@@ -141,14 +117,16 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::ids::ServerId;
+    use crate::socket::{files_address, listen};
 
     #[test]
     fn a_descriptor_comes_with_the_bytes_it_was_attached_to() {
         let server = ServerId::new(u64::from(std::process::id()) << 32 | 1);
-        let address = chunkserver_address(server).unwrap();
+        let address = files_address(server).unwrap();
         let listener = listen(&address).unwrap();
-        let mut client = LocalStream::connect(&address).unwrap();
-        let mut server = LocalStream::new(listener.accept().unwrap().0);
+        let mut client = DescriptorStream::connect(&address).unwrap();
+        let mut server = DescriptorStream::new(listener.accept().unwrap().0);
         assert!(client.is_trusted().unwrap() && server.is_trusted().unwrap());
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"what the file has").unwrap();

@@ -1,0 +1,245 @@
+//! The stream sockets between programs of rfs: TCP, or Unix where both are on one host, which carries a request and its
+//! answer in half the time.
+//!
+//! A program that listens on a TCP port also takes a name in the abstract namespace of Unix sockets, made of its own number
+//! (which its peers know): nothing has to be cleaned up, and who is in another network namespace, such as a container, does not
+//! meet anybody and uses TCP. Everybody may take such a name, so both ends ask the kernel who the other is: only root and
+//! the own user are believed.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
+
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+
+use crate::ids::ServerId;
+
+/// Where a chunkserver takes data connections of its own host.
+///
+/// # Errors
+/// None in practice: the name is short enough. So are the others.
+pub fn chunkserver_address(server: ServerId) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("rfs-chunkserver-{server}"))
+}
+
+/// Where a chunkserver hands over files of copies.
+///
+/// # Errors
+/// As for [`chunkserver_address`].
+pub fn files_address(server: ServerId) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("rfs-chunkserver-{server}-files"))
+}
+
+/// Where a master takes clients of its own host: by the number of its start, which nobody can know before it.
+///
+/// # Errors
+/// As for [`chunkserver_address`].
+pub fn master_address(master_start: u64) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("rfs-master-{master_start:016x}"))
+}
+
+/// Listens there.
+///
+/// # Errors
+/// Those of the system: `AddrInUse` if another process does.
+pub fn listen(address: &SocketAddr) -> io::Result<UnixListener> {
+    UnixListener::bind_addr(address)
+}
+
+/// Whether the other end is root's or this user's, as it was when it connected or listened.
+///
+/// # Errors
+/// Those of the system.
+pub fn is_trusted(stream: &UnixStream) -> io::Result<bool> {
+    let other = sockopt::socket_peercred(stream)?;
+    Ok(other.uid.is_root() || other.uid == rustix::process::geteuid())
+}
+
+/// A connected stream socket of either kind.
+#[derive(Debug)]
+pub struct Socket {
+    descriptor: OwnedFd,
+    is_local: bool,
+}
+
+impl Socket {
+    /// A TCP connection, on which small frames go at once.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn tcp(stream: TcpStream) -> io::Result<Socket> {
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(false)?;
+        Ok(Socket { descriptor: stream.into(), is_local: false })
+    }
+
+    /// A Unix connection.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if the other end is neither root's nor this user's.
+    pub fn local(stream: UnixStream) -> io::Result<Socket> {
+        if !is_trusted(&stream)? {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the other end is neither root's nor this user's",
+            ));
+        }
+        Ok(Socket { descriptor: stream.into(), is_local: true })
+    }
+
+    /// Connects to who listens there.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` if nobody does; as for [`Socket::local`].
+    pub fn connect_local(address: &SocketAddr) -> io::Result<Socket> {
+        UnixStream::connect_addr(address).and_then(Socket::local)
+    }
+
+    /// Whether both ends are on this host.
+    pub fn is_local(&self) -> bool {
+        self.is_local
+    }
+
+    /// How long a read may wait; nothing: for ever.
+    ///
+    /// # Errors
+    /// Those of the system; a time of zero is none.
+    pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        Ok(sockopt::set_socket_timeout(&self.descriptor, Timeout::Recv, limit)?)
+    }
+
+    /// The same of a write.
+    ///
+    /// # Errors
+    /// As for [`Socket::set_read_timeout`].
+    pub fn set_write_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        Ok(sockopt::set_socket_timeout(&self.descriptor, Timeout::Send, limit)?)
+    }
+
+    /// Has the kernel ask whether the other end is still there when nothing came for `idle`, so many times.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn keep_alive(&self, idle: Duration, interval: Duration, probes: u32) -> io::Result<()> {
+        if self.is_local {
+            return Ok(());
+        }
+        sockopt::set_socket_keepalive(&self.descriptor, true)?;
+        sockopt::set_tcp_keepidle(&self.descriptor, idle)?;
+        sockopt::set_tcp_keepintvl(&self.descriptor, interval)?;
+        Ok(sockopt::set_tcp_keepcnt(&self.descriptor, probes)?)
+    }
+
+    /// Ends one direction or both, for every handle of the socket.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn shutdown(&self, direction: Shutdown) -> io::Result<()> {
+        let direction = match direction {
+            Shutdown::Read => rustix::net::Shutdown::Read,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+            Shutdown::Both => rustix::net::Shutdown::Both,
+        };
+        Ok(rustix::net::shutdown(&self.descriptor, direction)?)
+    }
+
+    /// Another handle of the socket.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn try_clone(&self) -> io::Result<Socket> {
+        Ok(Socket { descriptor: self.descriptor.try_clone()?, is_local: self.is_local })
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl Read for &Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Ok(rustix::io::read(&self.descriptor, into)?)
+    }
+}
+
+impl Write for &Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.descriptor, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(sendmsg(&self.descriptor, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for Socket {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(into)
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(parts)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn check(mut left: Socket, mut right: Socket) {
+        left.write_all(b"whole").unwrap();
+        assert_eq!(left.write_vectored(&[IoSlice::new(b"in "), IoSlice::new(b"parts")]).unwrap(), 8);
+        let mut bytes = [0; 13];
+        right.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"wholein parts");
+        right.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert_eq!(right.read(&mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        right.set_read_timeout(None).unwrap();
+        right.keep_alive(Duration::from_secs(30), Duration::from_secs(10), 3).unwrap();
+        left.try_clone().unwrap().shutdown(Shutdown::Write).unwrap();
+        assert_eq!(right.read(&mut bytes).unwrap(), 0);
+        drop(left);
+        while let Ok(sent) = right.write(&[0; 100_000]) {
+            assert!(sent > 0, "an end that is gone is an error, not a signal");
+        }
+    }
+
+    #[test]
+    fn both_kinds_carry_bytes_and_end_alike() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (client, server) = (Socket::tcp(client).unwrap(), Socket::tcp(listener.accept().unwrap().0).unwrap());
+        assert!(!client.is_local());
+        check(client, server);
+        let address = master_address(u64::from(std::process::id())).unwrap();
+        let listener = listen(&address).unwrap();
+        let client = Socket::connect_local(&address).unwrap();
+        let server = Socket::local(listener.accept().unwrap().0).unwrap();
+        assert!(client.is_local() && server.is_local());
+        check(client, server);
+        drop(listener);
+        assert_eq!(Socket::connect_local(&address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+}
