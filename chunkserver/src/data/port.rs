@@ -98,7 +98,7 @@ impl Inner {
         while !self.stop.is_requested() {
             match listener.accept() {
                 Ok((stream, from)) => {
-                    if let Err(error) = self.take(stream) {
+                    if let Err(error) = self.take(stream, from) {
                         tracing::warn!(%from, %error, "a data connection could not be served");
                     }
                 }
@@ -119,7 +119,7 @@ impl Inner {
         }
     }
 
-    fn take(self: &Arc<Self>, stream: TcpStream) -> io::Result<()> {
+    fn take(self: &Arc<Self>, stream: TcpStream, from: SocketAddr) -> io::Result<()> {
         stream.set_nonblocking(false)?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let handle = stream.try_clone()?;
@@ -132,20 +132,20 @@ impl Inner {
             connections.insert(number, handle);
         }
         let inner = Arc::clone(self);
-        let spawned = background::spawn("data", move || inner.serve(number, served));
+        let spawned = background::spawn("data", move || inner.serve(number, served, from));
         if spawned.is_err() {
             self.connections().remove(&number);
         }
         spawned.map(|_| ())
     }
 
-    fn serve(&self, number: u64, mut served: Served) {
+    fn serve(&self, number: u64, mut served: Served, from: SocketAddr) {
         while !self.stop.is_requested() {
             match served.serve_one() {
                 Ok(()) => {}
                 Err(WireError::Closed) => break,
                 Err(error) => {
-                    self.note_end(&error);
+                    self.note_end(&error, from);
                     break;
                 }
             }
@@ -155,19 +155,19 @@ impl Inner {
 
     /// What breaks off is everyday. What is no frame of ours comes from a stranger or a mistake, which somebody should look
     /// for; once in a while, so that a stranger does not fill the log.
-    fn note_end(&self, error: &WireError) {
+    fn note_end(&self, error: &WireError, from: SocketAddr) {
         let reason = crate::volume::identity::with_sources(error);
         if matches!(error, WireError::Closed | WireError::Io(_)) {
-            tracing::debug!(reason, "a data connection ended");
+            tracing::debug!(%from, reason, "a data connection ended");
             return;
         }
         let now = self.clock.monotonic();
         let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| now.since(told) >= REFUSALS_TOLD_EVERY) {
             *told = Some(now);
-            tracing::warn!(reason, "a data connection was closed: what came on it is not of this protocol");
+            tracing::warn!(%from, reason, "a data connection was closed: what came on it is not of this protocol");
         } else {
-            tracing::debug!(reason, "a data connection was closed: what came on it is not of this protocol");
+            tracing::debug!(%from, reason, "a data connection was closed: what came on it is not of this protocol");
         }
     }
 

@@ -25,6 +25,7 @@ use super::push::{self, failure_message};
 use super::stream::SessionStream;
 use crate::chunks::Severity;
 use crate::engine::{Engine, Failure, Refusal, Request};
+use crate::strangers::{Strangers, with_sources};
 
 /// How a connection is treated.
 #[derive(Clone, Debug)]
@@ -78,7 +79,31 @@ struct Shared {
     /// The sockets of all connections, to end them.
     open: Mutex<HashMap<u64, TcpStream>>,
     one_closed: Condvar,
-    nonsense_logged: AtomicBool,
+    nonsense_told: AtomicBool,
+    strangers: Strangers,
+}
+
+/// Why a connection that had a purpose ended.
+enum Ended {
+    Failed(WireError),
+    NotOurs(&'static str),
+}
+
+impl From<WireError> for Ended {
+    fn from(error: WireError) -> Ended {
+        Ended::Failed(error)
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Ended {
+        Ended::Failed(error.into())
+    }
+}
+
+/// Whether the error is for what came, and not for the network.
+fn is_nonsense(error: &WireError) -> bool {
+    matches!(error, WireError::Frame(_) | WireError::Message { .. } | WireError::OutOfPlace { .. })
 }
 
 impl SessionServer {
@@ -93,7 +118,9 @@ impl SessionServer {
         announced: Announced,
     ) -> io::Result<SessionServer> {
         let address = listener.local_addr()?;
+        let strangers = Strangers::new("clients", engine.clock().clone());
         let shared = Arc::new(Shared {
+            strangers,
             engine,
             config,
             announced,
@@ -101,7 +128,7 @@ impl SessionServer {
             next_connection: AtomicU64::new(0),
             open: Mutex::new(HashMap::new()),
             one_closed: Condvar::new(),
-            nonsense_logged: AtomicBool::new(false),
+            nonsense_told: AtomicBool::new(false),
         });
         let listener = Arc::new(listener);
         let (accepting, accepted) = (Arc::clone(&listener), Arc::clone(&shared));
@@ -204,7 +231,7 @@ impl Shared {
                 connection
                     .stream()
                     .end_deadline(timeout)
-                    .map_err(WireError::from)
+                    .map_err(|error| Ended::Failed(error.into()))
                     .and_then(|()| serve_operations(&self.engine, session, slot, &mut connection))
             }
             Purpose::Push { session } => {
@@ -215,10 +242,18 @@ impl Shared {
                     .end_deadline(timeout)
                     .map_err(WireError::from)
                     .and_then(|()| push::serve(&self.engine, session, &mut connection, socket))
+                    .map_err(Ended::Failed)
             }
         };
-        if let Err(error) = ended {
-            tracing::debug!(%address, ?purpose, error = &error as &dyn std::error::Error, "a client connection ended");
+        match ended {
+            Err(Ended::NotOurs(reason)) => self.strangers.note(Some(address), &reason),
+            Err(Ended::Failed(error)) if is_nonsense(&error) => {
+                self.strangers.note(Some(address), &with_sources(&error))
+            }
+            Err(Ended::Failed(error)) => {
+                tracing::debug!(%address, ?purpose, error = &error as &dyn std::error::Error, "a client connection ended");
+            }
+            Ok(()) => {}
         }
     }
 
@@ -243,12 +278,15 @@ impl Shared {
         }
     }
 
-    /// A peer that is no client is logged once: port scanners and health checks come again and again.
+    /// A peer that is no client is an event once: port scanners and health checks come again and again.
     fn log_stranger(&self, error: &WireError, address: SocketAddr) {
         self.engine.metrics().connections_refused.add_one();
-        let is_nonsense =
-            matches!(error, WireError::Frame(_) | WireError::Message { .. } | WireError::OutOfPlace { .. });
-        if is_nonsense && !self.nonsense_logged.swap(true, Ordering::Relaxed) {
+        if !is_nonsense(error) {
+            return;
+        }
+        if self.nonsense_told.swap(true, Ordering::Relaxed) {
+            self.strangers.note(Some(address), &with_sources(error));
+        } else {
             let what = match error {
                 WireError::Frame(FrameError::Magic(_)) => {
                     "something that is not rfs (a browser, a health check?)".to_owned()
@@ -259,7 +297,7 @@ impl Shared {
             let web = self.announced.web_port;
             let message = format!(
                 "{address} sent {what} to the client port and was cut off; the status page is on port {web}. \
-                 This is logged once"
+                 The log tells of others"
             );
             self.engine.report(Severity::Warning, message);
         }
@@ -272,7 +310,7 @@ fn serve_operations(
     session: rfs_common::ids::SessionId,
     slot: u32,
     connection: &mut Connection<SessionStream>,
-) -> Result<(), WireError> {
+) -> Result<(), Ended> {
     // Read after the operation has run: it may be more than the answer rests on, never less.
     let position = || engine.storage().position().get();
     loop {
@@ -281,14 +319,12 @@ fn serve_operations(
         let header = match connection.receive_head(&Awaited::REQUEST) {
             Ok(header) => header,
             Err(WireError::Closed) => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let (of_slot, sequence) = slot_and_sequence(header.request_id);
         if header.is_reply() || of_slot != slot || header.payload_bytes > 0 {
-            return Err(WireError::OutOfPlace {
-                expected: "a request of the connection's slot",
-                got: header.frame_type,
-            });
+            let expected = "a request of the connection's slot";
+            return Err(WireError::OutOfPlace { expected, got: header.frame_type }.into());
         }
         let request = Request { session, slot, sequence };
         match calls::answer(engine, request, header.frame_type, connection.message_bytes()) {
@@ -300,6 +336,7 @@ fn serve_operations(
                 send_failure(connection.stream(), &header, &failure, position())?;
             }
             Err(Refusal::Failed(failure)) => send_failure(connection.stream(), &header, &failure, position())?,
+            Err(Refusal::NotOurs(reason)) => return Err(Ended::NotOurs(reason)),
             Err(Refusal::Close(reason)) => {
                 tracing::debug!(%session, slot, reason, "an operations connection is closed");
                 return Ok(());
