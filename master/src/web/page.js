@@ -45,7 +45,8 @@ const bar = (used, total) => {
   fill.style.width = `${share.toFixed(1)}%`;
   return element("span", { class: share >= 95 ? "bar full" : "bar", "aria-hidden": "true" }, fill);
 };
-const cell = (text, kind) => element("td", { class: kind }, text);
+// `name` stands before the value where the columns have no room.
+const cell = (text, kind, name) => element("td", { class: kind, "data-name": name }, text);
 const head = (...names) => element("thead", {}, element("tr", {}, names.map(([name, kind]) =>
   element("th", { scope: "col", class: kind }, name))));
 const none = (text) => [element("tbody", {}, element("tr", {}, element("td", { class: "quiet" }, text)))];
@@ -76,7 +77,8 @@ function chunks(rows) {
   const at = (goal, live) => (rows.find((row) => row.goal === goal && row.copies === live) || { chunks: 0 }).chunks;
   const kind = (goal, live) => live >= goal ? (live > goal ? "" : "good") : live === 0 ? "bad" : "warn";
   return [
-    head(["goal"], ...copies.map((live) => [live === 1 ? "1 copy" : `${live} copies`, "number"])),
+    head(["goal"], ...copies.map((live) =>
+      [[String(live), element("span", { class: "wide-only" }, live === 1 ? " copy" : " copies")], "number"])),
     element("tbody", {}, goals.map((goal) => element("tr", {}, element("th", { scope: "row" }, String(goal)),
       copies.map((live) => {
         const count = at(goal, live);
@@ -132,7 +134,7 @@ function servers(rows) {
       cell("", "wide-only"),
       cell(server.server, "quiet wide-only"));
     const volumes = server.volumes.map((volume) => element("tr", { class: "volume" },
-      element("td", {}, volume.path),
+      element("td", { class: "whole-line" }, volume.path),
       element("td", { class: kind(volume.state) }, volume.state, volume.reason ? element("small", {}, ` ${volume.reason}`) : null),
       element("td", { class: "one-line" }, `${bytes(volume.total - volume.free)} of ${bytes(volume.total)}`,
         bar(volume.total - volume.free, volume.total)),
@@ -163,12 +165,12 @@ function sessions(rows) {
     head(["client"], ["mounted at"], ["leases", "number"], ["locks", "number"], ["operations", "number"],
       ["heard", "number"], ["version", "wide-only"]),
     element("tbody", {}, rows.map((session) => element("tr", {},
-      element("th", { scope: "row" }, session.host, element("small", { class: "quiet" }, ` ${session.address}`)),
-      cell(session.mount_point + (session.read_only ? " (read-only)" : "")),
-      cell(session.write_leases ? `${number(session.leases)} (${number(session.write_leases)} for writing)` : number(session.leases), "number"),
-      cell(number(session.locks), "number"),
-      cell(number(session.operations), "number"),
-      cell(`${duration(session.last_heard_ms)} ago`, "number"),
+      element("th", { scope: "row", class: "whole-line" }, session.host, element("small", { class: "quiet" }, ` ${session.address}`)),
+      cell(session.mount_point + (session.read_only ? " (read-only)" : ""), "whole-line"),
+      cell(session.write_leases ? `${number(session.leases)} (${number(session.write_leases)} for writing)` : number(session.leases), "number", "leases"),
+      cell(number(session.locks), "number", "locks"),
+      cell(number(session.operations), "number", "operations"),
+      cell(`${duration(session.last_heard_ms)} ago`, "number", "heard"),
       cell(session.version, "wide-only")))),
   ];
 }
