@@ -32,6 +32,7 @@ function bytes(count) {
   return `${unit === 0 || count >= 100 ? Math.round(count) : count.toFixed(1)} ${units[unit]}`;
 }
 const number = (count) => Math.round(count).toLocaleString("en");
+const counted = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;
 function duration(ms) {
   const s = Math.floor(ms / 1000);
   if (s < 120) return `${s} s`;
@@ -59,13 +60,13 @@ function figures(status) {
     element("div", {}, element("dt", {}, "Space used"),
       element("dd", {}, bytes(space.used), bar(space.used, space.total),
         element("small", {}, `of ${bytes(space.total)}; ${bytes(space.free)} free`))),
-    figure("Files", number(counts.files), `${bytes(counts.bytes)} in ${number(counts.directories)} directories`),
-    figure("Chunks", number(counts.chunks), `${number(counts.copies)} live copies`),
+    figure("Files", number(counts.files), `${bytes(counts.bytes)} in ${counted(counts.directories, "directory", "directories")}`),
+    figure("Chunks", number(counts.chunks), counted(counts.copies, "live copy", "live copies")),
     figure("Lacking copies", number(status.under_goal),
-      `${number(status.unavailable)} unreadable; ${number(status.repairs_running)} repairs running`),
+      `${number(status.unavailable)} unreadable; ${counted(status.repairs_running, "repair", "repairs")} running`),
     figure("Chunkservers", `${status.servers_up} of ${status.servers_known}`,
       `${status.volumes_in_service} of ${status.volumes_known} volumes`),
-    figure("Being written", number(status.unsettled), `${number(status.deletions_waiting)} deletions waiting`),
+    figure("Being written", number(status.unsettled), `${counted(status.deletions_waiting, "deletion", "deletions")} waiting`),
   ];
 }
 
@@ -138,7 +139,7 @@ function servers(rows) {
       element("td", { class: kind(volume.state) }, volume.state, volume.reason ? element("small", {}, ` ${volume.reason}`) : null),
       element("td", { class: "one-line" }, `${bytes(volume.total - volume.free)} of ${bytes(volume.total)}`,
         bar(volume.total - volume.free, volume.total)),
-      cell(`${number(volume.chunks)} chunks`, "one-line"),
+      cell(counted(volume.chunks, "chunk", "chunks"), "one-line"),
       cell(volume.storage_machine, "wide-only"),
       cell(scrubbed(volume.scrub), volume.scrub.found ? "warn wide-only" : "wide-only"),
       cell(volume.volume, "quiet wide-only")));
