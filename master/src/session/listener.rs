@@ -248,7 +248,7 @@ impl Shared {
         match ended {
             Err(Ended::NotOurs(reason)) => self.strangers.note(Some(address), &reason),
             Err(Ended::Failed(error)) if is_nonsense(&error) => {
-                self.strangers.note(Some(address), &with_sources(&error))
+                self.strangers.note(Some(address), &with_sources(&error));
             }
             Err(Ended::Failed(error)) => {
                 tracing::debug!(%address, ?purpose, error = &error as &dyn std::error::Error, "a client connection ended");
