@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use rfs_common::ids::LogPosition;
 
-use super::Table;
 use super::StoreError;
+use super::Table;
 use super::checkpoint::CheckpointError;
 use super::commit::Core;
 use super::format::{
