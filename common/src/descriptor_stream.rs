@@ -28,9 +28,9 @@ impl DescriptorStream {
     /// Connects to who listens there.
     ///
     /// # Errors
-    /// `ConnectionRefused` if nobody does.
+    /// Those of [`crate::socket::connect`].
     pub fn connect(address: &SocketAddr) -> io::Result<DescriptorStream> {
-        UnixStream::connect_addr(address).map(DescriptorStream::new)
+        crate::socket::connect(address).map(DescriptorStream::new)
     }
 
     /// Whether the other end is root's or this user's, as it was when it connected or listened.

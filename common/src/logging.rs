@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use tracing::{Dispatch, Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::prelude::*;
 use tracing_subscriber::registry::LookupSpan;
 
 /// The command line's part about logging, to be flattened into a daemon's arguments.
@@ -92,14 +92,14 @@ pub fn init(arguments: &LogArguments) -> Result<(), LoggingError> {
     Ok(())
 }
 
-fn parse_level(level: &str) -> Result<EnvFilter, LoggingError> {
+fn parse_level(level: &str) -> Result<Targets, LoggingError> {
     let bad = |source| LoggingError::BadLevel { level: level.to_owned(), source };
     // The filter would take any word for a part of the program of which everything is logged, and log nothing else.
     let is_level = |part: &str| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok();
     if !level.split(',').all(is_level) {
         return Err(bad(None));
     }
-    EnvFilter::try_new(level).map_err(|source| bad(Some(source)))
+    level.parse::<Targets>().map_err(|source| bad(Some(source)))
 }
 
 fn open_log(path: &Path) -> Result<File, LoggingError> {
@@ -135,18 +135,19 @@ fn is_journal(stream: &str) -> bool {
     rustix::fs::fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-fn dispatch_to<W>(writer: W, filter: EnvFilter, format: LogFormat, line: Line) -> Dispatch
+fn dispatch_to<W>(writer: W, filter: Targets, format: LogFormat, line: Line) -> Dispatch
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     match (format, line) {
-        (LogFormat::Json, _) => builder.json().flatten_event(true).into(),
-        (LogFormat::Text, Line::Plain) => builder.with_ansi(false).into(),
-        (LogFormat::Text, Line::Coloured) => builder.with_ansi(true).into(),
+        (LogFormat::Json, _) => registry.with(lines.json().flatten_event(true)).into(),
+        (LogFormat::Text, Line::Plain) => registry.with(lines.with_ansi(false)).into(),
+        (LogFormat::Text, Line::Coloured) => registry.with(lines.with_ansi(true)).into(),
         (LogFormat::Text, Line::Journal) => {
             let inner = Format::default().without_time().with_level(false).with_ansi(false);
-            builder.with_ansi(false).event_format(JournalFormat { inner }).into()
+            registry.with(lines.with_ansi(false).event_format(JournalFormat { inner })).into()
         }
     }
 }

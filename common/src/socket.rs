@@ -6,15 +6,16 @@
 //! meet anybody and uses TCP. Everybody may take such a name, so both ends ask the kernel who the other is: only root and
 //! the own user are believed.
 
+use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{self, Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::Duration;
 
 use rustix::net::sockopt::{self, Timeout};
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendmsg};
 
 use crate::ids::ServerId;
 
@@ -50,6 +51,20 @@ pub fn listen(address: &SocketAddr) -> io::Result<UnixListener> {
     UnixListener::bind_addr(address)
 }
 
+/// Connects to who listens there.
+///
+/// # Errors
+/// `ConnectionRefused` if nobody does; `WouldBlock` if it does not accept, as one that is stopped: this would wait without a limit.
+pub fn connect(address: &SocketAddr) -> io::Result<UnixStream> {
+    let name = address.as_abstract_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let descriptor = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&descriptor, &SocketAddrUnix::new_abstract_name(name)?)?;
+    let stream = UnixStream::from(descriptor);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
 /// Whether the other end is root's or this user's, as it was when it connected or listened.
 ///
 /// # Errors
@@ -57,6 +72,34 @@ pub fn listen(address: &SocketAddr) -> io::Result<UnixListener> {
 pub fn is_trusted(stream: &UnixStream) -> io::Result<bool> {
     let other = sockopt::socket_peercred(stream)?;
     Ok(other.uid.is_root() || other.uid == rustix::process::geteuid())
+}
+
+/// Who is at the other end, for logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Somebody with this address.
+    Address(net::SocketAddr),
+    /// A program on this host.
+    SameHost,
+}
+
+impl Peer {
+    /// The address, if there is one.
+    pub fn address(self) -> Option<net::SocketAddr> {
+        match self {
+            Peer::Address(address) => Some(address),
+            Peer::SameHost => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Address(address) => address.fmt(formatter),
+            Peer::SameHost => formatter.write_str("this host"),
+        }
+    }
 }
 
 /// A connected stream socket of either kind.
@@ -94,9 +137,9 @@ impl Socket {
     /// Connects to who listens there.
     ///
     /// # Errors
-    /// `ConnectionRefused` if nobody does; as for [`Socket::local`].
+    /// Those of [`connect`] and [`Socket::local`].
     pub fn connect_local(address: &SocketAddr) -> io::Result<Socket> {
-        UnixStream::connect_addr(address).and_then(Socket::local)
+        connect(address).and_then(Socket::local)
     }
 
     /// Whether both ends are on this host.
@@ -241,5 +284,19 @@ mod tests {
         check(client, server);
         drop(listener);
         assert_eq!(Socket::connect_local(&address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn who_does_not_accept_is_not_waited_for() {
+        let address = master_address(u64::from(std::process::id()) | 1 << 40).unwrap();
+        let _listener = listen(&address).unwrap();
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match Socket::connect_local(&address) {
+                Ok(socket) => waiting.push(socket),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rfs_common::clock::{SharedClock, SystemClock};
-use rfs_master::store::{Change, Store, StoreOptions, Table, restore};
+use rfs_master::store::{Change, Store, StoreOptions, Table, restore_amended};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -59,7 +59,7 @@ fn measure(folder: &Path, records: u64) -> anyhow::Result<()> {
     let report = store.export(&export)?;
     row(&format!("export, {} MiB", report.bytes >> 20), format!("{:?}", clock.monotonic().since(began)));
     let began = clock.monotonic();
-    restore(&export, &folder.join("restored"))?;
+    restore_amended(&export, &folder.join("restored"), &|_, _| None)?;
     row("restore", format!("{:?}", clock.monotonic().since(began)));
     Ok(())
 }

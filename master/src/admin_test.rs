@@ -81,6 +81,23 @@ async fn a_path_that_is_not_there_is_refused_in_words() {
     assert_eq!(service.set_goal(Request::new(request)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
 }
 
+fn volume_report(volume: rfs_common::ids::VolumeId) -> crate::chunks::VolumeReport {
+    use crate::chunks::VolumeReport;
+    VolumeReport {
+        volume,
+        path: String::new(),
+        state: crate::chunks::VolumeState::InService,
+        reason: String::new(),
+        total: 1 << 40,
+        free: 1 << 39,
+        chunks: 0,
+        storage_machine: String::new(),
+        filesystem: String::new(),
+        lost_power: false,
+        scrub: Default::default(),
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_is_not_known_is_not_forgotten() {
     let (_, service) = service();
@@ -92,24 +109,61 @@ async fn a_server_that_is_not_known_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn affected_files_are_named_with_what_to_do() {
-    use crate::chunks::{ChunkInfo, Registration, Signal, StreamId, VolumeReport, VolumeState};
+async fn what_loses_its_other_copies_while_a_server_is_forgotten_is_noted_before_it_is_given_up() {
+    use crate::chunks::{ChunkInfo, Chunks, Held, InventoryPart, Registration, Signal, StreamId};
+    use rfs_common::clock::Monotonic;
     use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
 
     let (master, service) = service();
-    let report = VolumeReport {
-        volume: VolumeId::new(7),
-        path: "/v7".to_owned(),
-        state: VolumeState::InService,
-        reason: String::new(),
-        total: 1 << 40,
-        free: 1 << 39,
-        chunks: 0,
-        storage_machine: String::new(),
-        filesystem: String::new(),
-        lost_power: false,
-        scrub: Default::default(),
+    let version = ChunkVersion::new(1);
+    let held = |chunk| Held {
+        chunk: ChunkId::new(chunk),
+        version,
+        open: false,
+        suspect: false,
+        unreadable: false,
+        bad: false,
     };
+    let connect = |chunks: &mut Chunks, now: Monotonic, server: u64, copies: &[Held]| {
+        let (id, stream, volume) = (ServerId::new(server), StreamId(server), VolumeId::new(server));
+        let report = volume_report(volume);
+        let (host, address) = (format!("h{server}"), format!("h{server}:1"));
+        let registration = Registration { server: id, host, address, version: String::new(), volumes: vec![report] };
+        chunks.register(now, registration, stream, Signal::default()).unwrap();
+        chunks.inventory(now, id, stream, volume, copies, InventoryPart { first: true, last: true });
+    };
+    master.with_chunks(|chunks, now| {
+        for chunk in 1..=2 {
+            let inode = InodeId::new(17);
+            let info = ChunkInfo { inode, version, granted: version, goal: Goal::TWO, unsynced: true };
+            chunks.load(ChunkId::new(chunk), info);
+        }
+        connect(chunks, now, 1, &[held(1), held(2)]);
+        connect(chunks, now, 2, &[held(2)]);
+        assert!(chunks.disconnected(now, ServerId::new(1), StreamId(1)));
+    });
+    let forget =
+        |last_copies| service.forget_server(Request::new(wire::ForgetServerRequest { server: 1, last_copies }));
+    let refused = forget(false).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("the last copies of 1 chunk,"), "{}", refused.message());
+    // The other copy of the second chunk goes after the administrator's tool was told of one chunk.
+    *master.meanwhile.lock().unwrap() = Some(|chunks| {
+        assert!(chunks.disconnected(Monotonic::START, ServerId::new(2), StreamId(2)));
+        assert!(chunks.forget_server(ServerId::new(2)));
+    });
+    forget(true).await.unwrap();
+    let expected = master.expected.lock().unwrap();
+    assert_eq!(expected.last(), Some(&ChunkId::new(2)), "noted: {expected:?}");
+}
+
+#[tokio::test]
+async fn affected_files_are_named_with_what_to_do() {
+    use crate::chunks::{ChunkInfo, Registration, Signal, StreamId, VolumeReport};
+    use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
+
+    let (master, service) = service();
+    let report = VolumeReport { path: "/v7".to_owned(), ..volume_report(VolumeId::new(7)) };
     let registration = Registration {
         server: ServerId::new(1),
         host: "h".to_owned(),

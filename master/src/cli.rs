@@ -19,7 +19,8 @@ use crate::config::{ENVIRONMENT_PREFIX, MasterConfig};
 use crate::daemon;
 use crate::namespace::bootstrap::new_cluster_of;
 use crate::namespace::check::check;
-use crate::store::{Store, StoreOptions, Verified, restore};
+use crate::namespace::restored;
+use crate::store::{Store, StoreOptions, Verified, restore_amended};
 
 /// Status of `check` when it found something.
 const FOUND_SOMETHING: u8 = 3;
@@ -189,7 +190,7 @@ fn check_folder(dir: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn restore_folder(export: &Path, dir: &Path) -> anyhow::Result<()> {
-    let report = restore(export, dir)?;
+    let report = restore_amended(export, dir, &restored::amended)?;
     say(&format!(
         "restored {} records as of log position {} into {}: check it with `mfs-master check {}`",
         report.records,

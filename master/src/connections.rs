@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// A connection that has said nothing for so long after it was opened is closed.
@@ -54,23 +53,6 @@ impl Limited {
                 }
             }
         }
-    }
-
-    /// All of them, as tonic takes them.
-    pub(crate) fn into_stream(self) -> ReceiverStream<io::Result<LimitedConnection>> {
-        let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(async move {
-            loop {
-                let connection = tokio::select! {
-                    connection = self.accept() => connection,
-                    () = sender.closed() => return,
-                };
-                if sender.send(Ok(connection)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        ReceiverStream::new(receiver)
     }
 }
 

@@ -21,14 +21,15 @@ use rfs_common::shutdown::Shutdown;
 use rfs_common::socket::{self, master_address};
 use serde::Serialize;
 use tokio::runtime::Runtime;
+use tonic::service::Routes;
 
 use crate::admin::AdminService;
 use crate::chunks::Severity;
 use crate::cluster::ClusterService;
 use crate::config::MasterConfig;
-use crate::connections::Limited;
 use crate::engine::{CompareCopies, CopyDigests, Engine, Storage, Ticker};
 use crate::exports::{ExportWorker, Exports};
+use crate::grpc;
 use crate::session::listener::{Announced, SessionServer};
 use crate::status::{Gatherer, MasterState, RedundancyWatch, StoreHandle};
 use crate::store::{OpenError, Store};
@@ -36,13 +37,6 @@ use crate::web;
 
 /// Name of the file that says where a running master listens.
 pub const ADDRESSES_FILE: &str = "addresses.json";
-
-/// Connections of chunkservers and tools at the same time.
-const CLUSTER_CONNECTIONS_MAX: usize = 1024;
-/// Calls of one connection at the same time.
-const STREAMS_MAX: u32 = 64;
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
-const KEEPALIVE_WITHIN: Duration = Duration::from_secs(20);
 
 /// For answers under way at the end.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -177,7 +171,9 @@ fn start_services(
     shutdown: &Shutdown,
 ) -> anyhow::Result<()> {
     let state: Arc<dyn MasterState> = Arc::clone(engine) as Arc<dyn MasterState>;
-    let service = ClusterService::new(state).context("the known chunkservers cannot be read")?.into_server();
+    let service = ClusterService::new(state).context("the known chunkservers cannot be read")?;
+    let strangers = service.strangers();
+    let service = service.into_server();
     let admin = AdminService::new(Arc::clone(gatherer)).into_server();
     let _inside = runtime.enter();
     let asynchronous = |socket: TcpListener| {
@@ -185,21 +181,8 @@ fn start_services(
         tokio::net::TcpListener::from_std(socket)
     };
     let cluster = asynchronous(cluster).context("cannot serve chunkservers")?;
-    let incoming = Limited::new(cluster, CLUSTER_CONNECTIONS_MAX).into_stream();
-    let ended = shutdown.clone();
-    runtime.spawn(async move {
-        let server = tonic::transport::Server::builder()
-            // A peer whose machine is gone is noticed also where it only listens.
-            .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
-            .http2_keepalive_timeout(Some(KEEPALIVE_WITHIN))
-            .max_concurrent_streams(STREAMS_MAX)
-            .add_service(service)
-            .add_service(admin);
-        let requested = async move { ended.requested().await };
-        if let Err(error) = server.serve_with_incoming_shutdown(incoming, requested).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the cluster service ended");
-        }
-    });
+    let routes = Routes::new(service).add_service(admin);
+    runtime.spawn(grpc::serve(cluster, routes, strangers, shutdown.clone()));
     let web = asynchronous(web).context("cannot serve the status page")?;
     let metrics = asynchronous(metrics).context("cannot serve metrics")?;
     let (for_web, for_metrics) = (Arc::clone(gatherer), Arc::clone(gatherer));

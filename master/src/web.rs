@@ -21,9 +21,11 @@ use rfs_common::shutdown::Shutdown;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tonic::transport::server::Connected;
 
 use crate::connections::{Limited, LimitedConnection};
 use crate::status::{AffectedFiles, EventRow, Gatherer, ServerRow, SessionReport, StatusReport};
+use crate::strangers::{Strangers, with_sources};
 
 mod host;
 mod prometheus;
@@ -84,7 +86,7 @@ pub async fn serve_page(
                 }
             }
         }));
-    serve(listener, routes, gatherer, shutdown).await
+    serve("web", listener, routes, gatherer, shutdown).await
 }
 
 /// Answers Prometheus on this socket until the shutdown.
@@ -92,7 +94,7 @@ pub async fn serve_page(
 /// # Errors
 /// If the socket fails.
 pub async fn serve_metrics(listener: TcpListener, gatherer: Arc<Gatherer>, shutdown: Shutdown) -> std::io::Result<()> {
-    serve(listener, Router::new().route("/metrics", get(metrics)), gatherer, shutdown).await
+    serve("metrics", listener, Router::new().route("/metrics", get(metrics)), gatherer, shutdown).await
 }
 
 /// Opens a socket for either.
@@ -104,31 +106,37 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 async fn serve(
+    port: &'static str,
     listener: TcpListener,
     routes: Router<Web>,
     gatherer: Arc<Gatherer>,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
+    let gatherer_clock = gatherer.state().clock().clone();
     let web = Web { gatherer, permits: Arc::new(Semaphore::new(GATHERED_AT_ONCE)) };
     let routes = routes.with_state(web);
     let limited = Limited::new(listener, CONNECTIONS_MAX);
+    let strangers = Arc::new(Strangers::new(port, gatherer_clock));
     loop {
         let connection = tokio::select! {
             connection = limited.accept() => connection,
             () = shutdown.requested() => return Ok(()),
         };
-        tokio::spawn(answer(connection, routes.clone()));
+        tokio::spawn(answer(connection, routes.clone(), Arc::clone(&strangers)));
     }
 }
 
 /// Answers the requests of one connection.
-async fn answer(connection: LimitedConnection, routes: Router) {
+async fn answer(connection: LimitedConnection, routes: Router, strangers: Arc<Strangers>) {
+    let peer = connection.connect_info().remote_addr();
     let service = TowerToHyperService::new(routes);
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
     let answered = http.serve_connection(TokioIo::new(connection), service);
-    if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_ENDS_AFTER, answered).await {
-        tracing::debug!(%error, "a connection to the status page broke");
+    match tokio::time::timeout(CONNECTION_ENDS_AFTER, answered).await {
+        Ok(Err(error)) if error.is_parse() => strangers.note(peer, &with_sources(&error)),
+        Ok(Err(error)) => tracing::debug!(port = strangers.port(), %error, "a connection broke"),
+        Ok(Ok(())) | Err(_) => {}
     }
 }
 

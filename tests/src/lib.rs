@@ -15,6 +15,8 @@ pub mod volumes;
 
 pub mod cluster;
 
+pub mod browser;
+
 pub mod workload;
 
 pub mod model;

@@ -151,8 +151,10 @@ fn strangers_on_the_ports_do_no_harm() {
     huge.extend([0xff; 8]);
     huge.extend([0; 8]);
     let nonsense: [&[u8]; 4] = [b"GET / HTTP/1.1\r\n\r\n", &[0; 100], &[0xff; 4096], &huge];
-    for port in [client_port, cluster.data_port(0), cluster.cluster_port()] {
-        for bytes in nonsense {
+    let web_port: u16 = cluster.web_address().rsplit(':').next().expect("a port").parse().expect("a number");
+    for port in [client_port, cluster.data_port(0), cluster.cluster_port(), web_port] {
+        // The page answers what a browser asks.
+        for bytes in nonsense.into_iter().skip(usize::from(port == web_port)) {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
             stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
             let _ = stream.write_all(bytes);
@@ -168,6 +170,20 @@ fn strangers_on_the_ports_do_no_harm() {
         let silent: Vec<_> = (0..50).map(|_| TcpStream::connect(("127.0.0.1", port)).expect("connect")).collect();
         drop(silent);
     }
+    // Each port has told of the first of them, and who sent it.
+    let log = |name: &str| fs::read_to_string(cluster.folder().join(format!("log/{name}.log"))).expect("a log");
+    let (master, chunkserver) = (log("mfs-master"), log("chunkserver1"));
+    let told = |log: &str, what: &str| log.lines().any(|line| line.contains(what) && line.contains("127.0.0.1:"));
+    for port in ["clients", "cluster", "web"] {
+        assert!(
+            told(&master, &format!("cut off: what came is not of this port's protocol port=\"{port}\"")),
+            "{master}"
+        );
+    }
+    assert!(
+        told(&chunkserver, "a data connection was closed: what came on it is not of this protocol"),
+        "{chunkserver}"
+    );
     workload::verify(mount.path(), 6, 1).expect("read");
     workload::write(mount.path(), 6, 2, true).expect("written");
     cluster.wait_for_status(SOON, "healthy", |status| status["health"] == "ok").expect("healthy");

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rfs_tests::cluster::{Cluster, Mount};
+use rfs_tests::cluster::{Cluster, Mount, Shape};
 use rustix::mount::{UnmountFlags, unmount};
 
 /// In which nobody waits any more after the mount's process was killed.
@@ -132,7 +132,9 @@ fn prepare(root: &Path) {
 #[test]
 fn a_killed_mount_leaves_nobody_hanging_and_its_folder_can_be_mounted_again() {
     let rounds: usize = std::env::var("RFS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
-    let cluster = Cluster::start().expect("a cluster");
+    // What a killed mount holds is waited for in each round, until its session has expired.
+    let master_settings = ["session_expiry=5s", "heartbeat_interval=1s"].map(str::to_owned).to_vec();
+    let cluster = Cluster::start_shaped(Shape { master_settings, ..Shape::default() }).expect("a cluster");
     let (mount, other) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
     prepare(other.path());
     let (stop, changes) = (AtomicBool::new(false), AtomicUsize::new(0));
@@ -147,7 +149,7 @@ fn a_killed_mount_leaves_nobody_hanging_and_its_folder_can_be_mounted_again() {
             let before = changes.load(Ordering::Relaxed);
             let mut programs = start_programs(mount.path());
             // The mount that was killed before holds leases until its session has expired, so the other one waits a while.
-            let worked = cluster.wait(Duration::from_secs(40), || changes.load(Ordering::Relaxed) > before + 60);
+            let worked = cluster.wait(Duration::from_secs(40), || changes.load(Ordering::Relaxed) > before + 40);
             assert!(worked, "{when}: the other mount gets nothing done");
             std::thread::sleep(Duration::from_millis(37 * round as u64 % 100));
             let dead = mount.kill_and_leave(SOON).expect("the process ends");

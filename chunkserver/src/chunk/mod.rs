@@ -11,3 +11,6 @@ pub mod change;
 pub mod check;
 
 pub mod on_disk;
+
+#[cfg(test)]
+mod golden_test;

@@ -170,10 +170,15 @@ impl Peers {
     }
 
     fn connect(&self, own: Own, to: &NextCopy) -> Result<Connection<Socket>, PeerError> {
-        if let Ok(local) = self.connect_locally(to)
-            && let Ok(connection) = greet(own, to, local)
-        {
-            return Ok(connection);
+        if let Ok(local) = self.connect_locally(to) {
+            match greet(own, to, local) {
+                // Who does not answer here would not over TCP, and the wait would be twice as long.
+                Err(PeerError::Wire { address, source }) if source.is_timeout() => {
+                    return Err(PeerError::Wire { address, source });
+                }
+                Ok(connection) => return Ok(connection),
+                Err(error) => tracing::debug!(%error, "a chunkserver on this host is asked over TCP"),
+            }
         }
         let connected = connect_in_time(&to.address, self.connect_deadline, self.answer_deadline).and_then(Socket::tcp);
         let stream = connected.map_err(|source| PeerError::Connect { address: to.address.clone(), source })?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rfs_common::background;
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::shutdown::Shutdown;
-use rfs_common::socket::Socket;
+use rfs_common::socket::{Peer, Socket};
 use rfs_proto::wire::WireError;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -67,12 +67,17 @@ impl Port {
             refusal_told: Mutex::default(),
         });
         let accepting = Arc::clone(&inner);
-        let accept = move || accepting.accept(&listener, || Socket::tcp(listener.accept()?.0));
+        let accept = move || {
+            accepting.accept(&listener, || {
+                let (stream, from) = listener.accept()?;
+                Ok((Socket::tcp(stream)?, Peer::Address(from)))
+            })
+        };
         let mut acceptors = vec![background::spawn("data-port", accept)?];
         if let Some(local) = local {
             local.set_nonblocking(true)?;
             let accepting = Arc::clone(&inner);
-            let accept = move || accepting.accept(&local, || Socket::local(local.accept()?.0));
+            let accept = move || accepting.accept(&local, || Ok((Socket::local(local.accept()?.0)?, Peer::SameHost)));
             acceptors.push(background::spawn("data-port-local", accept)?);
         }
         Ok(Port { address, inner, acceptors: Mutex::new(acceptors) })
@@ -105,12 +110,12 @@ impl Port {
 }
 
 impl Inner {
-    fn accept(self: &Arc<Self>, listener: impl AsFd, accept: impl Fn() -> io::Result<Socket>) {
+    fn accept(self: &Arc<Self>, listener: impl AsFd, accept: impl Fn() -> io::Result<(Socket, Peer)>) {
         while !self.stop.is_requested() {
             match accept() {
-                Ok(stream) => {
-                    if let Err(error) = self.take(stream) {
-                        tracing::warn!(%error, "a data connection could not be served");
+                Ok((stream, from)) => {
+                    if let Err(error) = self.take(stream, from) {
+                        tracing::warn!(%from, %error, "a data connection could not be served");
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_connection(&listener),
@@ -130,7 +135,7 @@ impl Inner {
         }
     }
 
-    fn take(self: &Arc<Self>, stream: Socket) -> io::Result<()> {
+    fn take(self: &Arc<Self>, stream: Socket, from: Peer) -> io::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let handle = stream.try_clone()?;
         let served = Served::new(Arc::clone(&self.shared), stream, Arc::clone(&self.clock))?;
@@ -142,20 +147,20 @@ impl Inner {
             connections.insert(number, handle);
         }
         let inner = Arc::clone(self);
-        let spawned = background::spawn("data", move || inner.serve(number, served));
+        let spawned = background::spawn("data", move || inner.serve(number, served, from));
         if spawned.is_err() {
             self.connections().remove(&number);
         }
         spawned.map(|_| ())
     }
 
-    fn serve(&self, number: u64, mut served: Served) {
+    fn serve(&self, number: u64, mut served: Served, from: Peer) {
         while !self.stop.is_requested() {
             match served.serve_one() {
                 Ok(()) => {}
                 Err(WireError::Closed) => break,
                 Err(error) => {
-                    self.note_end(&error);
+                    self.note_end(&error, from);
                     break;
                 }
             }
@@ -165,19 +170,19 @@ impl Inner {
 
     /// What breaks off is everyday. What is no frame of ours comes from a stranger or a mistake, which somebody should look
     /// for; once in a while, so that a stranger does not fill the log.
-    fn note_end(&self, error: &WireError) {
+    fn note_end(&self, error: &WireError, from: Peer) {
         let reason = crate::volume::identity::with_sources(error);
         if matches!(error, WireError::Closed | WireError::Io(_)) {
-            tracing::debug!(reason, "a data connection ended");
+            tracing::debug!(%from, reason, "a data connection ended");
             return;
         }
         let now = self.clock.monotonic();
         let mut told = self.refusal_told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| now.since(told) >= REFUSALS_TOLD_EVERY) {
             *told = Some(now);
-            tracing::warn!(reason, "a data connection was closed: what came on it is not of this protocol");
+            tracing::warn!(%from, reason, "a data connection was closed: what came on it is not of this protocol");
         } else {
-            tracing::debug!(reason, "a data connection was closed: what came on it is not of this protocol");
+            tracing::debug!(%from, reason, "a data connection was closed: what came on it is not of this protocol");
         }
     }
 

@@ -461,6 +461,21 @@ fn a_chunk_whose_copies_only_serve_reads_gets_one_that_takes_writes() {
 }
 
 #[test]
+fn a_server_that_was_not_here_since_the_start_may_have_what_nobody_else_has() {
+    let mut chunks = table(ChunksConfig::default());
+    for chunk in 1..=2 {
+        chunks.load(ChunkId::new(chunk), info(2, 2, Goal::TWO));
+    }
+    chunks.load(ChunkId::new(3), info(0, 1, Goal::TWO));
+    chunks.know_server(registration(1, vec![report(10, "")]));
+    chunks.know_server(registration(2, vec![report(20, "")]));
+    connect(&mut chunks, 2, &[held(2, 2)]);
+    assert_eq!(chunks.last_copies_of(ServerId::new(1)), [ChunkId::new(1)], "3 was never written to its end");
+    assert_eq!(chunks.last_copies_of_volume(VolumeId::new(10)), [ChunkId::new(1)]);
+    assert_eq!(chunks.last_copies_of(ServerId::new(2)), [ChunkId::new(2)]);
+}
+
+#[test]
 fn the_last_copies_of_a_server_that_is_away_are_counted() {
     let mut chunks = table(ChunksConfig::default());
     for chunk in 1..=3 {

@@ -494,7 +494,7 @@ impl Chunks {
         self.servers.is_stream_of(server, stream)
     }
 
-    /// Chunks of which the server, which is away, has the only good copies that are known to be anywhere.
+    /// Chunks of which the server, which is away, has or may have the only good copies.
     pub fn last_copies_of(&self, id: ServerId) -> Vec<ChunkId> {
         let Some(server) = self.servers.servers.get(&id) else { return Vec::new() };
         self.last_copies_on(&server.slots)
@@ -508,16 +508,21 @@ impl Chunks {
     fn last_copies_on(&self, slots: &[u16]) -> Vec<ChunkId> {
         let mut chunks: Vec<ChunkId> =
             slots.iter().flat_map(|slot| self.servers.volume(*slot).chunks.iter().copied()).collect();
-        chunks.sort_unstable();
-        chunks.dedup();
-        let is_last = |chunk: &&ChunkId| {
-            let Some(entry) = self.entries.get(*chunk).filter(|entry| !entry.is_doomed()) else { return false };
-            let good = |copy: &&HeldCopy| entry.is_current(copy) && !copy.flags.has(CopyFlags::BAD);
-            let mut holders = entry.copies().iter().filter(good).map(|copy| copy.slot);
+        let is_last = |chunk: &ChunkId| {
+            let Some(entry) = self.entries.get(chunk).filter(|entry| !entry.is_doomed()) else { return false };
+            let mut holders = good_holders(entry);
             let here = holders.clone().any(|holder| slots.contains(&holder));
             here && !holders.any(|holder| !slots.contains(&holder))
         };
-        chunks.retain(|chunk| is_last(&chunk));
+        chunks.retain(is_last);
+        if slots.iter().any(|slot| !self.servers.volume(*slot).was_inventoried) {
+            // It has said nothing since this master started: it may have whatever nobody else has.
+            let is_nowhere =
+                |entry: &Entry| !entry.is_doomed() && entry.version() > 0 && good_holders(entry).next().is_none();
+            chunks.extend(self.entries.iter().filter(|(_, entry)| is_nowhere(entry)).map(|(chunk, _)| *chunk));
+        }
+        chunks.sort_unstable();
+        chunks.dedup();
         chunks
     }
 
@@ -575,4 +580,10 @@ pub struct InventoryPart {
     pub first: bool,
     /// Nothing comes after it.
     pub last: bool,
+}
+
+/// The volumes with a copy that has what the chunk is now, and that no write failed on.
+fn good_holders(entry: &Entry) -> impl Iterator<Item = u16> + Clone {
+    let good = |copy: &&HeldCopy| entry.is_current(copy) && !copy.flags.has(CopyFlags::BAD);
+    entry.copies().iter().filter(good).map(|copy| copy.slot)
 }

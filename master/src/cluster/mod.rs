@@ -9,7 +9,7 @@
 pub mod known;
 mod translate;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,8 +28,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::chunks::{Chunks, CopyFault, InventoryPart, Registration, Severity, Signal, StreamId};
+use crate::grpc::is_nonsense;
 use crate::namespace::source::StoreError;
 use crate::status::{MasterState, MasterStateExt};
+use crate::strangers::Strangers;
 
 /// Messages of a chunkserver that are taken in at once.
 const MESSAGES_AT_ONCE_MAX: usize = 256;
@@ -47,6 +49,7 @@ type Outbound = mpsc::Sender<Result<wire::ToChunkserver, Status>>;
 /// The service. See the module's page.
 pub struct ClusterService {
     state: Arc<dyn MasterState>,
+    strangers: Arc<Strangers>,
     next_stream: AtomicU64,
 }
 
@@ -59,7 +62,13 @@ impl ClusterService {
         for registration in known::known_servers(state.source())? {
             state.with_chunks(|chunks, _| chunks.know_server(registration));
         }
-        Ok(ClusterService { state, next_stream: AtomicU64::new(1) })
+        let strangers = Arc::new(Strangers::new("cluster", state.clock().clone()));
+        Ok(ClusterService { state, strangers, next_stream: AtomicU64::new(1) })
+    }
+
+    /// Whom the port tells of what is not of its protocol.
+    pub(crate) fn strangers(&self) -> Arc<Strangers> {
+        Arc::clone(&self.strangers)
     }
 
     /// The service as tonic takes it.
@@ -76,7 +85,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<Streaming<wire::FromChunkserver>>,
     ) -> Result<Response<Self::ServeStream>, Status> {
-        let peer = request.remote_addr().map(|address| address.ip());
+        let peer = Peer { address: request.remote_addr(), strangers: Arc::clone(&self.strangers) };
         let (sender, receiver) = mpsc::channel(OUTBOUND_MAX);
         let stream = StreamId(self.next_stream.fetch_add(1, Ordering::Relaxed));
         let state = Arc::clone(&self.state);
@@ -90,10 +99,15 @@ async fn serve_stream(
     stream: StreamId,
     mut inbound: Streaming<wire::FromChunkserver>,
     outbound: Outbound,
-    peer: Option<IpAddr>,
+    peer: Peer,
 ) {
     let first = tokio::time::timeout(REGISTER_WITHIN, inbound.message()).await;
     let Ok(Ok(Some(wire::FromChunkserver { message: Some(From::Register(register)) }))) = first else {
+        match &first {
+            Ok(Err(status)) => peer.sent(status),
+            Ok(Ok(Some(_))) => peer.strangers.note(peer.address, &"the first message is no registration"),
+            Ok(Ok(None)) | Err(_) => {}
+        }
         refuse(&outbound, "a chunkserver's first message must be its registration".to_owned(), Vec::new(), true).await;
         return;
     };
@@ -101,20 +115,36 @@ async fn serve_stream(
     let signal = Signal::default();
     let admitted = {
         let (state, signal) = (Arc::clone(&state), signal.clone());
-        blocking(move || admit(&*state, &register, stream, signal, peer)).await
+        let address = peer.address.map(|address| address.ip());
+        blocking(move || admit(&*state, &register, stream, signal, address)).await
     };
     let registered = match admitted {
         Ok(registered) => registered,
         Err(Refusal { reason, volumes, is_final }) => return refuse(&outbound, reason, volumes, is_final).await,
     };
     if outbound.send(Ok(translate::message(To::Registered(registered)))).await.is_ok() {
-        let connection = Connection { state: Arc::clone(&state), server, stream };
+        let connection = Connection { state: Arc::clone(&state), server, stream, peer };
         tokio::select! {
             () = connection.listen(&mut inbound, &outbound) => {}
             () = connection.send_commands(&signal, &outbound) => {}
         }
     }
     blocking(move || state.with_chunks(|chunks, now| chunks.disconnected(now, server, stream))).await;
+}
+
+/// Who is at the other end of a stream.
+struct Peer {
+    address: Option<SocketAddr>,
+    strangers: Arc<Strangers>,
+}
+
+impl Peer {
+    /// The stream has ended with this status: told if it was for what came on it.
+    fn sent(&self, status: &Status) {
+        if is_nonsense(status) {
+            self.strangers.note(self.address, &status.message());
+        }
+    }
 }
 
 /// Why a chunkserver is not admitted.
@@ -207,14 +237,20 @@ struct Connection {
     state: Arc<dyn MasterState>,
     server: ServerId,
     stream: StreamId,
+    peer: Peer,
 }
 
 impl Connection {
     /// Hands on what the chunkserver says, until the stream ends or is void.
     async fn listen(&self, inbound: &mut Streaming<wire::FromChunkserver>, outbound: &Outbound) {
-        while let Ok(Some(message)) = inbound.message().await {
+        loop {
+            let message = match inbound.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return,
+                Err(status) => return self.peer.sent(&status),
+            };
             let mut messages: Vec<From> = message.message.into_iter().collect();
-            let ended = add_what_has_come(inbound, &mut messages);
+            let ended = add_what_has_come(inbound, &mut messages, &self.peer);
             let answers = self.handle(messages).await;
             let Some(answers) = answers else { return };
             for answer in answers {
@@ -280,14 +316,18 @@ impl Connection {
 
 /// Adds the messages that are there already, a bounded number: results of many orders come together, and each hand-over
 /// to a thread that may block costs more than they do. Whether the stream has ended.
-fn add_what_has_come(inbound: &mut Streaming<wire::FromChunkserver>, messages: &mut Vec<From>) -> bool {
+fn add_what_has_come(inbound: &mut Streaming<wire::FromChunkserver>, messages: &mut Vec<From>, peer: &Peer) -> bool {
     // Whoever waits for the stream next registers a waker of his own.
     let mut context = Context::from_waker(Waker::noop());
     while messages.len() < MESSAGES_AT_ONCE_MAX {
         match pin!(inbound.message()).poll(&mut context) {
             Poll::Pending => return false,
             Poll::Ready(Ok(Some(message))) => messages.extend(message.message),
-            Poll::Ready(Ok(None) | Err(_)) => return true,
+            Poll::Ready(Ok(None)) => return true,
+            Poll::Ready(Err(status)) => {
+                peer.sent(&status);
+                return true;
+            }
         }
     }
     false

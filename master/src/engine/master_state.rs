@@ -31,6 +31,19 @@ impl MasterState for Engine {
         self.lock().commit(self, None, &changes).map(drop).map_err(|failure| failure.message)
     }
 
+    fn commit_with_chunks(
+        &self,
+        decide: &dyn Fn(&Chunks) -> Option<Vec<Change>>,
+        follow: &mut dyn FnMut(&mut Chunks),
+    ) -> Result<bool, String> {
+        let mut state = self.lock();
+        let Some(changes) = decide(&state.chunks) else { return Ok(false) };
+        state.commit(self, None, &changes).map_err(|failure| failure.message)?;
+        follow(&mut state.chunks);
+        state.wake_for_chunks();
+        Ok(true)
+    }
+
     fn wait_until_durable(&self) -> Result<(), String> {
         self.storage.wait_durable(self.storage.position()).map_err(|refused| refused.message)
     }

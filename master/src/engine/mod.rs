@@ -109,6 +109,8 @@ pub enum Refusal {
     Failed(Failure),
     /// There is no answer: the connection is closed, for this reason. The client connects and asks again.
     Close(&'static str),
+    /// The same, since what came is not of this protocol: something that somebody should look for.
+    NotOurs(&'static str),
 }
 
 impl From<Failure> for Refusal {

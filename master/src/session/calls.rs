@@ -54,7 +54,7 @@ macro_rules! dispatch {
             match frame_type {
                 $(FrameType::$plain => serve::<session::$plain>(engine, request, message),)*
                 $(FrameType::$special => serve::<session::$special>(engine, request, message),)*
-                _ => Err(Refusal::Close("a frame that does not belong on an operations connection")),
+                _ => Err(Refusal::NotOurs("a frame that does not belong on an operations connection")),
             }
         }
     };
@@ -83,7 +83,7 @@ const ONLY_READ: [FrameType; 12] = [
 ];
 
 fn serve<C: Serve>(engine: &Engine, request: Request, message: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let Ok(call) = C::decode(message) else { return Err(Refusal::Close("a message that does not decode")) };
+    let Ok(call) = C::decode(message) else { return Err(Refusal::NotOurs("a message that does not decode")) };
     engine.metrics().count_operation(C::FRAME_TYPE);
     if !ONLY_READ.contains(&C::FRAME_TYPE) {
         engine.storage().wait_for_room();

@@ -15,7 +15,7 @@ use std::time::Duration;
 use prost::Message;
 use rfs_common::background::spawn;
 use rfs_common::errno::Errno;
-use rfs_common::socket::Socket;
+use rfs_common::socket::{Peer, Socket};
 use rfs_proto::frame::{FLAG_ERROR, FLAG_REPLY, FrameError, HEADER_BYTES, Header};
 use rfs_proto::session;
 use rfs_proto::session_calls::slot_and_sequence;
@@ -27,6 +27,7 @@ use super::push::{self, failure_message};
 use super::stream::SessionStream;
 use crate::chunks::Severity;
 use crate::engine::{Engine, Failure, Refusal, Request};
+use crate::strangers::{Strangers, with_sources};
 
 /// How a connection is treated.
 #[derive(Clone, Debug)]
@@ -81,7 +82,31 @@ struct Shared {
     /// The sockets of all connections, to end them.
     open: Mutex<HashMap<u64, Socket>>,
     one_closed: Condvar,
-    nonsense_logged: AtomicBool,
+    nonsense_told: AtomicBool,
+    strangers: Strangers,
+}
+
+/// Why a connection that had a purpose ended.
+enum Ended {
+    Failed(WireError),
+    NotOurs(&'static str),
+}
+
+impl From<WireError> for Ended {
+    fn from(error: WireError) -> Ended {
+        Ended::Failed(error)
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Ended {
+        Ended::Failed(error.into())
+    }
+}
+
+/// Whether the error is for what came, and not for the network.
+fn is_nonsense(error: &WireError) -> bool {
+    matches!(error, WireError::Frame(_) | WireError::Message { .. } | WireError::OutOfPlace { .. })
 }
 
 impl SessionServer {
@@ -97,7 +122,9 @@ impl SessionServer {
         announced: Announced,
     ) -> io::Result<SessionServer> {
         let address = listener.local_addr()?;
+        let strangers = Strangers::new("clients", engine.clock().clone());
         let shared = Arc::new(Shared {
+            strangers,
             engine,
             config,
             announced,
@@ -105,18 +132,18 @@ impl SessionServer {
             next_connection: AtomicU64::new(0),
             open: Mutex::new(HashMap::new()),
             one_closed: Condvar::new(),
-            nonsense_logged: AtomicBool::new(false),
+            nonsense_told: AtomicBool::new(false),
         });
         let (listener, local) = (Arc::new(listener), local.map(Arc::new));
         let (accepting, accepted) = (Arc::clone(&listener), Arc::clone(&shared));
         let accept = move || {
             let (stream, address) = accepting.accept()?;
-            Ok((Socket::tcp(stream)?, address.to_string()))
+            Ok((Socket::tcp(stream)?, Peer::Address(address)))
         };
         let mut acceptors = vec![spawn("session-accept", move || accepted.accept_all(accept))?];
         if let Some(accepting) = local.clone() {
             let accepted = Arc::clone(&shared);
-            let accept = move || Ok((Socket::local(accepting.accept()?.0)?, "this host".to_owned()));
+            let accept = move || Ok((Socket::local(accepting.accept()?.0)?, Peer::SameHost));
             acceptors.push(spawn("session-local", move || accepted.accept_all(accept))?);
         }
         Ok(SessionServer { shared, listener, local, acceptors, address })
@@ -151,14 +178,14 @@ impl SessionServer {
 }
 
 impl Shared {
-    fn accept_all(self: &Arc<Self>, accept: impl Fn() -> io::Result<(Socket, String)>) {
+    fn accept_all(self: &Arc<Self>, accept: impl Fn() -> io::Result<(Socket, Peer)>) {
         loop {
             let accepted = accept();
             if self.stopping.load(Ordering::SeqCst) {
                 return;
             }
             match accepted {
-                Ok((stream, address)) => self.admit(stream, address),
+                Ok((stream, peer)) => self.admit(stream, peer),
                 Err(error) => {
                     // Out of descriptors, most likely: connections that end will free some.
                     self.engine.report(Severity::Warning, format!("a client connection was not accepted: {error}"));
@@ -168,7 +195,7 @@ impl Shared {
         }
     }
 
-    fn admit(self: &Arc<Self>, stream: Socket, address: String) {
+    fn admit(self: &Arc<Self>, stream: Socket, peer: Peer) {
         let Ok(registered) = stream.try_clone() else { return };
         let number = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open();
@@ -177,21 +204,20 @@ impl Shared {
             self.engine.metrics().connections_refused.add_one();
             let most = self.config.connections_max;
             let message =
-                format!("a connection from {address} was refused: there are {most} already (setting connections_max)");
+                format!("a connection from {peer} was refused: there are {most} already (setting connections_max)");
             return self.engine.report(Severity::Warning, message);
         }
         open.insert(number, registered);
         drop(open);
         self.engine.metrics().connections.add_one();
         let shared = Arc::clone(self);
-        let from = address.clone();
         let serving = spawn("session", move || {
-            shared.serve(stream, from);
+            shared.serve(stream, peer);
             shared.close(number);
         });
         if let Err(error) = serving {
             self.close(number);
-            self.engine.report(Severity::Error, format!("no thread for the connection from {address}: {error}"));
+            self.engine.report(Severity::Error, format!("no thread for the connection from {peer}: {error}"));
         }
     }
 
@@ -204,14 +230,14 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, stream: Socket, address: String) {
+    fn serve(&self, stream: Socket, peer: Peer) {
         let Ok(socket) = stream.try_clone() else { return };
         let Ok(stream) = SessionStream::new(stream, self.engine.clock().clone()) else { return };
         let mut connection = Connection::new(stream);
         let purpose = match self.shake_hands(&mut connection) {
             Ok(Some(purpose)) => purpose,
             Ok(None) => return,
-            Err(error) => return self.log_stranger(&error, &address),
+            Err(error) => return self.log_stranger(&error, peer),
         };
         let ended = match purpose {
             Purpose::Ask => Ok(()),
@@ -221,7 +247,7 @@ impl Shared {
                 connection
                     .stream()
                     .end_deadline(timeout)
-                    .map_err(WireError::from)
+                    .map_err(|error| Ended::Failed(error.into()))
                     .and_then(|()| serve_operations(&self.engine, session, slot, &mut connection))
             }
             Purpose::Push { session } => {
@@ -231,11 +257,19 @@ impl Shared {
                     .stream()
                     .end_deadline(timeout)
                     .map_err(WireError::from)
-                    .and_then(|()| push::serve(&self.engine, session, &mut connection, (socket, address.clone())))
+                    .and_then(|()| push::serve(&self.engine, session, &mut connection, (socket, peer)))
+                    .map_err(Ended::Failed)
             }
         };
-        if let Err(error) = ended {
-            tracing::debug!(%address, ?purpose, error = &error as &dyn std::error::Error, "a client connection ended");
+        match ended {
+            Err(Ended::NotOurs(reason)) => self.strangers.note(peer.address(), &reason),
+            Err(Ended::Failed(error)) if is_nonsense(&error) => {
+                self.strangers.note(peer.address(), &with_sources(&error));
+            }
+            Err(Ended::Failed(error)) => {
+                tracing::debug!(%peer, ?purpose, error = &error as &dyn std::error::Error, "a client connection ended");
+            }
+            Ok(()) => {}
         }
     }
 
@@ -260,12 +294,15 @@ impl Shared {
         }
     }
 
-    /// A peer that is no client is logged once: port scanners and health checks come again and again.
-    fn log_stranger(&self, error: &WireError, address: &str) {
+    /// A peer that is no client is an event once: port scanners and health checks come again and again.
+    fn log_stranger(&self, error: &WireError, peer: Peer) {
         self.engine.metrics().connections_refused.add_one();
-        let is_nonsense =
-            matches!(error, WireError::Frame(_) | WireError::Message { .. } | WireError::OutOfPlace { .. });
-        if is_nonsense && !self.nonsense_logged.swap(true, Ordering::Relaxed) {
+        if !is_nonsense(error) {
+            return;
+        }
+        if self.nonsense_told.swap(true, Ordering::Relaxed) {
+            self.strangers.note(peer.address(), &with_sources(error));
+        } else {
             let what = match error {
                 WireError::Frame(FrameError::Magic(_)) => {
                     "something that is not rfs (a browser, a health check?)".to_owned()
@@ -275,8 +312,8 @@ impl Shared {
             };
             let web = self.announced.web_port;
             let message = format!(
-                "{address} sent {what} to the client port and was cut off; the status page is on port {web}. \
-                 This is logged once"
+                "{peer} sent {what} to the client port and was cut off; the status page is on port {web}. \
+                 The log tells of others"
             );
             self.engine.report(Severity::Warning, message);
         }
@@ -289,7 +326,7 @@ fn serve_operations(
     session: rfs_common::ids::SessionId,
     slot: u32,
     connection: &mut Connection<SessionStream>,
-) -> Result<(), WireError> {
+) -> Result<(), Ended> {
     // Read after the operation has run: it may be more than the answer rests on, never less.
     let position = || engine.storage().position().get();
     loop {
@@ -298,14 +335,12 @@ fn serve_operations(
         let header = match connection.receive_head(&Awaited::REQUEST) {
             Ok(header) => header,
             Err(WireError::Closed) => return Ok(()),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let (of_slot, sequence) = slot_and_sequence(header.request_id);
         if header.is_reply() || of_slot != slot || header.payload_bytes > 0 {
-            return Err(WireError::OutOfPlace {
-                expected: "a request of the connection's slot",
-                got: header.frame_type,
-            });
+            let expected = "a request of the connection's slot";
+            return Err(WireError::OutOfPlace { expected, got: header.frame_type }.into());
         }
         let request = Request { session, slot, sequence };
         match calls::answer(engine, request, header.frame_type, connection.message_bytes()) {
@@ -317,6 +352,7 @@ fn serve_operations(
                 send_failure(connection.stream(), &header, &failure, position())?;
             }
             Err(Refusal::Failed(failure)) => send_failure(connection.stream(), &header, &failure, position())?,
+            Err(Refusal::NotOurs(reason)) => return Err(Ended::NotOurs(reason)),
             Err(Refusal::Close(reason)) => {
                 tracing::debug!(%session, slot, reason, "an operations connection is closed");
                 return Ok(());

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prost::Message;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{InodeId, SessionId};
-use rfs_common::socket::Socket;
+use rfs_common::socket::{Peer, Socket};
 use rfs_proto::frame::{FrameType, Header};
 use rfs_proto::session;
 use rfs_proto::wire::{Awaited, Connection, Envelope, WireError, cut_foreign_text, encode_head};
@@ -47,7 +47,7 @@ const FROM_CLIENT: Awaited = Awaited {
 /// The sending half of a push connection.
 pub(super) struct PushConnection {
     socket: Socket,
-    address: String,
+    to: Peer,
     storage: Arc<dyn Storage>,
     outbox: Mutex<Outbox>,
 }
@@ -62,8 +62,8 @@ struct Outbox {
 
 impl PushConnection {
     /// Over this socket, whose write timeout is the send timeout, to who is there.
-    pub(super) fn new(socket: Socket, address: String, storage: Arc<dyn Storage>) -> PushConnection {
-        PushConnection { socket, address, storage, outbox: Mutex::new(Outbox::default()) }
+    pub(super) fn new(socket: Socket, to: Peer, storage: Arc<dyn Storage>) -> PushConnection {
+        PushConnection { socket, to, storage, outbox: Mutex::new(Outbox::default()) }
     }
 
     fn send(&self, envelope: Envelope, message: &impl Message) {
@@ -76,7 +76,7 @@ impl PushConnection {
         if let Err(error) = encoded {
             // What cannot be told is told anew over the next connection, in other portions.
             tracing::error!(
-                address = self.address,
+                peer = %self.to,
                 error = &error as &dyn std::error::Error,
                 "a push connection is closed"
             );
@@ -139,7 +139,7 @@ impl Push for PushConnection {
     }
 
     fn address(&self) -> String {
-        self.address.clone()
+        self.to.to_string()
     }
 }
 
@@ -164,9 +164,9 @@ pub(super) fn serve(
     engine: &Engine,
     session: SessionId,
     connection: &mut Connection<SessionStream>,
-    (socket, address): (Socket, String),
+    (socket, peer): (Socket, Peer),
 ) -> Result<(), WireError> {
-    let push = Arc::new(PushConnection::new(socket, address, engine.storage().clone()));
+    let push = Arc::new(PushConnection::new(socket, peer, engine.storage().clone()));
     let peer: Arc<dyn Push> = push.clone();
     engine.attach_push(session, Arc::clone(&peer));
     let result = read_frames(engine, session, connection, &push);

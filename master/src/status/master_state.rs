@@ -26,6 +26,17 @@ pub trait MasterState: Send + Sync + 'static {
     /// Why the store refused, in words.
     fn commit(&self, changes: Vec<Change>) -> Result<(), String>;
 
+    /// Commits what `decide` returns of the chunk table as it is then, and lets `follow` change the table, all in one step. False
+    /// if `decide` says no.
+    ///
+    /// # Errors
+    /// Why the store refused, in words; nothing has changed then.
+    fn commit_with_chunks(
+        &self,
+        decide: &dyn Fn(&Chunks) -> Option<Vec<Change>>,
+        follow: &mut dyn FnMut(&mut Chunks),
+    ) -> Result<bool, String>;
+
     /// Waits until a power cut takes nothing of what was decided before this call.
     ///
     /// # Errors

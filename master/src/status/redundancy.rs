@@ -40,12 +40,8 @@ impl Watch {
             }
             self.told = true;
             let what = counted(summary.under_goal, "chunk");
-            let (lack, doing) = match (summary.under_goal, &summary.repairs_wait) {
-                (1, None) => ("lacks", "new copies are made".to_owned()),
-                (_, None) => ("lack", "new copies are made".to_owned()),
-                (1, Some(reason)) => ("lacks", format!("repairs wait: {reason}")),
-                (_, Some(reason)) => ("lack", format!("repairs wait: {reason}")),
-            };
+            let lack = if summary.under_goal == 1 { "lacks" } else { "lack" };
+            let doing = doing(summary);
             return Some((Severity::Warning, format!("{what} {lack} copies; {doing}")));
         }
         let (since, most) = self.lacking?;
@@ -61,6 +57,18 @@ impl Watch {
             (Severity::Information, text)
         })
     }
+}
+
+fn doing(summary: &Summary) -> String {
+    let none = summary.unavailable;
+    if none >= summary.under_goal {
+        return "none of their copies is here: `rfs status` names the files".to_owned();
+    }
+    let doing = match &summary.repairs_wait {
+        None => "new copies are made".to_owned(),
+        Some(reason) => format!("repairs wait: {reason}"),
+    };
+    if none == 0 { doing } else { format!("{doing}; {none} of them have no copy here: `rfs status` names the files") }
 }
 
 /// Looks once a second; to be started as a worker.
@@ -125,5 +133,17 @@ mod tests {
             told[1].starts_with("redundancy is back after") && told[1].ends_with("(7 chunks lacked some)"),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn what_no_copy_is_left_of_is_not_said_to_be_made_anew() {
+        let told = |under_goal, unavailable| {
+            let mut watch = Watch::default();
+            let summary = Summary { under_goal, unavailable, ..Summary::default() };
+            watch.look(Monotonic::START, &summary);
+            watch.look(Monotonic::from_start(Duration::from_secs(60)), &summary).expect("told").1
+        };
+        assert_eq!(told(9, 9), "9 chunks lack copies; none of their copies is here: `rfs status` names the files");
+        assert!(told(9, 2).ends_with("new copies are made; 2 of them have no copy here: `rfs status` names the files"));
     }
 }

@@ -21,6 +21,9 @@ pub(crate) struct TestMaster {
     shared_clock: SharedClock,
     pub(crate) events: Events,
     pub(crate) goals: Mutex<Vec<(Vec<InodeId>, Goal)>>,
+    pub(crate) expected: Mutex<Vec<ChunkId>>,
+    /// Happens once, in the middle of an administrator's request.
+    pub(crate) meanwhile: Mutex<Option<fn(&mut Chunks)>>,
 }
 
 impl TestMaster {
@@ -30,7 +33,8 @@ impl TestMaster {
         let chunks = Mutex::new(Chunks::new(ChunksConfig::default(), random, Monotonic::START));
         let shared_clock: SharedClock = Arc::new(clock.clone());
         let (records, events) = (MemorySource::default(), Events::new());
-        Arc::new(TestMaster { chunks, records, clock, shared_clock, events, goals: Mutex::default() })
+        let (goals, expected, meanwhile) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(TestMaster { chunks, records, clock, shared_clock, events, goals, expected, meanwhile })
     }
 }
 
@@ -47,6 +51,18 @@ impl MasterState for TestMaster {
     fn commit(&self, changes: Vec<Change>) -> Result<(), String> {
         self.records.apply(&changes);
         Ok(())
+    }
+
+    fn commit_with_chunks(
+        &self,
+        decide: &dyn Fn(&Chunks) -> Option<Vec<Change>>,
+        follow: &mut dyn FnMut(&mut Chunks),
+    ) -> Result<bool, String> {
+        let mut chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(changes) = decide(&chunks) else { return Ok(false) };
+        self.records.apply(&changes);
+        follow(&mut chunks);
+        Ok(true)
     }
 
     fn wait_until_durable(&self) -> Result<(), String> {
@@ -81,7 +97,12 @@ impl MasterState for TestMaster {
         Vec::new()
     }
 
-    fn expect_copies(&self, _chunks: &[ChunkId]) -> Result<(), String> {
+    fn expect_copies(&self, chunks: &[ChunkId]) -> Result<(), String> {
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(chunks);
+        let meanwhile = self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(happens) = meanwhile {
+            happens(&mut self.chunks.lock().unwrap_or_else(PoisonError::into_inner));
+        }
         Ok(())
     }
 

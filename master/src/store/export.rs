@@ -16,6 +16,7 @@ use std::sync::Arc;
 use rfs_common::ids::LogPosition;
 
 use super::StoreError;
+use super::Table;
 use super::checkpoint::CheckpointError;
 use super::commit::Core;
 use super::format::{
@@ -219,8 +220,20 @@ impl ExportWriter {
     }
 }
 
+/// Another value for a record that says what no longer holds after a restore; nothing if it holds.
+pub type Amend<'a> = &'a dyn Fn(Table, &[u8]) -> Option<Vec<u8>>;
+
 /// Makes a store in a new folder from an export, with the export's cluster, position and records.
-pub fn restore(export: &Path, folder: &Path) -> Result<ExportReport, RestoreError> {
+#[cfg(test)]
+pub(crate) fn restore(export: &Path, folder: &Path) -> Result<ExportReport, RestoreError> {
+    restore_amended(export, folder, &|_, _| None)
+}
+
+/// Makes a store in a new folder from an export, with the export's cluster, position and records, some of them amended.
+///
+/// # Errors
+/// [`RestoreError`]; nothing is left in the folder then.
+pub fn restore_amended(export: &Path, folder: &Path, amend: Amend<'_>) -> Result<ExportReport, RestoreError> {
     // Read twice: nothing is made from an export that is not whole.
     let (head, report) = read_export(export, &mut |_, _| Ok(()))?;
     let beginning = Beginning { cluster: head.cluster, position: head.position };
@@ -229,7 +242,8 @@ pub fn restore(export: &Path, folder: &Path) -> Result<ExportReport, RestoreErro
         let mut group = Vec::new();
         let mut group_bytes = 0;
         let write = |group: &mut Vec<CapturedPage>| sled.write(group, &[]).map_err(io::Error::other);
-        read_export(export, &mut |id, page| {
+        read_export(export, &mut |id, mut page| {
+            amend_page(&id, &mut page, amend);
             group_bytes += page.record_bytes();
             group.push(CapturedPage::new(id, Arc::new(page)));
             if group_bytes >= GROUP_BYTES {
@@ -244,6 +258,17 @@ pub fn restore(export: &Path, folder: &Path) -> Result<ExportReport, RestoreErro
     };
     create_with(folder, &beginning, fill, |_| Ok(()))?;
     Ok(report)
+}
+
+fn amend_page(id: &PageId, page: &mut Page, amend: Amend<'_>) {
+    let amended = |index| {
+        let (key, value) = page.record(index);
+        Some((key.to_vec(), amend(id.table, value)?))
+    };
+    let changes: Vec<(Vec<u8>, Vec<u8>)> = (0..page.record_count()).filter_map(amended).collect();
+    for (key, value) in changes {
+        page.put(&key, &value);
+    }
 }
 
 /// Reads and checks a whole export, block by block.

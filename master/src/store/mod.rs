@@ -37,7 +37,9 @@ use std::time::Duration;
 use rfs_common::ids::LogPosition;
 
 pub use checkpoint::CheckpointError;
-pub use export::{ExportError, ExportReport, RestoreError, restore};
+#[cfg(test)]
+pub(crate) use export::restore;
+pub use export::{Amend, ExportError, ExportReport, RestoreError, restore_amended};
 pub use format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use open::CreateError;
 pub(crate) use open::IDENTITY_NAME;

@@ -32,6 +32,7 @@ function bytes(count) {
   return `${unit === 0 || count >= 100 ? Math.round(count) : count.toFixed(1)} ${units[unit]}`;
 }
 const number = (count) => Math.round(count).toLocaleString("en");
+const counted = (count, one, many) => `${number(count)} ${count === 1 ? one : many}`;
 function duration(ms) {
   const s = Math.floor(ms / 1000);
   if (s < 120) return `${s} s`;
@@ -45,7 +46,8 @@ const bar = (used, total) => {
   fill.style.width = `${share.toFixed(1)}%`;
   return element("span", { class: share >= 95 ? "bar full" : "bar", "aria-hidden": "true" }, fill);
 };
-const cell = (text, kind) => element("td", { class: kind }, text);
+// `name` stands before the value where the columns have no room.
+const cell = (text, kind, name) => element("td", { class: kind, "data-name": name }, text);
 const head = (...names) => element("thead", {}, element("tr", {}, names.map(([name, kind]) =>
   element("th", { scope: "col", class: kind }, name))));
 const none = (text) => [element("tbody", {}, element("tr", {}, element("td", { class: "quiet" }, text)))];
@@ -58,13 +60,13 @@ function figures(status) {
     element("div", {}, element("dt", {}, "Space used"),
       element("dd", {}, bytes(space.used), bar(space.used, space.total),
         element("small", {}, `of ${bytes(space.total)}; ${bytes(space.free)} free`))),
-    figure("Files", number(counts.files), `${bytes(counts.bytes)} in ${number(counts.directories)} directories`),
-    figure("Chunks", number(counts.chunks), `${number(counts.copies)} live copies`),
+    figure("Files", number(counts.files), `${bytes(counts.bytes)} in ${counted(counts.directories, "directory", "directories")}`),
+    figure("Chunks", number(counts.chunks), counted(counts.copies, "live copy", "live copies")),
     figure("Lacking copies", number(status.under_goal),
-      `${number(status.unavailable)} unreadable; ${number(status.repairs_running)} repairs running`),
+      `${number(status.unavailable)} unreadable; ${counted(status.repairs_running, "repair", "repairs")} running`),
     figure("Chunkservers", `${status.servers_up} of ${status.servers_known}`,
       `${status.volumes_in_service} of ${status.volumes_known} volumes`),
-    figure("Being written", number(status.unsettled), `${number(status.deletions_waiting)} deletions waiting`),
+    figure("Being written", number(status.unsettled), `${counted(status.deletions_waiting, "deletion", "deletions")} waiting`),
   ];
 }
 
@@ -76,7 +78,8 @@ function chunks(rows) {
   const at = (goal, live) => (rows.find((row) => row.goal === goal && row.copies === live) || { chunks: 0 }).chunks;
   const kind = (goal, live) => live >= goal ? (live > goal ? "" : "good") : live === 0 ? "bad" : "warn";
   return [
-    head(["goal"], ...copies.map((live) => [live === 1 ? "1 copy" : `${live} copies`, "number"])),
+    head(["goal"], ...copies.map((live) =>
+      [[String(live), element("span", { class: "wide-only" }, live === 1 ? " copy" : " copies")], "number"])),
     element("tbody", {}, goals.map((goal) => element("tr", {}, element("th", { scope: "row" }, String(goal)),
       copies.map((live) => {
         const count = at(goal, live);
@@ -132,11 +135,11 @@ function servers(rows) {
       cell("", "wide-only"),
       cell(server.server, "quiet wide-only"));
     const volumes = server.volumes.map((volume) => element("tr", { class: "volume" },
-      element("td", {}, volume.path),
+      element("td", { class: "whole-line" }, volume.path),
       element("td", { class: kind(volume.state) }, volume.state, volume.reason ? element("small", {}, ` ${volume.reason}`) : null),
       element("td", { class: "one-line" }, `${bytes(volume.total - volume.free)} of ${bytes(volume.total)}`,
         bar(volume.total - volume.free, volume.total)),
-      cell(`${number(volume.chunks)} chunks`, "one-line"),
+      cell(counted(volume.chunks, "chunk", "chunks"), "one-line"),
       cell(volume.storage_machine, "wide-only"),
       cell(scrubbed(volume.scrub), volume.scrub.found ? "warn wide-only" : "wide-only"),
       cell(volume.volume, "quiet wide-only")));
@@ -163,12 +166,12 @@ function sessions(rows) {
     head(["client"], ["mounted at"], ["leases", "number"], ["locks", "number"], ["operations", "number"],
       ["heard", "number"], ["version", "wide-only"]),
     element("tbody", {}, rows.map((session) => element("tr", {},
-      element("th", { scope: "row" }, session.host, element("small", { class: "quiet" }, ` ${session.address}`)),
-      cell(session.mount_point + (session.read_only ? " (read-only)" : "")),
-      cell(session.write_leases ? `${number(session.leases)} (${number(session.write_leases)} for writing)` : number(session.leases), "number"),
-      cell(number(session.locks), "number"),
-      cell(number(session.operations), "number"),
-      cell(`${duration(session.last_heard_ms)} ago`, "number"),
+      element("th", { scope: "row", class: "whole-line" }, session.host, element("small", { class: "quiet" }, ` ${session.address}`)),
+      cell(session.mount_point + (session.read_only ? " (read-only)" : ""), "whole-line"),
+      cell(session.write_leases ? `${number(session.leases)} (${number(session.write_leases)} for writing)` : number(session.leases), "number", "leases"),
+      cell(number(session.locks), "number", "locks"),
+      cell(number(session.operations), "number", "operations"),
+      cell(`${duration(session.last_heard_ms)} ago`, "number", "heard"),
       cell(session.version, "wide-only")))),
   ];
 }

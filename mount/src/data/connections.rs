@@ -172,9 +172,13 @@ impl Connections {
     fn connect(&self, place: &Place) -> Result<DataConnection, CallError> {
         if self.settings.local
             && let Ok(stream) = chunkserver_address(place.server).and_then(|address| Socket::connect_local(&address))
-            && let Ok(connection) = self.greet(place, stream)
         {
-            return Ok(connection);
+            match self.greet(place, stream) {
+                // Who does not answer here would not over TCP, and the wait would be twice as long.
+                Err(CallError::Wire(error)) if error.is_timeout() => return Err(error.into()),
+                Ok(connection) => return Ok(connection),
+                Err(error) => tracing::debug!(%error, %place.address, "a chunkserver on this host is asked over TCP"),
+            }
         }
         let stream = self
             .connect_stream(&place.address)

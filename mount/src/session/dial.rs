@@ -112,7 +112,9 @@ pub(super) fn join_slot(
         && let Ok(socket) = master_address(identity.master_start).and_then(|address| Socket::connect_local(&address))
     {
         match greet_over(options, Stream(Arc::new(socket)), "the master on this host", &hello) {
-            Err(ConnectError::Unreachable { .. } | ConnectError::NotMaster { .. }) => {}
+            // Who does not answer here would not over TCP, and the wait would be twice as long.
+            Err(ConnectError::NotMaster { source, .. }) if !source.is_timeout() => {}
+            Err(ConnectError::Unreachable { .. }) => {}
             answered => return answered,
         }
     }
