@@ -76,8 +76,13 @@ impl Daemon {
         }
         let peers = Peers::new(config.chain_connect_deadline.get(), config.chain_answer_deadline.get());
         let shared = Arc::new(Shared { volumes: volumes.clone(), peers });
-        let local = listen_locally(&shared);
-        let port = Port::start(listener, local, Arc::clone(&shared), config.connections_max, Arc::clone(clock))?;
+        let port = Port::start(
+            listener,
+            listen_locally(&shared),
+            Arc::clone(&shared),
+            config.connections_max,
+            Arc::clone(clock),
+        )?;
         let local = start_local_port(&shared, clock);
         tracing::info!(address = %port.address(), volumes = config.data.len(), "chunkserver serves data");
         if let Some(run_dir) = &config.run_dir {
@@ -121,7 +126,10 @@ impl Daemon {
 
 /// Without it, clients of this host use the data port like others.
 fn listen_locally(shared: &Shared) -> Option<UnixListener> {
-    let (_, server) = shared.volumes.owner()?;
+    let Some((_, server)) = shared.volumes.owner() else {
+        tracing::warn!("no volume is readable yet: programs of this host use TCP until the next start");
+        return None;
+    };
     let listening = chunkserver_address(server).and_then(|address| socket::listen(&address));
     listening.inspect_err(|error| tracing::warn!(%error, "there is no socket for this host; TCP serves")).ok()
 }

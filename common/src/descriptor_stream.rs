@@ -82,7 +82,7 @@ impl Read for DescriptorStream {
         let got = recvmsg(&self.stream, &mut [IoSliceMut::new(into)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                // One at most fits; others are closed.
+                // Others than the last are closed.
                 self.incoming = descriptors.last().or(self.incoming.take());
             }
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendmsg};
 
-use crate::ids::ServerId;
+use crate::ids::{ClusterId, ServerId};
 
 /// Where a chunkserver takes data connections of its own host.
 ///
@@ -35,12 +35,12 @@ pub fn files_address(server: ServerId) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("rfs-chunkserver-{server}-files"))
 }
 
-/// Where a master takes clients of its own host: by the number of its start, which nobody can know before it.
+/// Where a master takes clients of its own host: each of its starts has another name.
 ///
 /// # Errors
 /// As for [`chunkserver_address`].
-pub fn master_address(master_start: u64) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("rfs-master-{master_start:016x}"))
+pub fn master_address(cluster: ClusterId, master_start: u64) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("rfs-master-{cluster}-{master_start}"))
 }
 
 /// Listens there.
@@ -276,7 +276,7 @@ mod tests {
         let (client, server) = (Socket::tcp(client).unwrap(), Socket::tcp(listener.accept().unwrap().0).unwrap());
         assert!(!client.is_local());
         check(client, server);
-        let address = master_address(u64::from(std::process::id())).unwrap();
+        let address = master_address(ClusterId::new(1), u64::from(std::process::id())).unwrap();
         let listener = listen(&address).unwrap();
         let client = Socket::connect_local(&address).unwrap();
         let server = Socket::local(listener.accept().unwrap().0).unwrap();
@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn who_does_not_accept_is_not_waited_for() {
-        let address = master_address(u64::from(std::process::id()) | 1 << 40).unwrap();
+        let address = master_address(ClusterId::new(2), u64::from(std::process::id())).unwrap();
         let _listener = listen(&address).unwrap();
         let mut waiting = Vec::new();
         let refused = loop {

@@ -92,7 +92,7 @@ fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> any
     let Sockets { clients, cluster: cluster_socket, web, metrics } = sockets;
     let names = config.web_names.clone();
     start_services(&runtime, &engine, &gatherer, (cluster_socket, web, metrics), names, shutdown)?;
-    let local = master_address(engine.master_start()).and_then(|address| socket::listen(&address));
+    let local = master_address(cluster, engine.master_start()).and_then(|address| socket::listen(&address));
     let local = local.inspect_err(|error| tracing::warn!(%error, "there is no socket for this host; TCP serves")).ok();
     let sessions = SessionServer::start(clients, local, Arc::clone(&engine), config.listener_config(), announced)
         .context("cannot serve clients")?;

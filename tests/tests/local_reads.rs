@@ -62,3 +62,28 @@ fn files_that_are_not_read_any_more_are_closed() {
     let closed = cluster.wait(Duration::from_secs(40), || held_anywhere(&cluster, &mount).is_empty());
     assert!(closed, "the chunk could be removed, and its space would not be free");
 }
+
+/// Connections of Unix sockets that were made to names which begin so, in this network namespace.
+fn connections_to(name: &str) -> usize {
+    const CONNECTED: &str = "03";
+    let sockets = fs::read_to_string("/proc/net/unix").expect("the list of sockets");
+    let is_one = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(5) == Some(&CONNECTED) && fields.get(7).is_some_and(|path| path.starts_with(name))
+    };
+    sockets.lines().filter(is_one).count()
+}
+
+#[test]
+fn programs_of_one_host_meet_over_unix_sockets_unless_told_not_to() {
+    let cluster = Cluster::start().expect("a cluster");
+    let master = format!("@rfs-master-{}", cluster.status().expect("status")["cluster"].as_str().expect("its id"));
+    let other = cluster.mount_with(&["-o", "nolocal"]).expect("a mount that uses TCP");
+    fs::write(other.path().join("file"), b"bytes").expect("written");
+    assert_eq!(connections_to(&master), 0);
+    let mount = cluster.mount().expect("a mount");
+    fs::write(mount.path().join("another"), b"more bytes").expect("written");
+    assert_eq!(fs::read(mount.path().join("file")).expect("read"), b"bytes");
+    assert!(connections_to(&master) > 0, "{}", fs::read_to_string("/proc/net/unix").expect("the list"));
+    assert!(connections_to("@rfs-chunkserver-") > 0);
+}

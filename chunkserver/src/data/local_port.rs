@@ -4,7 +4,7 @@
 //! What always holds: who is not root or this user is given nothing; a file that is given away can only be read from; when a
 //! volume goes out of service, or the daemon ends, its connections end, which is the client's sign to close what it was given, so
 //! that the filesystem can be unmounted. What was given away says nothing about whether bytes are right: the reader
-//! has the hashes, and the lease under which the chunk is not written (docs/protocol.md, section 5).
+//! has the hashes, and the lease under which the chunk is not written (docs/protocol.md, "Copies on the client's own host").
 
 use std::collections::HashMap;
 use std::io;
@@ -34,6 +34,8 @@ use crate::volume::store::Volume;
 const CONNECTIONS_MAX: usize = 256;
 /// How long a client may take for a request once it has begun, or to take the answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// How long the end of the daemon waits for clients to close files.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// How often a connection without requests looks whether its volume is still in service.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -77,7 +79,7 @@ impl LocalPort {
         Ok(LocalPort { inner, listener })
     }
 
-    /// Ends every connection, and takes no more.
+    /// Takes no more connections, and ends those there are: each client has a moment to close the files that it was given.
     pub fn stop(&self) {
         self.inner.stop.request();
         // Wakes the thread that accepts.
@@ -85,9 +87,14 @@ impl LocalPort {
             tracing::debug!(%error, "the local socket had ended by itself");
         }
         for stream in self.inner.connections().values() {
-            if let Err(error) = stream.shutdown(std::net::Shutdown::Both) {
+            // The client's end comes back when it has closed the files.
+            if let Err(error) = stream.shutdown(std::net::Shutdown::Write) {
                 tracing::trace!(%error, "a local connection had ended by itself");
             }
+        }
+        let deadline = self.inner.clock.monotonic() + STOP_LIMIT;
+        while !self.inner.connections().is_empty() && self.inner.clock.monotonic() < deadline {
+            self.inner.clock.sleep(Duration::from_millis(1));
         }
     }
 }
@@ -95,8 +102,12 @@ impl LocalPort {
 impl Inner {
     fn accept(self: &Arc<Self>, listener: &UnixListener) {
         while !self.stop.is_requested() {
-            let taken = listener.accept().and_then(|(stream, _)| self.take(stream));
-            if let Err(error) = taken
+            let accepted = listener.accept().map(|(stream, _)| DescriptorStream::new(stream));
+            if accepted.as_ref().is_ok_and(|stream| !stream.is_trusted().unwrap_or(false)) {
+                tracing::debug!("a local connection of another user was closed");
+                continue;
+            }
+            if let Err(error) = accepted.and_then(|stream| self.take(stream))
                 && !self.stop.is_requested()
             {
                 tracing::warn!(%error, "a local connection could not be served");
@@ -105,12 +116,8 @@ impl Inner {
         }
     }
 
-    fn take(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
+    fn take(self: &Arc<Self>, stream: DescriptorStream) -> io::Result<()> {
         let (number, handle) = (self.next.fetch_add(1, Ordering::Relaxed), stream.try_clone()?);
-        let stream = DescriptorStream::new(stream);
-        if !stream.is_trusted()? {
-            return Err(io::Error::other("the client is neither root's nor this daemon's user"));
-        }
         stream.set_timeout(REQUEST_LIMIT)?;
         {
             let mut connections = self.connections();
@@ -128,7 +135,7 @@ impl Inner {
     }
 
     fn serve(&self, number: u64, stream: DescriptorStream) {
-        if let Err(error) = (Served { shared: &self.shared, stop: &self.stop }).serve(Connection::new(stream)) {
+        if let Err(error) = (Serving { shared: &self.shared, stop: &self.stop }).serve(Connection::new(stream)) {
             tracing::debug!(%error, "a local connection ended");
         }
         self.connections().remove(&number);
@@ -139,23 +146,24 @@ impl Inner {
     }
 }
 
-struct Served<'port> {
+struct Serving<'port> {
     shared: &'port Shared,
     stop: &'port Shutdown,
 }
 
-impl Served<'_> {
+impl Serving<'_> {
     fn serve(&self, mut connection: Connection<DescriptorStream>) -> Result<(), WireError> {
         let Some(volume) = self.hello(&mut connection)? else { return Ok(()) };
-        while !self.stop.is_requested() {
-            if wait_for_request(connection.stream())? {
-                let header = connection.receive_head(&REQUEST)?;
-                self.open_copy(&mut connection, &header, &volume)?;
-            } else if volume.upgrade().is_none_or(|volume| volume.is_out()) {
+        loop {
+            let came = wait_for_request(connection.stream())?;
+            if volume.upgrade().is_none_or(|volume| volume.is_out()) || !came && self.stop.is_requested() {
                 return Ok(());
             }
+            if came {
+                let header = connection.receive_head(&REQUEST)?;
+                self.open_copy(&mut connection, &header, &volume)?;
+            }
         }
-        Ok(())
     }
 
     /// The volume that the connection is for. It is not held: one that is out is to be let go of.

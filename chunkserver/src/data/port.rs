@@ -119,6 +119,10 @@ impl Inner {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_for_connection(&listener),
+                // Some other user's program: it is closed, and costs nobody else anything.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    tracing::debug!(%error, "a local connection was closed");
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the data port could not accept a connection; trying again");
                     self.clock.sleep(Duration::from_millis(50));

@@ -308,6 +308,10 @@ impl Volume {
     /// # Errors
     /// [`Fault`].
     pub fn open_for_reader(&self, chunk: ChunkId, version: ChunkVersion) -> Result<OpenedCopy, Fault> {
+        // Nobody is to wait for a copy whose lock is held by what hangs.
+        if self.gate.is_stalled() {
+            return Err(Fault::Timeout);
+        }
         let result = self.copy_in_service(chunk).and_then(|copy| copy.open_for_reader(version));
         self.noted(chunk, version, result)
     }

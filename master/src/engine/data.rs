@@ -222,6 +222,7 @@ impl Turn<'_> {
         let chunk = reference.chunk_id();
         let Some(record) = transaction.chunk(chunk)? else { return Ok(None) };
         let state = self.state();
+        state.settle_left_open();
         let in_hand = state.is_settling(chunk) || state.grants.get(chunk).is_some();
         if in_hand || record.is_pending() || !record.is_settled() || state.leases.writer(inode).is_some() {
             return Ok(None);

@@ -186,6 +186,10 @@ impl Shared {
             }
             match accepted {
                 Ok((stream, peer)) => self.admit(stream, peer),
+                // Some other user's program: it is closed, and costs nobody else anything.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    tracing::debug!(%error, "a local connection was closed");
+                }
                 Err(error) => {
                     // Out of descriptors, most likely: connections that end will free some.
                     self.engine.report(Severity::Warning, format!("a client connection was not accepted: {error}"));

@@ -56,7 +56,7 @@ fn is_closed(connection: &Connection<TcpStream>) -> bool {
 
 #[test]
 fn who_comes_from_this_host_is_served_over_a_unix_socket() {
-    let address = rfs_common::socket::master_address(u64::from(std::process::id())).unwrap();
+    let address = rfs_common::socket::master_address(ClusterId::new(1), u64::from(std::process::id())).unwrap();
     let server = server_with(Some(rfs_common::socket::listen(&address).unwrap()));
     let connect = || {
         let socket = Socket::connect_local(&address).unwrap();

@@ -120,9 +120,11 @@ fn scattered_small_writes_travel_together() {
 #[test]
 fn an_acknowledged_rewrite_replaces_what_was_cached() {
     let master = FakeMaster::new(2, 2);
-    let file = start(&master).file(INODE);
+    let path = start(&master);
+    let file = path.file(INODE);
     file.write(0, &[1; 50_000], 0).unwrap();
     file.flush().unwrap();
+    assert_eq!(path.reader.local.writes(), 1, "files of copies on this host are forgotten with the grant");
     assert_eq!(read(&file, 20_000, 100, 0).unwrap(), [1; 100]);
     file.write(20_000, &[2; 100], 0).unwrap();
     file.flush().unwrap();

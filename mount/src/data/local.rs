@@ -4,7 +4,8 @@
 //! The chunkserver hands over the file of a copy with the hashes of its leaves (`OpenCopy` of data.proto). What always holds:
 //! - A byte handed out matches the hash that the chunkserver had in memory when nobody was writing the chunk, under a
 //!   lease which sees to it that nobody else does since. Before this client writes a chunk it forgets the chunk's files.
-//! - Nothing here waits for a disk (`RWF_NOWAIT`): what is not in memory is asked of the chunkserver, which has deadlines.
+//! - Nothing here waits for bytes from a disk (`RWF_NOWAIT`): what is not in memory is asked of the chunkserver, which has
+//!   deadlines. The kernel may begin to read ahead for the caller, and only hands that to the disk's queue.
 //! - Files are closed when the chunkserver ends the connection, because it stops or lets its volume go, and after a while without
 //!   use: the chunk may have been removed.
 //!
@@ -39,7 +40,7 @@ const CHUNK_BYTES_MIN: u32 = 2 << 20;
 /// Files of one volume that are kept open.
 const COPIES_MAX: usize = 128;
 /// How long a chunkserver may take to hand a file over.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// How long a volume that cannot be read so, or a copy that was refused, is not asked again.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 /// A file that was not read for so long is closed.
@@ -134,18 +135,25 @@ impl LocalCopies {
     /// This client is about to write the chunk: its hashes will be others, under the same version.
     pub(crate) fn forget_chunk(&self, chunk: ChunkId) {
         self.writes.fetch_add(1, Ordering::AcqRel);
-        for link in locked(&self.volumes).values() {
-            if let Link::Connected(volume) = link {
-                locked(&volume.copies).retain(|(of, _), _| *of != chunk);
-            }
+        let connected: Vec<_> = locked(&self.volumes).values().filter_map(Link::connected).collect();
+        for volume in connected {
+            volume.drop_copies(|(of, _), _| *of == chunk);
         }
+    }
+
+    /// How often chunks were forgotten.
+    #[cfg(test)]
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Acquire)
     }
 
     /// The copy was not what it should be: the next read asks for it again, after a while.
     pub(crate) fn refuse(&self, place: &Place, chunk: &ChunkPlaces) {
-        if let Some(Link::Connected(volume)) = locked(&self.volumes).get(&(place.server, place.volume)) {
+        let connected = locked(&self.volumes).get(&(place.server, place.volume)).and_then(Link::connected);
+        if let Some(volume) = connected {
             let until = self.clock.monotonic() + REFUSED_FOR;
-            locked(&volume.copies).insert((chunk.chunk, chunk.version), Known::Refused(until));
+            let before = locked(&volume.copies).insert((chunk.chunk, chunk.version), Known::Refused(until));
+            drop(before);
         }
     }
 
@@ -170,8 +178,11 @@ impl LocalCopies {
             volumes: Arc::clone(&self.volumes),
             clock: Arc::clone(&self.clock),
         };
-        background::spawn("local-watch", move || watch.run(&watched)).ok()?;
         locked(&self.volumes).insert(key, Link::Connected(Arc::clone(&volume)));
+        if background::spawn("local-watch", move || watch.run(&watched)).is_err() {
+            locked(&self.volumes).insert(key, Link::Nothing(now + REFUSED_FOR));
+            return None;
+        }
         Some(volume)
     }
 
@@ -202,22 +213,20 @@ impl LocalCopies {
         };
         let writes = self.writes.load(Ordering::Acquire);
         let opened = asking.open(place.volume, key);
-        let mut copies = locked(&volume.copies);
         let Ok(Some(copy)) = opened else {
             if let Err(error) = opened {
                 // The watching thread sees the end of the connection, and clears up.
                 tracing::debug!(%place.address, %error, "a copy's file was not handed over");
                 asking.end();
             }
-            copies.insert(key, Known::Refused(now + REFUSED_FOR));
+            volume.keep(key, Known::Refused(now + REFUSED_FOR));
             return None;
         };
         let copy = Arc::new(LocalCopy { used_ms: AtomicU64::new(now.since_start().as_millis() as u64), ..copy });
         if self.writes.load(Ordering::Acquire) != writes {
             return None;
         }
-        make_room(&mut copies);
-        copies.insert(key, Known::Open(Arc::clone(&copy)));
+        volume.keep(key, Known::Open(Arc::clone(&copy)));
         Some(copy)
     }
 }
@@ -233,17 +242,36 @@ impl Drop for LocalCopies {
     }
 }
 
-/// Drops the file that was not read for longest if there are too many.
-fn make_room(copies: &mut HashMap<CopyKey, Known>) {
-    if copies.len() < COPIES_MAX {
-        return;
+impl Link {
+    fn connected(&self) -> Option<Arc<Connected>> {
+        match self {
+            Link::Connected(volume) => Some(Arc::clone(volume)),
+            Link::Nothing(_) => None,
+        }
     }
-    let used = |known: &Known| match known {
-        Known::Open(copy) => copy.used_ms.load(Ordering::Relaxed),
-        Known::Refused(_) => 0,
-    };
-    if let Some(oldest) = copies.iter().min_by_key(|(_, known)| used(known)).map(|(key, _)| *key) {
-        copies.remove(&oldest);
+}
+
+/// Files are closed without the lock: a hung volume may hold up even that.
+impl Connected {
+    /// Keeps what is known of a copy, instead of the one that was not read for longest if there are too many.
+    fn keep(&self, key: CopyKey, known: Known) {
+        let used = |known: &Known| match known {
+            Known::Open(copy) => copy.used_ms.load(Ordering::Relaxed),
+            Known::Refused(_) => 0,
+        };
+        let mut copies = locked(&self.copies);
+        let oldest = copies.iter().min_by_key(|(_, known)| used(known)).map(|(key, _)| *key);
+        let dropped = oldest.filter(|_| copies.len() >= COPIES_MAX).and_then(|key| copies.remove(&key));
+        let before = copies.insert(key, known);
+        drop(copies);
+        drop((dropped, before));
+    }
+
+    fn drop_copies(&self, is_to_go: impl Fn(&CopyKey, &Known) -> bool) {
+        let mut copies = locked(&self.copies);
+        let dropped: Vec<_> = copies.extract_if(|key, known| is_to_go(key, known)).collect();
+        drop(copies);
+        drop(dropped);
     }
 }
 
@@ -338,18 +366,19 @@ impl Watch {
             volumes.insert(self.key, Link::Nothing(self.clock.monotonic() + REFUSED_FOR));
         }
         drop(volumes);
-        locked(&self.volume.copies).clear();
+        self.volume.drop_copies(|_, _| true);
+        // The chunkserver waits for this end as the sign that the files are closed.
+        locked(&self.volume.asking).end();
     }
 
     fn close_unused(&self) {
         let now = self.clock.monotonic();
-        let is_used = |known: &Known| match known {
+        self.volume.drop_copies(|_, known| match known {
             Known::Open(copy) => {
-                now.since_start() < Duration::from_millis(copy.used_ms.load(Ordering::Relaxed)) + UNUSED_MAX
+                now.since_start() >= Duration::from_millis(copy.used_ms.load(Ordering::Relaxed)) + UNUSED_MAX
             }
-            Known::Refused(until) => now < *until,
-        };
-        locked(&self.volume.copies).retain(|_, known| is_used(known));
+            Known::Refused(until) => now >= *until,
+        });
     }
 }
 

@@ -12,7 +12,7 @@ use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaf, leaves_of};
 use rfs_proto::data::{self, Status};
 use thiserror::Error;
 
-use super::connections::{CallError, Connections, DataConnection};
+use super::connections::{CallError, Connections, DataConnection, out_of_place};
 use super::local::{LocalCopies, LocalRead};
 use super::places::{ChunkPlaces, CopyFailure, FileMaster, Place};
 use super::settings::DataSettings;
@@ -104,8 +104,8 @@ impl Reader {
         if read == LocalRead::NotInMemory && wanted >= INTO_MEMORY_BYTES_MIN {
             let request = data::Read { into_memory: true, ..read_request(place, chunk, offset, wanted as u32) };
             let timeout = self.settings.read_timeout;
-            let asked = self.connections.with(place, timeout, |connection| exchange(connection, &request, &mut []));
-            if !matches!(asked, Ok(Answer::InMemory)) {
+            let asked = self.connections.with(place, timeout, |connection| read_into_memory(connection, &request));
+            if !matches!(asked, Ok(Status::Ok)) {
                 return false;
             }
             read = copy.read(offset, wanted, buffers);
@@ -132,7 +132,7 @@ impl Reader {
                 .connections
                 .with(place, self.settings.read_timeout, |connection| exchange(connection, &request, buffers));
             match answer {
-                Ok(Answer::Good | Answer::InMemory) => return Ok(()),
+                Ok(Answer::Good) => return Ok(()),
                 Ok(Answer::WrongVersion) => verdict = ReadError::WrongVersion,
                 Ok(Answer::Bad(failure)) => self.master.report_bad_copy(chunk.chunk, chunk.version, failure(place)),
                 Ok(Answer::Away) => self.connections.failed(place),
@@ -147,8 +147,6 @@ impl Reader {
 enum Answer {
     /// The buffers hold verified bytes.
     Good,
-    /// The bytes are in the system's memory, as was asked.
-    InMemory,
     WrongVersion,
     /// To be reported: the copy exists on a volume in service but its bytes cannot be had.
     Bad(Box<dyn Fn(&Place) -> CopyFailure>),
@@ -171,6 +169,16 @@ fn bad(errno: Errno, reason: String) -> Answer {
     Answer::Bad(Box::new(move |place| place.failure(errno, reason.clone())))
 }
 
+/// Has the bytes read from the disk, and nothing sent.
+fn read_into_memory(connection: &mut DataConnection, request: &data::Read) -> Result<Status, CallError> {
+    let id = connection.send(request, &[])?;
+    let (reply, header) = connection.receive_head::<data::Read>(id)?;
+    match header.payload_bytes {
+        0 => Ok(reply.result.unwrap_or_default().status()),
+        _ => Err(out_of_place(header.frame_type)),
+    }
+}
+
 fn exchange(
     connection: &mut DataConnection,
     request: &data::Read,
@@ -180,9 +188,6 @@ fn exchange(
     let (reply, header) = connection.receive_head::<data::Read>(id)?;
     let result = reply.result.clone().unwrap_or_default();
     let payload = header.payload_bytes as usize;
-    if result.status() == Status::Ok && request.into_memory && payload == 0 {
-        return Ok(Answer::InMemory);
-    }
     if result.status() == Status::Ok && payload <= request.length as usize {
         receive_parts(connection, payload, buffers)?;
         return Ok(judge(&reply, request, payload, buffers));

@@ -18,6 +18,7 @@ use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::frame::FrameType;
 use rfs_proto::session::{Answered, ClientInfo, ConnectionRole, Failure, Hello, HelloReply};
 use rfs_proto::wire::{Connection, Envelope};
+use tracing::debug;
 
 use super::error::{ConnectError, shown};
 use super::{Identity, SessionOptions};
@@ -109,13 +110,17 @@ pub(super) fn join_slot(
 ) -> Result<Greeted, ConnectError> {
     let hello = Hello { role: ConnectionRole::Operations.into(), slot, ..joining(cluster, identity) };
     if options.local
-        && let Ok(socket) = master_address(identity.master_start).and_then(|address| Socket::connect_local(&address))
+        && let Ok(socket) =
+            master_address(cluster, identity.master_start).and_then(|address| Socket::connect_local(&address))
     {
         match greet_over(options, Stream(Arc::new(socket)), "the master on this host", &hello) {
+            Ok(greeted) => return Ok(greeted),
             // Who does not answer here would not over TCP, and the wait would be twice as long.
-            Err(ConnectError::NotMaster { source, .. }) if !source.is_timeout() => {}
-            Err(ConnectError::Unreachable { .. }) => {}
-            answered => return answered,
+            Err(ConnectError::NotMaster { endpoint, source }) if source.is_timeout() => {
+                return Err(ConnectError::NotMaster { endpoint, source });
+            }
+            // What a refusal means is for the master to say that the endpoint names.
+            Err(error) => debug!(%error, "the master is asked over TCP"),
         }
     }
     greet_any(options, &hello)
