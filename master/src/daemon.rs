@@ -130,7 +130,7 @@ fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> any
 /// # Errors
 /// With the command that makes one.
 pub fn require_store(folder: &Path) -> anyhow::Result<()> {
-    if folder.join(crate::store::IDENTITY_NAME).exists() {
+    if crate::store::is_store(folder) {
         return Ok(());
     }
     let shown = folder.display();
@@ -142,7 +142,22 @@ pub fn require_store(folder: &Path) -> anyhow::Result<()> {
 
 fn open_store(config: &MasterConfig, clock: SharedClock) -> anyhow::Result<Store> {
     let opened = Store::open(&config.data, config.store_options(), clock);
-    opened.map_err(|error: OpenError| anyhow::Error::new(error).context("the metadata cannot be opened"))
+    opened.map_err(|error: OpenError| {
+        let is_damaged = matches!(error, OpenError::Damaged { .. } | OpenError::Pages(_));
+        let error = anyhow::Error::new(error).context("the metadata cannot be opened");
+        if is_damaged { error.context(way_back(&config.exports_config().folder)) } else { error }
+    })
+}
+
+/// What to type when the metadata is damaged, with the newest export.
+pub fn way_back(exports: &Path) -> String {
+    match crate::exports::newest(exports) {
+        Some(export) => format!(
+            "if it stays so, make a new folder from the newest export: mfs-master restore {} NEW-FOLDER",
+            export.display()
+        ),
+        None => format!("there is no export in {} to restore from", exports.display()),
+    }
 }
 
 fn start_workers(

@@ -21,7 +21,9 @@ mod log_recovery;
 mod open;
 mod page;
 mod pages;
+mod sled_format;
 mod sled_pages;
+mod sled_survey;
 mod sled_sync;
 mod space;
 mod verify;
@@ -37,10 +39,10 @@ use std::time::Duration;
 use rfs_common::ids::LogPosition;
 
 pub use checkpoint::CheckpointError;
-pub use export::{ExportError, ExportReport, RestoreError, restore};
+pub use export::{ExportError, ExportReport, RestoreError, restore, restore_with};
 pub use format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use open::CreateError;
-pub(crate) use open::IDENTITY_NAME;
+pub(crate) use open::is_store;
 
 use commit::Core;
 use log::locked;
@@ -432,6 +434,10 @@ impl std::fmt::Debug for Store {
 #[cfg(test)]
 #[path = "store_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "damage_test.rs"]
+mod damage_tests;
 
 #[cfg(test)]
 #[path = "space_test.rs"]
