@@ -258,9 +258,9 @@ pub struct Verified {
 /// One thing that [`Store::verify`] found wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// In which file, or folder of sled's.
+    /// In which file.
     pub file: PathBuf,
-    /// Where in it; 0 for sled's, whose message names the page.
+    /// Where in it.
     pub offset: u64,
     /// What is wrong.
     pub what: String,

@@ -324,6 +324,8 @@ impl Surveyor<'_> {
                     format!("a message of sled's log is not whole; the next one that is stands at {next}"),
                 );
             }
+            // Just behind the last message: that is how sled lengthens its file.
+            None if tip && segment.at == segment.bytes.len() => {}
             None if reason == NoMessage::CutShort => self.suspect(offset, "the file ends within sled's log"),
             None if !tip => self.suspect(offset, "the rest of a segment of sled's log is not whole"),
             None if reason == NoMessage::Broken => self.suspect(offset, "the end of sled's log is not whole"),
@@ -467,11 +469,8 @@ fn apply(pages: &mut Vec<SledPage>, number: LogNumber, offset: u64, message: &Me
     match &mut pages[page] {
         _ if message.kind == MessageKind::Free => pages[page] = SledPage::Free(piece),
         _ if is_base => pages[page] = SledPage::Present(vec![piece]),
-        SledPage::Present(pieces) => {
-            if pieces.last().is_none_or(|last| last.number < number) {
-                pieces.push(piece);
-            }
-        }
+        SledPage::Present(pieces) if pieces.last().is_none_or(|last| last.number < number) => pieces.push(piece),
+        SledPage::Present(_) => {}
         // A change of a page that was moved to a later segment.
         _ if is_new => drop(pages.pop()),
         _ => {}
