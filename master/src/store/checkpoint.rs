@@ -141,7 +141,7 @@ impl Core {
         let opening_reserve = locked(&self.opening_reserve);
         let reopened = self.pages.sled.reopen(|| {
             // What cannot be given up is no reason not to try.
-            let _ = opening_reserve.make_room(0, 0);
+            let _ = opening_reserve.give_half();
         });
         let _ = opening_reserve.fill();
         reopened

@@ -21,7 +21,7 @@ pub(crate) const RESERVE_NAME: &str = "reserve";
 /// The opening reserve's file.
 pub(crate) const OPENING_RESERVE_NAME: &str = "opening-reserve";
 /// What sled writes when it is opened: its snapshot, some 30 bytes for each page, and what it goes on with.
-const OPENING_BYTES_MIN: u64 = 2 << 20;
+const OPENING_BYTES_MIN: u64 = 3 << 20;
 const OPENING_BYTES_MAX: u64 = 64 << 20;
 /// A reserve that does not fit is taken in so many steps.
 const RESERVE_PARTS: u64 = 16;
@@ -104,6 +104,18 @@ impl Reserve {
         match File::options().write(true).open(self.path()) {
             Ok(file) => file.set_len(0).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Reserve {
+    /// Makes room for opening sled again in a process that runs. Half of the reserve stays, for the next start.
+    pub(crate) fn give_half(&self) -> io::Result<()> {
+        match File::options().write(true).open(self.path()) {
+            Ok(file) if file.metadata()?.len() > self.bytes / 2 => file.set_len(self.bytes / 2),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
     }
