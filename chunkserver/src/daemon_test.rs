@@ -543,8 +543,11 @@ fn verify_names_what_is_wrong() {
     let found = crate::verify::verify(&folder).unwrap();
     let problems: Vec<(u64, &str)> = found.bad.iter().map(|bad| (bad.chunk, bad.problem.as_str())).collect();
     assert_eq!(problems.len(), 2, "{problems:?}");
-    assert!(problems[0].0 == 1 && problems[0].1.contains("checksum"), "{problems:?}");
-    assert!(problems[1].0 == 2 && problems[1].1.ends_with("hashes: 1"), "{problems:?}");
+    assert!(problems[0].0 == 1 && problems[0].1.starts_with("bytes 0 to 252: "), "{problems:?}");
+    assert!(
+        problems[1].0 == 2 && problems[1].1.ends_with("hashes: 1 (data at byte 163840, hash at byte 288)"),
+        "{problems:?}"
+    );
     assert!(crate::verify::verify(&folder.join("chunks")).is_err());
 }
 

@@ -12,9 +12,11 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use rfs_common::folder_lock::FolderLock;
 use rfs_common::ids::ChunkId;
+use rfs_common::leaf::LEAF_BYTES;
 use serde::Serialize;
 
 use crate::chunk::copy::{ChunkCopy, OpenFault};
+use crate::chunk::format::{data_at, leaf_hash_at};
 use crate::chunk::on_disk::{Comparison, DiskReader};
 use crate::volume::identity::Identity;
 use crate::volume::scan::{count_lost, for_each_chunk};
@@ -113,10 +115,10 @@ fn check(chunk: ChunkId, path: &Path, reader: &mut DiskReader, found: &mut Verif
     if copy.is_bad() {
         problems.push("a write or sync of it failed before".to_owned());
     }
-    let end = crate::chunk::format::data_at(held.data_length);
+    let end = data_at(held.data_length);
     let length = fs::metadata(path)?.len();
     if held.data_length > 0 && length < end {
-        problems.push(format!("the file ends {} bytes before its data does", end - length));
+        problems.push(format!("the file ends at byte {length}, {} bytes before its data does", end - length));
     }
     if let Ok(Comparison::Differs(reason)) = copy.compare_header_on_disk(reader)
         && !held.bad
@@ -138,7 +140,11 @@ fn check(chunk: ChunkId, path: &Path, reader: &mut DiskReader, found: &mut Verif
 }
 
 fn first_few(leaves: &[u32]) -> String {
-    let shown: Vec<String> = leaves.iter().take(8).map(ToString::to_string).collect();
+    let place = |leaf: &u32| {
+        let (data, hash) = (data_at(leaf * LEAF_BYTES as u32), leaf_hash_at(*leaf));
+        format!("{leaf} (data at byte {data}, hash at byte {hash})")
+    };
+    let shown: Vec<String> = leaves.iter().take(8).map(place).collect();
     let more = if leaves.len() > shown.len() { ", ..." } else { "" };
     format!("{}{more}", shown.join(", "))
 }

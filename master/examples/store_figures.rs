@@ -59,7 +59,7 @@ fn measure(folder: &Path, records: u64) -> anyhow::Result<()> {
     let report = store.export(&export)?;
     row(&format!("export, {} MiB", report.bytes >> 20), format!("{:?}", clock.monotonic().since(began)));
     let began = clock.monotonic();
-    restore_amended(&export, &folder.join("restored"), &|_, _| None)?;
+    restore_amended(&export, &folder.join("restored"), &|_, _| None, &|_| {})?;
     row("restore", format!("{:?}", clock.monotonic().since(began)));
     Ok(())
 }

@@ -5,9 +5,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use rfs_common::clock::SystemClock;
 use rfs_common::folder_lock::FolderLock;
 use rfs_common::ids::{ClusterId, Goal};
@@ -24,6 +26,9 @@ use crate::store::{Store, StoreOptions, Verified, restore_amended};
 
 /// Status of `check` when it found something.
 const FOUND_SOMETHING: u8 = 3;
+
+/// How often a bar without an end is drawn.
+const BAR_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The rfs master: names, attributes, and where every file's data is
 #[derive(Debug, Parser)]
@@ -159,13 +164,16 @@ fn init(dir: &Path, goal: u8, owner: (u32, u32)) -> anyhow::Result<()> {
 fn check_folder(dir: &Path) -> anyhow::Result<ExitCode> {
     daemon::require_store(dir)?;
     let _lock = FolderLock::acquire(dir)?;
-    let Verified { damages, torn_end } = Store::verify(dir)?;
+    let bar = bar_of(verified_bytes(dir));
+    let verified = Store::verify_with(dir, &mut |bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    let Verified { damages, torn_end } = verified?;
     for damage in &damages {
         say(&format!("{} at byte {}: {}", damage.file.display(), damage.offset, damage.what))?;
     }
     if !damages.is_empty() {
         let damages = if damages.len() == 1 { "1 damage".to_owned() } else { format!("{} damages", damages.len()) };
-        say(&format!("{damages}: restore the metadata from an export (mfs-master restore)"))?;
+        say(&format!("{damages}: {}", daemon::way_back(&dir.join("exports"))))?;
         return Ok(ExitCode::from(FOUND_SOMETHING));
     }
     if let Some((position, torn)) = torn_end {
@@ -178,7 +186,11 @@ fn check_folder(dir: &Path) -> anyhow::Result<ExitCode> {
         ))?;
     }
     let store = Store::open(dir, StoreOptions::default(), SystemClock::shared())?;
-    let report = check(&store)?;
+    let bar = ProgressBar::new_spinner().with_message("comparing the records with each other");
+    bar.enable_steady_tick(BAR_INTERVAL);
+    let report = check(&store);
+    bar.finish_and_clear();
+    let report = report?;
     report.findings.iter().try_for_each(|finding| say(finding))?;
     let findings = report.findings.len() as u64 + report.findings_left_out;
     let counted = report.counted;
@@ -189,8 +201,28 @@ fn check_folder(dir: &Path) -> anyhow::Result<ExitCode> {
     Ok(if findings == 0 { ExitCode::SUCCESS } else { ExitCode::from(FOUND_SOMETHING) })
 }
 
+/// How much there is to verify: sled's files, some of them twice.
+fn verified_bytes(dir: &Path) -> u64 {
+    let folders = ["pages", "pages/blobs"].map(|folder| std::fs::read_dir(dir.join(folder)));
+    let files = folders.into_iter().flatten().flatten().flatten().filter_map(|entry| entry.metadata().ok());
+    2 * files.filter(std::fs::Metadata::is_file).map(|file| file.len()).sum::<u64>()
+}
+
+/// On stderr, and only if that is a terminal.
+fn bar_of(bytes: u64) -> ProgressBar {
+    let bar = ProgressBar::new(bytes);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}
+
 fn restore_folder(export: &Path, dir: &Path) -> anyhow::Result<()> {
-    let report = restore_amended(export, dir, &restored::amended)?;
+    // It is read twice.
+    let bar = bar_of(2 * std::fs::metadata(export).map_or(0, |file| file.len()));
+    let restored = restore_amended(export, dir, &restored::amended, &|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    let report = restored?;
     say(&format!(
         "restored {} records as of log position {} into {}: check it with `mfs-master check {}`",
         report.records,

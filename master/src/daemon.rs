@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use rfs_common::background::{self, WorkerHandle};
 use rfs_common::clock::{SharedClock, SystemClock};
 use rfs_common::durable::write_atomically;
@@ -127,7 +127,7 @@ fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> any
 /// # Errors
 /// With the command that makes one.
 pub fn require_store(folder: &Path) -> anyhow::Result<()> {
-    if folder.join(crate::store::IDENTITY_NAME).exists() {
+    if crate::store::is_store(folder) {
         return Ok(());
     }
     let shown = folder.display();
@@ -139,7 +139,21 @@ pub fn require_store(folder: &Path) -> anyhow::Result<()> {
 
 fn open_store(config: &MasterConfig, clock: SharedClock) -> anyhow::Result<Store> {
     let opened = Store::open(&config.data, config.store_options(), clock);
-    opened.map_err(|error: OpenError| anyhow::Error::new(error).context("the metadata cannot be opened"))
+    opened.map_err(|error: OpenError| {
+        let is_damaged = matches!(error, OpenError::Damaged { .. } | OpenError::Pages(_));
+        let error = anyhow::Error::new(error).context("the metadata cannot be opened");
+        if is_damaged { anyhow!("{error:#}; {}", way_back(&config.exports_config().folder)) } else { error }
+    })
+}
+
+/// What to type when the metadata is damaged, with the newest export.
+pub fn way_back(exports: &Path) -> String {
+    match crate::exports::newest(exports) {
+        Some(export) => {
+            format!("to go on from the newest export, type: mfs-master restore {} NEW-FOLDER", export.display())
+        }
+        None => format!("there is no export in {} to restore from", exports.display()),
+    }
 }
 
 fn start_workers(

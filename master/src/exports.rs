@@ -187,6 +187,11 @@ fn time_of(path: &Path) -> Option<Time> {
     std::fs::metadata(path).ok()?.modified().ok().map(Time::from)
 }
 
+/// The newest export in a folder.
+pub fn newest(folder: &Path) -> Option<PathBuf> {
+    list(folder).ok()?.pop()
+}
+
 /// The exports in a folder, the oldest first.
 fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut exports = Vec::new();

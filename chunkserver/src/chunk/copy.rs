@@ -556,7 +556,7 @@ pub(crate) fn read_header(file: &File, chunk: ChunkId) -> Result<Header, OpenFau
     let filled = read_as_far_as_there(file, &mut bytes, 0).map_err(OpenFault::Fault)?;
     let header = Header::decode(&bytes[..filled]).map_err(OpenFault::Header)?;
     if header.chunk != chunk {
-        return Err(OpenFault::Header(HeaderError::Field { field: "chunk id", value: header.chunk.get() }));
+        return Err(OpenFault::Header(HeaderError::Field { at: 16, field: "chunk id", value: header.chunk.get() }));
     }
     Ok(header)
 }

@@ -76,16 +76,16 @@ pub struct Header {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum HeaderError {
     /// Nothing but zeros, or too few bytes: the file was made, and a crash came before its header was written.
-    #[error("the header was never written")]
+    #[error("byte 0: the header was never written")]
     NeverWritten,
     /// It begins with something else.
-    #[error("the file does not begin as a chunk (magic {0:02x?})")]
+    #[error("byte 0: the file does not begin as a chunk (magic {0:02x?})")]
     Magic([u8; 8]),
     /// Written by another version of rfs, or damaged there.
-    #[error("the header has format version {0}; this chunkserver knows {FORMAT_VERSION}")]
+    #[error("byte 8: the header has format version {0}; this chunkserver knows {FORMAT_VERSION}")]
     FormatVersion(u32),
     /// Damaged.
-    #[error("the header's checksum is {stored:08x}, its bytes give {computed:08x}")]
+    #[error("bytes 0 to {CHECKSUM_AT}: the header's checksum is {stored:08x}, its bytes give {computed:08x}")]
     Checksum {
         /// In the header.
         stored: u32,
@@ -93,8 +93,10 @@ pub enum HeaderError {
         computed: u32,
     },
     /// The checksum fits and yet a field cannot be.
-    #[error("the header's {field} cannot be {value}")]
+    #[error("byte {at}: the header's {field} cannot be {value}")]
     Field {
+        /// Where in the file.
+        at: usize,
         /// Which field.
         field: &'static str,
         /// What it says.
@@ -162,14 +164,14 @@ impl Header {
         }
         let chunk = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
         let (version, data_length) = (u32_at(24), u32_at(28));
-        let field = |field, value: u32| Err(HeaderError::Field { field, value: value.into() });
+        let field = |at, field, value: u32| Err(HeaderError::Field { at, field, value: value.into() });
         match u32_at(12) {
-            flags if flags & !FLAGS != 0 => field("flags", flags),
-            _ if version == 0 => field("chunk version", version),
-            _ if u64::from(data_length) > CHUNK_BYTES => field("data length", data_length),
-            _ if u32_at(32) != LEAF_BYTES as u32 => field("leaf size", u32_at(32)),
-            _ if u64::from(u32_at(36)) != DATA_AT => field("place of the data", u32_at(36)),
-            _ if bytes[40..CHECKSUM_AT].iter().any(|byte| *byte != 0) => field("reserved part", 1),
+            flags if flags & !FLAGS != 0 => field(12, "flags", flags),
+            _ if version == 0 => field(24, "chunk version", version),
+            _ if u64::from(data_length) > CHUNK_BYTES => field(28, "data length", data_length),
+            _ if u32_at(32) != LEAF_BYTES as u32 => field(32, "leaf size", u32_at(32)),
+            _ if u64::from(u32_at(36)) != DATA_AT => field(36, "place of the data", u32_at(36)),
+            _ if bytes[40..CHECKSUM_AT].iter().any(|byte| *byte != 0) => field(40, "reserved part", 1),
             flags => Ok(Header { chunk: ChunkId::new(chunk), version: ChunkVersion::new(version), flags, data_length }),
         }
     }

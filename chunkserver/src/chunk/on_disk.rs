@@ -14,7 +14,7 @@ use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaf, hash_leaves, leav
 
 use super::copy::{ChunkCopy, State};
 use super::fault::{Fault, IoOperation};
-use super::format::{DATA_AT, HEADER_BYTES, Header, LEAVES_AT, data_at};
+use super::format::{DATA_AT, HEADER_BYTES, Header, LEAVES_AT, data_at, leaf_hash_at};
 
 /// Leaves compared under one hold of the copy's lock: 1 MiB of data.
 pub const PIECE_LEAVES: u32 = 64;
@@ -102,9 +102,14 @@ impl ChunkCopy {
         let header = Header::decode(&found[..found.len().min(HEADER_BYTES)]);
         Ok(match header {
             Err(error) => differs(&error.to_string()),
-            Ok(header) if header != state.header => differs("its header is not the one that was written last"),
-            Ok(_) if !state.has_table(&found[HEADER_BYTES..]) => differs("its leaf hashes are not those written last"),
-            Ok(_) => Comparison::Same,
+            Ok(header) if header != state.header => differs("byte 0: its header is not the one that was written last"),
+            Ok(_) => match state.first_wrong_hash(&found[HEADER_BYTES..]) {
+                Some(leaf) => differs(&format!(
+                    "byte {}: the hash of leaf {leaf} is not the one written last",
+                    leaf_hash_at(leaf)
+                )),
+                None => Comparison::Same,
+            },
         })
     }
 
@@ -124,14 +129,24 @@ impl ChunkCopy {
         }
         let found = reader.read(&self.path, data_at(offset), length).map_err(Fault::io(IoOperation::Read))?;
         if found.len() < length {
-            return Ok((differs(&format!("its file ends before the data at {offset} does")), length));
+            return Ok((
+                differs(&format!(
+                    "byte {}: its file ends before the data at {offset} does",
+                    data_at(offset) + found.len() as u64
+                )),
+                length,
+            ));
         }
         let leaves = state.leaves[first as usize..].iter();
         let wrong = (first..)
             .zip(leaves.zip(found.chunks(LEAF_BYTES)))
             .find(|(at, (hash, bytes))| hash_leaf(*at, bytes) != **hash);
-        let verdict = wrong
-            .map_or(Comparison::Same, |(at, _)| differs(&format!("leaf {at} on the disk does not match its hash")));
+        let verdict = wrong.map_or(Comparison::Same, |(leaf, _)| {
+            let (data, hash) = (data_at(leaf * LEAF_BYTES as u32), leaf_hash_at(leaf));
+            differs(&format!(
+                "leaf {leaf} on the disk does not match its hash (data at byte {data}, hash at byte {hash})"
+            ))
+        });
         Ok((verdict, length))
     }
 }
@@ -164,9 +179,10 @@ impl State {
         !self.header.is_open() && !self.header_dirty && !self.suspect && !self.gone && self.bad.is_none()
     }
 
-    fn has_table(&self, found: &[u8]) -> bool {
+    fn first_wrong_hash(&self, found: &[u8]) -> Option<u32> {
         let mut stored = found.chunks_exact(LEAF_HASH_BYTES);
-        self.leaves.iter().all(|leaf| stored.next() == Some(leaf.as_bytes().as_slice()))
+        let wrong = self.leaves.iter().position(|leaf| stored.next() != Some(leaf.as_bytes().as_slice()));
+        wrong.map(|leaf| leaf as u32)
     }
 }
 

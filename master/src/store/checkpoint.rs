@@ -12,7 +12,7 @@ use rfs_common::durable;
 
 use super::StoreError;
 use super::commit::Core;
-use super::format::{Head, HeadKind};
+use super::format::{Bounds, Marker};
 use super::log::locked;
 use super::pages::{CapturedPage, PageId};
 use super::wakeup::Woken;
@@ -67,7 +67,7 @@ impl Core {
 
     fn fold(&self) -> Result<u64, CheckpointError> {
         if !self.pages.sled.is_open() {
-            self.pages.sled.reopen()?;
+            self.reopen_sled()?;
         }
         loop {
             let _appender = self.log.lock();
@@ -112,11 +112,8 @@ impl Core {
         // While the reserve is given up nobody else may claim space.
         let _claims_wait = given_up.then_some(reserve);
         self.keep_for_export(captured, removed)?;
-        if let Err(error) = self.pages.sled.write(captured, removed) {
-            self.pages.sled.reopen()?;
-            return Err(error.into());
-        }
-        self.write_marker(position)?;
+        let digest = self.write_pages(captured, removed)?;
+        self.write_marker(position, Bounds::at_rest(digest))?;
         if given_up {
             // The space thread takes the reserve back; until then commits wait for it.
             self.space_low.store(true, std::sync::atomic::Ordering::Release);
@@ -125,9 +122,34 @@ impl Core {
         Ok(())
     }
 
-    fn write_marker(&self, position: u64) -> Result<(), CheckpointError> {
-        let head = Head { kind: HeadKind::Marker, cluster: self.cluster, position, durable: 0 };
-        durable::write_atomically(&self.folder.join(MARKER_NAME), &head.encode()).map_err(|error| {
+    /// Writes the pages, after the marker says what bounds that may leave. Returns the digest of those it left.
+    pub(crate) fn write_pages(&self, captured: &[CapturedPage], removed: &[PageId]) -> Result<u64, CheckpointError> {
+        let folded = locked(&self.checkpoint_state).marker;
+        let bounds = self.pages.sled.bounds_after(captured, removed)?;
+        let after = bounds.digests[2];
+        self.write_marker(folded, bounds)?;
+        if let Err(error) = self.pages.sled.write(captured, removed) {
+            self.reopen_sled()?;
+            return Err(error.into());
+        }
+        Ok(after)
+    }
+
+    /// On a full disk opening takes its space from its own reserve.
+    fn reopen_sled(&self) -> Result<(), StoreError> {
+        // Nobody else claims space meanwhile.
+        let opening_reserve = locked(&self.opening_reserve);
+        let reopened = self.pages.sled.reopen(|| {
+            // What cannot be given up is no reason not to try.
+            let _ = opening_reserve.give_half();
+        });
+        let _ = opening_reserve.fill();
+        reopened
+    }
+
+    fn write_marker(&self, position: u64, bounds: Bounds) -> Result<(), CheckpointError> {
+        let marker = Marker { cluster: self.cluster, position, bounds: Some(bounds) };
+        durable::write_atomically(&self.folder.join(MARKER_NAME), &marker.encode()).map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
             CheckpointError(format!("{error}: {cause}"))
         })

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError, TryLockError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use rfs_common::clock::{Monotonic, SharedClock};
@@ -58,6 +58,8 @@ pub(crate) struct Core {
     pub(crate) checkpoint_wanted: AtomicBool,
     /// Held while the reserve is given up or a segment is claimed.
     pub(crate) reserve: Mutex<Reserve>,
+    /// Given up only while sled is being opened; held then.
+    pub(crate) opening_reserve: Mutex<Reserve>,
     pub(crate) space_low: AtomicBool,
     pub(crate) space_wakeup: Wakeup,
     pub(crate) space_rounds: SpaceRounds,
@@ -266,14 +268,13 @@ impl Core {
         self.claim_space().unwrap_or(Verdict::NoSpace)
     }
 
-    /// None: a checkpoint has given up the reserve, and claims wait.
+    /// None: a checkpoint has given up a reserve, and claims wait.
     pub(crate) fn claim_space(&self) -> Option<Verdict> {
-        let reserve = match self.reserve.try_lock() {
-            Ok(reserve) => reserve,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return None,
-        };
-        Some(match reserve.fill().and_then(|()| self.log.prepare()) {
+        let reserve = try_locked(&self.reserve)?;
+        let opening_reserve = try_locked(&self.opening_reserve)?;
+        // The one for opening first: without it the next start may fail.
+        let filled = opening_reserve.fill().and_then(|()| reserve.fill());
+        Some(match filled.and_then(|()| self.log.prepare()) {
             Ok(()) => Verdict::Space,
             Err(error) if is_no_space(&error) => Verdict::NoSpace,
             Err(error) => Verdict::Failed(format!("claiming disk space in {} failed: {error}", self.folder.display())),
@@ -314,5 +315,13 @@ impl Core {
             last_checkpoint_error: checkpoint.error.clone(),
             state,
         }
+    }
+}
+
+fn try_locked<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }

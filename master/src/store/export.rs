@@ -226,25 +226,39 @@ pub type Amend<'a> = &'a dyn Fn(Table, &[u8]) -> Option<Vec<u8>>;
 /// Makes a store in a new folder from an export, with the export's cluster, position and records.
 #[cfg(test)]
 pub(crate) fn restore(export: &Path, folder: &Path) -> Result<ExportReport, RestoreError> {
-    restore_amended(export, folder, &|_, _| None)
+    restore_amended(export, folder, &|_, _| None, &|_| {})
 }
 
 /// Makes a store in a new folder from an export, with the export's cluster, position and records, some of them amended.
+/// `progress` is told how many more bytes of the export were done with, of twice its length in all.
 ///
 /// # Errors
 /// [`RestoreError`]; nothing is left in the folder then.
-pub fn restore_amended(export: &Path, folder: &Path, amend: Amend<'_>) -> Result<ExportReport, RestoreError> {
+pub fn restore_amended(
+    export: &Path,
+    folder: &Path,
+    amend: Amend<'_>,
+    progress: &dyn Fn(u64),
+) -> Result<ExportReport, RestoreError> {
     // Read twice: nothing is made from an export that is not whole.
-    let (head, report) = read_export(export, &mut |_, _| Ok(()))?;
+    let (head, report) = read_export(export, &mut |_, page| {
+        progress(page.record_bytes() as u64);
+        Ok(())
+    })?;
     let beginning = Beginning { cluster: head.cluster, position: head.position };
     let fill = |folder: &Path| {
-        let sled = SledPages::open(folder).map_err(io::Error::other)?;
+        let sled = SledPages::open(folder, None).map_err(io::Error::other)?;
         let mut group = Vec::new();
         let mut group_bytes = 0;
-        let write = |group: &mut Vec<CapturedPage>| sled.write(group, &[]).map_err(io::Error::other);
+        let write = |group: &mut Vec<CapturedPage>| -> io::Result<u64> {
+            let bounds = sled.bounds_after(group, &[]).map_err(io::Error::other)?;
+            sled.write(group, &[]).map_err(io::Error::other)?;
+            Ok(bounds.digests[2])
+        };
         read_export(export, &mut |id, mut page| {
             amend_page(&id, &mut page, amend);
             group_bytes += page.record_bytes();
+            progress(page.record_bytes() as u64);
             group.push(CapturedPage::new(id, Arc::new(page)));
             if group_bytes >= GROUP_BYTES {
                 write(&mut group)?;

@@ -10,8 +10,10 @@
 
 use super::{Change, Table};
 
-/// The one version of each format that is written.
+/// The one version of each format that is written, but for the marker's.
 pub(crate) const FORMAT_VERSION: u32 = 1;
+/// The version of markers that say which bounds sled has.
+pub(crate) const MARKER_VERSION: u32 = 2;
 
 /// Longest key that is stored.
 pub const KEY_BYTES_MAX: usize = 4096;
@@ -90,9 +92,13 @@ pub(crate) struct Head {
 
 impl Head {
     pub(crate) fn encode(&self) -> [u8; HEAD_BYTES] {
+        self.encode_as(FORMAT_VERSION)
+    }
+
+    fn encode_as(&self, version: u32) -> [u8; HEAD_BYTES] {
         let mut bytes = [0; HEAD_BYTES];
         bytes[..8].copy_from_slice(self.kind.magic());
-        bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&version.to_le_bytes());
         bytes[16..32].copy_from_slice(&self.cluster);
         bytes[32..40].copy_from_slice(&self.position.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.durable.to_le_bytes());
@@ -102,6 +108,10 @@ impl Head {
     }
 
     pub(crate) fn decode(kind: HeadKind, bytes: &[u8]) -> Result<Head, Damage> {
+        Head::decode_as(kind, bytes, FORMAT_VERSION)
+    }
+
+    fn decode_as(kind: HeadKind, bytes: &[u8], version: u32) -> Result<Head, Damage> {
         let Some(bytes) = bytes.get(..HEAD_BYTES) else {
             return Err(Damage::new(format!("the head is cut short: {} of {HEAD_BYTES} bytes", bytes.len())));
         };
@@ -111,7 +121,7 @@ impl Head {
         if u32_at(bytes, 48) != crc32c::crc32c(&bytes[..48]) {
             return Err(Damage::new("the checksum of the head does not match"));
         }
-        if u32_at(bytes, 8) != FORMAT_VERSION {
+        if u32_at(bytes, 8) != version {
             return Err(Damage::new(format!("format version {} is not known to this program", u32_at(bytes, 8))));
         }
         if u32_at(bytes, 12) != 0 {
@@ -120,6 +130,91 @@ impl Head {
         let mut cluster = [0; 16];
         cluster.copy_from_slice(&bytes[16..32]);
         Ok(Head { kind, cluster, position: u64_at(bytes, 32), durable: u64_at(bytes, 40) })
+    }
+}
+
+/// What bounds sled may have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Bounds {
+    /// Their digests: as they were when a checkpoint began, after its new pages, and after all of it. Between checkpoints
+    /// all three are the same.
+    pub(crate) digests: [u64; 3],
+    /// The keys that the checkpoint changes, with what they had before: a batch that meets an error can be written in part.
+    pub(crate) before: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Bounds {
+    /// Those between checkpoints.
+    pub(crate) fn at_rest(digest: u64) -> Bounds {
+        Bounds { digests: [digest; 3], before: Vec::new() }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.digests.iter().flat_map(|digest| digest.to_le_bytes()).collect();
+        for (key, value) in &self.before {
+            bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
+            // One more than its length; 0 where there was none.
+            bytes.push(value.as_ref().map_or(0, |value| value.len() as u8 + 1));
+            bytes.extend_from_slice(key);
+            bytes.extend_from_slice(value.as_deref().unwrap_or_default());
+        }
+        let checksum = crc32c::crc32c(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Bounds, Damage> {
+        let Some(end) = bytes.len().checked_sub(4).filter(|end| *end >= 24) else {
+            return Err(Damage::new(format!("it is cut short: {} bytes follow its head", bytes.len())));
+        };
+        let (mut rest, checksum) = bytes.split_at(end);
+        if u32_at(checksum, 0) != crc32c::crc32c(rest) {
+            return Err(Damage::new("the checksum of what follows the head does not match"));
+        }
+        let digests = [u64_at(rest, 0), u64_at(rest, 8), u64_at(rest, 16)];
+        take(&mut rest, 24)?;
+        let mut before = Vec::new();
+        while !rest.is_empty() {
+            let key_bytes = usize::from(u16_at(take(&mut rest, 2)?, 0));
+            let value_bytes = take(&mut rest, 1)?[0];
+            let key = take(&mut rest, key_bytes)?.to_vec();
+            let value = match value_bytes.checked_sub(1) {
+                Some(length) => Some(take(&mut rest, length.into())?.to_vec()),
+                None => None,
+            };
+            before.push((key, value));
+        }
+        Ok(Bounds { digests, before })
+    }
+}
+
+/// Up to where the log has been folded into pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marker {
+    pub(crate) cluster: [u8; 16],
+    pub(crate) position: u64,
+    /// None in version 1.
+    pub(crate) bounds: Option<Bounds>,
+}
+
+impl Marker {
+    /// Version 2, which has the bounds; version 1 for a marker without, as tests write it.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let head = Head { kind: HeadKind::Marker, cluster: self.cluster, position: self.position, durable: 0 };
+        let Some(bounds) = &self.bounds else { return head.encode().to_vec() };
+        let mut bytes = head.encode_as(MARKER_VERSION).to_vec();
+        bytes.extend(bounds.encode());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Marker, Damage> {
+        let marker = |head: Head, bounds| Marker { cluster: head.cluster, position: head.position, bounds };
+        let is_first_version = bytes.get(8..12) == Some(&FORMAT_VERSION.to_le_bytes());
+        if is_first_version {
+            return Ok(marker(Head::decode(HeadKind::Marker, bytes)?, None));
+        }
+        let head = Head::decode_as(HeadKind::Marker, bytes, MARKER_VERSION)?;
+        Ok(marker(head, Some(Bounds::decode(&bytes[HEAD_BYTES..])?)))
     }
 }
 

@@ -69,6 +69,21 @@ fn identity_and_marker_of_version_1() {
 }
 
 #[test]
+fn a_marker_of_version_2() {
+    let before = vec![(b"new".to_vec(), None), (b"changed".to_vec(), Some(vec![1; 8])), (vec![], Some(vec![]))];
+    let bounds = Some(Bounds { digests: [1, 2, u64::MAX], before });
+    let marker = Marker { cluster: CLUSTER, position: 42, bounds };
+    let read = golden("checkpoint-v2", &marker.encode());
+    assert_eq!(Marker::decode(&read).unwrap(), marker);
+    for at in 0..read.len() {
+        let mut flipped = read.clone();
+        flipped[at] ^= 1;
+        assert!(Marker::decode(&flipped).is_err(), "byte {at}");
+    }
+    assert!((0..read.len()).all(|length| Marker::decode(&read[..length]).is_err()));
+}
+
+#[test]
 fn a_page_of_version_1() {
     let read = golden("page-v1", &page().encode(Table::Entries));
     let read = Page::decode(Table::Entries, &read).unwrap();

@@ -21,7 +21,9 @@ mod log_recovery;
 mod open;
 mod page;
 mod pages;
+mod sled_format;
 mod sled_pages;
+mod sled_survey;
 mod sled_sync;
 mod space;
 mod verify;
@@ -42,7 +44,7 @@ pub(crate) use export::restore;
 pub use export::{Amend, ExportError, ExportReport, RestoreError, restore_amended};
 pub use format::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use open::CreateError;
-pub(crate) use open::IDENTITY_NAME;
+pub(crate) use open::is_store;
 
 use commit::Core;
 use log::locked;
@@ -258,9 +260,9 @@ pub struct Verified {
 /// One thing that [`Store::verify`] found wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// In which file, or folder of sled's.
+    /// In which file.
     pub file: PathBuf,
-    /// Where in it; 0 for sled's, whose message names the page.
+    /// Where in it.
     pub offset: u64,
     /// What is wrong.
     pub what: String,
@@ -434,6 +436,10 @@ impl std::fmt::Debug for Store {
 #[cfg(test)]
 #[path = "store_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "damage_test.rs"]
+mod damage_tests;
 
 #[cfg(test)]
 #[path = "space_test.rs"]

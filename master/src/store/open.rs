@@ -17,12 +17,13 @@ use rfs_common::trusted;
 
 use super::checkpoint::MARKER_NAME;
 use super::commit::{CheckpointState, Core};
-use super::format::{Head, HeadKind};
+use super::format::{Bounds, Damage, Head, HeadKind, Marker};
 use super::log::{LOG_FOLDER, Log, SyncFile, is_no_space};
 use super::log_recovery::recover;
 use super::pages::{Origin, Pages};
 use super::sled_pages::{PAGES_FOLDER, SledPages};
-use super::space::{RESERVE_NAME, Reserve, Sizes, SpaceRounds, disk_bytes};
+use super::sled_survey::SLED_LOG;
+use super::space::{OPENING_RESERVE_NAME, RESERVE_NAME, Reserve, Sizes, SpaceRounds, disk_bytes};
 use super::wakeup::Wakeup;
 use super::{Change, OpenError, Store, StoreOptions};
 
@@ -62,7 +63,7 @@ pub(crate) struct Beginning {
 impl Store {
     /// Makes an empty store in a folder that is empty (a `lock` file may be there) or does not exist.
     pub fn create(folder: &Path, cluster: [u8; 16]) -> Result<(), CreateError> {
-        create_with(folder, &Beginning { cluster, position: 0 }, |_| Ok(()), |_| Ok(()))
+        create_with(folder, &Beginning { cluster, position: 0 }, |_| Ok(0), |_| Ok(()))
     }
 
     /// Makes a store that begins with these records. It is one only once they are stored.
@@ -72,14 +73,14 @@ impl Store {
         first: &[Change],
         clock: SharedClock,
     ) -> Result<(), CreateError> {
-        let fill = |heads: (Head, Head)| {
+        let fill = |heads: (Head, Marker)| {
             let sync: SyncFile = Box::new(|file| Ok(rustix::fs::fdatasync(file)?));
             let store = Store::open_heads(folder, heads, StoreOptions::default(), clock, sync);
             let store = store.map_err(io::Error::other)?;
             store.commit(first).map_err(io::Error::other)?;
             store.close().map_err(io::Error::other)
         };
-        create_with(folder, &Beginning { cluster, position: 0 }, |_| Ok(()), fill)
+        create_with(folder, &Beginning { cluster, position: 0 }, |_| Ok(0), fill)
     }
 
     /// Opens the store in a folder and replays what its log has beyond the last checkpoint.
@@ -99,7 +100,7 @@ impl Store {
 
     fn open_heads(
         folder: &Path,
-        heads: (Head, Head),
+        heads: (Head, Marker),
         options: StoreOptions,
         clock: SharedClock,
         sync_file: SyncFile,
@@ -125,12 +126,12 @@ impl Store {
     }
 }
 
-/// Makes a store whose pages `fill` writes into the folder, and to which `begin` commits, before it becomes one.
+/// Makes a store whose pages `fill` writes into the folder (it returns the digest of their bounds), and to which `begin` commits, before it becomes one.
 pub(crate) fn create_with(
     folder: &Path,
     beginning: &Beginning,
-    fill: impl FnOnce(&Path) -> Result<(), io::Error>,
-    begin: impl FnOnce((Head, Head)) -> Result<(), io::Error>,
+    fill: impl FnOnce(&Path) -> Result<u64, io::Error>,
+    begin: impl FnOnce((Head, Marker)) -> Result<(), io::Error>,
 ) -> Result<(), CreateError> {
     let failed = |source| CreateError::Io { folder: folder.to_owned(), source };
     let existed = folder.exists();
@@ -157,7 +158,8 @@ fn refuse_full(folder: &Path) -> Result<(), CreateError> {
     for entry in fs::read_dir(folder).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         // A new filesystem has lost+found, a daemon locks the folder before it makes anything; a reserve holds nothing.
-        if ![LOCK_FILE_NAME, "lost+found", RESERVE_NAME].iter().any(|harmless| name == *harmless) {
+        if ![LOCK_FILE_NAME, "lost+found", RESERVE_NAME, OPENING_RESERVE_NAME].iter().any(|harmless| name == *harmless)
+        {
             let entry = name.to_string_lossy().into_owned();
             return Err(CreateError::NotEmpty { folder: folder.to_owned(), entry });
         }
@@ -168,8 +170,8 @@ fn refuse_full(folder: &Path) -> Result<(), CreateError> {
 fn make_files(
     folder: &Path,
     beginning: &Beginning,
-    fill: impl FnOnce(&Path) -> Result<(), io::Error>,
-    begin: impl FnOnce((Head, Head)) -> Result<(), io::Error>,
+    fill: impl FnOnce(&Path) -> Result<u64, io::Error>,
+    begin: impl FnOnce((Head, Marker)) -> Result<(), io::Error>,
 ) -> io::Result<()> {
     let Beginning { cluster, position } = *beginning;
     fs::create_dir_all(folder)?;
@@ -177,11 +179,12 @@ fn make_files(
     let _ = trusted::set_mode(folder, 0o700);
     durable::write_atomically(&folder.join(UNFINISHED_NAME), b"").map_err(cause)?;
     fs::create_dir(folder.join(LOG_FOLDER))?;
-    fill(folder)?;
-    let marker = Head { kind: HeadKind::Marker, cluster, position, durable: 0 };
+    let bounds = Some(Bounds::at_rest(fill(folder)?));
+    let marker = Marker { cluster, position, bounds };
     durable::write_atomically(&folder.join(MARKER_NAME), &marker.encode()).map_err(cause)?;
     let identity = Head { kind: HeadKind::Identity, cluster, position: 0, durable: 0 };
-    begin((identity, marker))?;
+    let heads = (identity, marker);
+    begin(heads)?;
     durable::write_atomically(&folder.join(IDENTITY_NAME), &identity.encode()).map_err(cause)?;
     durable::remove_file(&folder.join(UNFINISHED_NAME)).map_err(cause)?;
     if let Some(parent) = folder.canonicalize()?.parent() {
@@ -196,7 +199,7 @@ fn cause(error: FileError) -> io::Error {
 
 /// Puts the folder back to what it was; what cannot be removed is left, and the identity goes first.
 fn remove_files(folder: &Path, existed: bool) {
-    for name in [IDENTITY_NAME, MARKER_NAME, RESERVE_NAME] {
+    for name in [IDENTITY_NAME, MARKER_NAME, RESERVE_NAME, OPENING_RESERVE_NAME] {
         let _ = fs::remove_file(folder.join(name));
         let _ = fs::remove_file(folder.join(format!("{name}.new")));
     }
@@ -211,27 +214,35 @@ fn remove_files(folder: &Path, existed: bool) {
 }
 
 /// Reads one of the store's small files.
-pub(crate) fn read_head(folder: &Path, name: &str, kind: HeadKind) -> Result<Head, OpenError> {
+fn read_small<T>(folder: &Path, name: &str, decode: impl FnOnce(&[u8]) -> Result<T, Damage>) -> Result<T, OpenError> {
     let path = folder.join(name);
-    let bytes = fs::read(&path).map_err(|error| OpenError::io("reading", &path, error))?;
-    let head = Head::decode(kind, &bytes);
-    head.map_err(|damage| OpenError::Damaged { file: path, offset: 0, what: damage.to_string() })
+    let damaged = |what: String| OpenError::Damaged { file: path.clone(), offset: 0, what };
+    match fs::read(&path) {
+        Ok(bytes) => decode(&bytes).map_err(|damage| damaged(damage.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(damaged("the file is missing".to_owned())),
+        Err(error) => Err(OpenError::io("reading", &path, error)),
+    }
+}
+
+/// Whether there is a store in the folder, be it one that has lost its identity file.
+pub(crate) fn is_store(folder: &Path) -> bool {
+    folder.join(IDENTITY_NAME).exists() || (folder.join(MARKER_NAME).exists() && !is_unfinished(folder))
 }
 
 /// Identity and marker of the store in a folder.
-pub(crate) fn read_identity(folder: &Path) -> Result<(Head, Head), OpenError> {
-    if !folder.join(IDENTITY_NAME).exists() {
+pub(crate) fn read_identity(folder: &Path) -> Result<(Head, Marker), OpenError> {
+    if !is_store(folder) {
         return Err(OpenError::NotAStore { folder: folder.to_owned() });
     }
-    let identity = read_head(folder, IDENTITY_NAME, HeadKind::Identity)?;
-    let marker = read_head(folder, MARKER_NAME, HeadKind::Marker)?;
-    let pages = folder.join(PAGES_FOLDER);
+    let identity = read_small(folder, IDENTITY_NAME, |bytes| Head::decode(HeadKind::Identity, bytes))?;
+    let marker = read_small(folder, MARKER_NAME, Marker::decode)?;
+    let pages = folder.join(PAGES_FOLDER).join(SLED_LOG);
     if marker.cluster != identity.cluster {
         let what = "it belongs to another cluster than the identity file says".to_owned();
         return Err(OpenError::Damaged { file: folder.join(MARKER_NAME), offset: 16, what });
     }
-    if marker.position > 0 && !pages.join("db").is_file() {
-        let what = "the pages are missing, although the log was folded into them".to_owned();
+    if marker.position > 0 && !pages.is_file() {
+        let what = "the file is missing, although the log was folded into its pages".to_owned();
         return Err(OpenError::Damaged { file: pages, offset: 0, what });
     }
     Ok((identity, marker))
@@ -239,7 +250,7 @@ pub(crate) fn read_identity(folder: &Path) -> Result<(Head, Head), OpenError> {
 
 fn open_core(
     folder: &Path,
-    (identity, marker): (Head, Head),
+    (identity, marker): (Head, Marker),
     options: StoreOptions,
     clock: SharedClock,
     sync_file: SyncFile,
@@ -248,10 +259,14 @@ fn open_core(
         disk_bytes(folder).map_err(|error| OpenError::io("asking for the size of the disk of", folder, error))?;
     let sizes = Sizes::for_disk(&options, disk);
     let reserve = Reserve::new(folder, sizes.reserve_bytes);
-    // sled writes a little when it opens; on a full disk the reserve is there for that too.
-    let made_room = reserve.make_room(0, 0);
+    let opening_reserve = Reserve::for_opening(folder, sizes.opening_reserve_bytes);
+    // sled writes a little when it opens; on a full disk the reserves are there for that too.
+    let made_room = reserve.make_room(0, 0).and_then(|_| opening_reserve.make_room(0, 0));
     made_room.map_err(|error| OpenError::io("making room on the disk of", folder, error))?;
-    let pages = Pages::open(SledPages::open(folder)?, options.page_bytes, options.cache_bytes)?;
+    let sled = SledPages::open(folder, marker.bounds.as_ref())?;
+    let pages = Pages::open(sled, options.page_bytes, options.cache_bytes)?;
+    // At once, for the next opening; where that fails, the thread that gets space goes on trying.
+    let _ = opening_reserve.fill();
     let log_folder = folder.join(LOG_FOLDER);
     let end = recover(&log_folder, identity.cluster, marker.position, &mut |record| {
         let pinned = pages.pin(&record.changes)?;
@@ -283,6 +298,7 @@ fn open_core(
         checkpoint_wakeup: Wakeup::default(),
         checkpoint_wanted: AtomicBool::new(false),
         reserve: Mutex::new(reserve),
+        opening_reserve: Mutex::new(opening_reserve),
         // Until the reserve is held commits wait for it.
         space_low: AtomicBool::new(true),
         space_wakeup: Wakeup::default(),

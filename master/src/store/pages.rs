@@ -185,16 +185,21 @@ impl Pages {
         read: impl FnOnce(&Inner, &Arc<Page>) -> R,
     ) -> Result<R, StoreError> {
         loop {
-            let (id, generation) = {
+            let (id, identity, generation) = {
                 let inner = self.read();
                 let (first_key, slot) = covering(&inner.tables[table.index()], key);
                 if let Some(page) = &slot.page {
                     slot.used.store(true, Ordering::Relaxed);
                     return Ok(read(&inner, page));
                 }
-                (PageId { table, first_key: first_key.clone() }, slot.generation)
+                (PageId { table, first_key: first_key.clone() }, slot.identity, slot.generation)
             };
-            let page = self.sled.load(&id)?;
+            let page = match self.sled.load(&id) {
+                Ok(page) => page,
+                // One that was removed meanwhile is not missing: its keys belong to its neighbour now.
+                Err(_) if !self.read().has(&id, identity) => continue,
+                Err(error) => return Err(error),
+            };
             self.write().put_loaded(&id, generation, page, self.cache_bytes);
         }
     }
@@ -325,6 +330,11 @@ impl Inner {
     fn next_identity(&mut self) -> u64 {
         self.identities += 1;
         self.identities
+    }
+
+    /// Whether this very page, not a later one with the same first key, is there.
+    fn has(&self, id: &PageId, identity: u64) -> bool {
+        self.tables[id.table.index()].get(&id.first_key).is_some_and(|slot| slot.identity == identity)
     }
 
     /// Adds a page that is not stored yet.

@@ -4,6 +4,9 @@
 //! The reserve is a file of claimed blocks. Commits are refused while it cannot be held in full; a checkpoint that would
 //! not fit gives it up, writes, and takes it back, having dropped log segments in between. So a full disk never stops
 //! the store from folding its log, and a store that was refused space works again as soon as there is some.
+//!
+//! A second reserve is for opening: sled writes when it is opened, and a master may be killed while its checkpoint is using
+//! the first one.
 
 use std::fs::File;
 use std::io;
@@ -11,10 +14,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::StoreOptions;
-use super::log::{SEGMENT_BYTES_MIN, claim, locked};
+use super::log::{SEGMENT_BYTES_MIN, claim, is_no_space, locked};
 
 /// The reserve's file in the store's folder.
 pub(crate) const RESERVE_NAME: &str = "reserve";
+/// The opening reserve's file.
+pub(crate) const OPENING_RESERVE_NAME: &str = "opening-reserve";
+/// What sled writes when it is opened: its snapshot, some 30 bytes for each page, and what it goes on with.
+const OPENING_BYTES_MIN: u64 = 3 << 20;
+const OPENING_BYTES_MAX: u64 = 64 << 20;
+/// A reserve that does not fit is taken in so many steps.
+const RESERVE_PARTS: u64 = 16;
 /// What sled writes at most per byte of pages, with its own rewriting.
 const SLED_BYTES_PER_BYTE: u64 = 3;
 /// What a checkpoint takes besides pages.
@@ -28,6 +38,7 @@ pub(crate) struct Sizes {
     /// Commits wait for a checkpoint when so much has changed.
     pub(crate) dirty_bytes_max: u64,
     pub(crate) reserve_bytes: u64,
+    pub(crate) opening_reserve_bytes: u64,
 }
 
 impl Sizes {
@@ -37,7 +48,8 @@ impl Sizes {
         let dirty_bytes_max = options.cache_bytes.min(disk_bytes / 24).max(4 * options.page_bytes as u64);
         let reserve_bytes = (2 * dirty_bytes_max + CHECKPOINT_OVERHEAD_BYTES).min(disk_bytes / 8);
         let checkpoint_log_bytes = options.checkpoint_log_bytes.min(disk_bytes / 16).max(2 * segment_bytes);
-        Sizes { segment_bytes, checkpoint_log_bytes, dirty_bytes_max, reserve_bytes }
+        let opening_reserve_bytes = (disk_bytes / 64).clamp(OPENING_BYTES_MIN, OPENING_BYTES_MAX);
+        Sizes { segment_bytes, checkpoint_log_bytes, dirty_bytes_max, reserve_bytes, opening_reserve_bytes }
     }
 }
 
@@ -51,25 +63,35 @@ pub(crate) fn disk_bytes(folder: &Path) -> io::Result<(u64, u64)> {
 #[derive(Debug)]
 pub(crate) struct Reserve {
     folder: PathBuf,
+    name: &'static str,
     bytes: u64,
 }
 
 impl Reserve {
     pub(crate) fn new(folder: &Path, bytes: u64) -> Reserve {
-        Reserve { folder: folder.to_owned(), bytes }
+        Reserve { folder: folder.to_owned(), name: RESERVE_NAME, bytes }
+    }
+
+    /// The one that is given up only while sled is being opened.
+    pub(crate) fn for_opening(folder: &Path, bytes: u64) -> Reserve {
+        Reserve { folder: folder.to_owned(), name: OPENING_RESERVE_NAME, bytes }
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.join(RESERVE_NAME)
+        self.folder.join(self.name)
     }
 
-    /// Holds the reserve in full, or fails and holds what it held.
+    /// Holds the reserve in full, or fails and holds as much of it as there is.
     pub(crate) fn fill(&self) -> io::Result<()> {
         let file = File::options().write(true).create(true).truncate(false).open(self.path())?;
         if file.metadata()?.len() > self.bytes {
             file.set_len(self.bytes)?;
         }
-        claim(&file, self.bytes)
+        let claimed = claim(&file, self.bytes);
+        if claimed.as_ref().is_err_and(is_no_space) {
+            let _ = (1..RESERVE_PARTS).try_for_each(|part| claim(&file, self.bytes * part / RESERVE_PARTS));
+        }
+        claimed
     }
 
     /// Makes room for a checkpoint of so many bytes of pages, if there is not enough. Says whether it gave itself up.
@@ -82,6 +104,18 @@ impl Reserve {
         match File::options().write(true).open(self.path()) {
             Ok(file) => file.set_len(0).map(|()| true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Reserve {
+    /// Makes room for opening sled again in a process that runs. Half of the reserve stays, for the next start.
+    pub(crate) fn give_half(&self) -> io::Result<()> {
+        match File::options().write(true).open(self.path()) {
+            Ok(file) if file.metadata()?.len() > self.bytes / 2 => file.set_len(self.bytes / 2),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
     }

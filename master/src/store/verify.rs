@@ -1,20 +1,26 @@
 //! Checks a store offline: identity, marker, every log record, every page and how the pages divide their tables.
 //!
-//! Nothing of ours is changed, but sled repairs its own files when it opens them, and can end the process if they are
-//! broken beyond that; then the way out is `restore`.
+//! sled's files are read without it first (`sled_survey.rs`): it changes them when it opens them, and ends the process over some
+//! damages. It is opened only if all that its pages are made of is whole.
 
 use std::path::Path;
 
-use super::format::KEY_BYTES_MAX;
+use super::format::{Bounds, KEY_BYTES_MAX};
 use super::log::LOG_FOLDER;
 use super::open::read_identity;
 use super::sled_pages::{PAGES_FOLDER, SledPages};
+use super::sled_survey::{Depth, survey};
 use super::{Finding, OpenError, Store, Verified, log_recovery};
 
 impl Store {
     /// Everything that is wrong with the store in this folder, which nobody may have open, and by itself what a crash left
     /// that opening mends.
     pub fn verify(folder: &Path) -> Result<Verified, OpenError> {
+        Store::verify_with(folder, &mut |_| {})
+    }
+
+    /// The same; `progress` is told how many more bytes were read.
+    pub fn verify_with(folder: &Path, progress: &mut dyn FnMut(u64)) -> Result<Verified, OpenError> {
         let mut verified = Verified::default();
         let (identity, marker) = match read_identity(folder) {
             Ok(heads) => heads,
@@ -32,16 +38,37 @@ impl Store {
             None => log_recovery::check(&log, identity.cluster, marker.position, &mut verified.damages)?,
         };
         if folder.join(PAGES_FOLDER).join("db").is_file() {
-            check_pages(folder, position, &mut verified.damages)?;
+            check_pages(folder, marker.bounds.as_ref(), position, &mut verified.damages, progress)?;
         }
         Ok(verified)
     }
 }
 
-fn check_pages(folder: &Path, position: u64, findings: &mut Vec<Finding>) -> Result<(), OpenError> {
+fn check_pages(
+    folder: &Path,
+    bounds: Option<&Bounds>,
+    position: u64,
+    findings: &mut Vec<Finding>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), OpenError> {
     let file = folder.join(PAGES_FOLDER);
-    let mut found = |what: String| findings.push(Finding { file: file.clone(), offset: 0, what });
-    let sled = SledPages::open(folder)?;
+    let survey = survey(&file, Depth::Everything, progress);
+    let survey = survey.map_err(|error| OpenError::io("reading sled's files in", &file, error))?;
+    let known = findings.len();
+    findings.extend(survey.fatal.iter().chain(&survey.broken).cloned());
+    if findings.len() > known {
+        return Ok(());
+    }
+    let place = survey.first().cloned();
+    let (file, offset) = place.map_or((file, 0), |place| (place.file, place.offset));
+    let mut found = |what: String| findings.push(Finding { file: file.clone(), offset, what });
+    let sled = match SledPages::open(folder, bounds) {
+        Ok(sled) => sled,
+        Err(error) => {
+            found(error.to_string());
+            return Ok(());
+        }
+    };
     for id in sled.bounds()? {
         let page = match sled.load(&id) {
             Ok(page) => page,
@@ -50,6 +77,7 @@ fn check_pages(folder: &Path, position: u64, findings: &mut Vec<Finding>) -> Res
                 continue;
             }
         };
+        progress(page.record_bytes() as u64);
         if page.position > position {
             found(format!("{id} includes position {}, the log ends at {position}", page.position));
         }
