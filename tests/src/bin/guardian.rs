@@ -1,6 +1,6 @@
 //! Cleans up after one test: reads what the test made, one thing a line, and removes all of it when its input ends.
 //!
-//! Lines: `process PID`, `mount PATH`, `loop DEVICE`, `folder PATH`, `keep` (folders stay: the test failed). It runs in a process
+//! Lines: `process PID`, `mount PATH`, `loop DEVICE FILE`, `folder PATH`, `keep` (folders stay: the test failed). It runs in a process
 //! group of its own, so that nothing that ends the test ends it too.
 
 use std::io::BufRead;
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 struct Made {
     processes: Vec<Pid>,
     mounts: Vec<String>,
-    loops: Vec<String>,
+    loops: Vec<(String, String)>,
     folders: Vec<String>,
     keep: bool,
 }
@@ -35,7 +35,9 @@ impl Made {
         match kind {
             "process" => self.processes.extend(what.parse().ok().and_then(Pid::from_raw)),
             "mount" => self.mounts.push(what.to_owned()),
-            "loop" => self.loops.push(what.to_owned()),
+            "loop" => {
+                self.loops.extend(what.split_once(' ').map(|(device, file)| (device.to_owned(), file.to_owned())))
+            }
             "folder" => self.folders.push(what.to_owned()),
             "keep" => self.keep = true,
             _ => {}
@@ -57,7 +59,7 @@ impl Made {
         for path in self.mounts.iter().rev() {
             let _ = unmount(path, UnmountFlags::DETACH);
         }
-        for device in &self.loops {
+        for (device, _) in self.loops.iter().filter(|(device, file)| is_behind(device, file)) {
             let _ = Command::new("losetup").args(["-d", device]).output();
         }
         if !self.keep {
@@ -68,6 +70,13 @@ impl Made {
             }
         }
     }
+}
+
+/// Whether the loop device still is that of this file.
+fn is_behind(device: &str, file: &str) -> bool {
+    let name = device.trim_start_matches("/dev/");
+    let backing = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"));
+    backing.is_ok_and(|backing| backing.trim_end_matches('\n') == file)
 }
 
 fn wait_until_gone(pid: Pid) {

@@ -365,6 +365,12 @@ impl Actor {
         if known.unsynced >= UNSYNCED_MAX {
             return self.fsync(inode);
         }
+        // Where it ends may have changed: what a loss has taken of it is not there any more.
+        if handle.append
+            && let Ok(about) = handle.file.metadata()
+        {
+            known.length = about.len();
+        }
         let offset = if handle.append { known.length } else { offset };
         self.generation += 1;
         let bytes = stamped(inode, self.generation, offset, length);
@@ -373,10 +379,12 @@ impl Actor {
         known.unsynced += 1;
         match written {
             Ok(count) if count == length => {
-                self.journal.end(number, 0, 0);
-                known.length = known.length.max(offset + length as u64);
+                let end = handle.append.then(|| rustix::fs::tell(&handle.file).ok()).flatten();
+                let at = end.and_then(|end| end.checked_sub(length as u64)).unwrap_or(offset);
+                self.journal.end(number, 0, at);
+                known.length = known.length.max(at + length as u64);
                 if let Some(image) = known.image.as_mut() {
-                    image.write(offset, &bytes);
+                    image.write(at, &bytes);
                 }
             }
             Ok(count) => {

@@ -5,10 +5,32 @@ use super::content::{Described, Image, SECTOR_BYTES, stamped};
 /// A change of a file's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Offset, length, which write.
+    /// Where, how long, which write.
     Write(u64, u64, u32),
+    /// An append that went somewhere else than its bytes say: where, how long, which write, where they say.
+    Astray(u64, u64, u32, u64),
     /// To this length.
     Truncate(u64),
+}
+
+impl Change {
+    /// The bytes it changes; of a truncation the one behind the new end.
+    fn range(self) -> (u64, u64) {
+        match self {
+            Self::Write(at, length, _) | Self::Astray(at, length, ..) => (at, at + length),
+            Self::Truncate(length) => (length, length + 1),
+        }
+    }
+
+    /// What it wrote to these places of its range.
+    fn bytes(self, inode: u64, start: u64, end: u64) -> Vec<u8> {
+        let length = (end - start) as usize;
+        match self {
+            Self::Write(_, _, generation) => stamped(inode, generation, start, length),
+            Self::Astray(at, _, generation, said) => stamped(inode, generation, said + (start - at), length),
+            Self::Truncate(_) => Vec::new(),
+        }
+    }
 }
 
 /// What may have become of it.
@@ -77,10 +99,11 @@ impl History {
         let certain = self.events.iter().take_while(|event| event.fate == Fate::Kept).count();
         for event in self.events.drain(..certain) {
             match event.change {
-                Change::Write(offset, length, generation) => {
-                    self.base.write(offset, &stamped(self.inode, generation, offset, length as usize));
-                }
                 Change::Truncate(length) => self.base.truncate(length),
+                change => {
+                    let (start, end) = change.range();
+                    self.base.write(start, &change.bytes(self.inode, start, end));
+                }
             }
         }
     }
@@ -161,8 +184,8 @@ impl History {
 
     fn length(&self, done: u128) -> u64 {
         self.done(done).fold(self.base.length(), |length, event| match event.change {
-            Change::Write(offset, bytes, _) => length.max(offset + bytes),
             Change::Truncate(length) => length,
+            change => length.max(change.range().1),
         })
     }
 
@@ -171,14 +194,15 @@ impl History {
         let mut bytes = self.base.read(place, SECTOR_BYTES as usize);
         for event in self.done(done) {
             match event.change {
-                Change::Write(offset, length, generation) => {
-                    let (start, end) = (offset.max(place), (offset + length).min(place + SECTOR_BYTES));
+                Change::Truncate(length) => bytes[length.saturating_sub(place).min(SECTOR_BYTES) as usize..].fill(0),
+                change => {
+                    let (from, to) = change.range();
+                    let (start, end) = (from.max(place), to.min(place + SECTOR_BYTES));
                     if start < end {
-                        let new = stamped(self.inode, generation, start, (end - start) as usize);
+                        let new = change.bytes(self.inode, start, end);
                         bytes[(start - place) as usize..][..new.len()].copy_from_slice(&new);
                     }
                 }
-                Change::Truncate(length) => bytes[length.saturating_sub(place).min(SECTOR_BYTES) as usize..].fill(0),
             }
         }
         bytes
@@ -186,10 +210,7 @@ impl History {
 
     fn written_blocks(&self) -> impl Iterator<Item = u64> {
         self.events.iter().flat_map(|event| {
-            let (start, end) = match event.change {
-                Change::Write(offset, length, _) => (offset, offset + length),
-                Change::Truncate(length) => (length, length + 1),
-            };
+            let (start, end) = event.change.range();
             (start / 4096..end.div_ceil(4096)).map(|block| block * 4096)
         })
     }
@@ -268,6 +289,15 @@ mod tests {
         assert!(judged(&[(0, 2048, 1), (0, 256, 2)]).is_err(), "a sector is mixed");
         assert!(judged(&[(0, 2048, 1), (1024, 512, 2)]).is_err(), "where it was not written");
         assert!(judged(&[(512, 1536, 1)]).is_err(), "certain bytes became zeros");
+    }
+
+    #[test]
+    fn an_append_is_where_it_went_with_the_bytes_it_brought() {
+        let history = history(&[(Change::Astray(2048, 512, 2, 4096), Fate::Kept)]);
+        let mut found = image(&[(0, 2048, 1)], 2048);
+        found.write(2048, &stamped(7, 2, 4096, 512));
+        assert_eq!(history.judge(&found, Loss::Suffix), Ok(()));
+        assert!(history.judge(&image(&[(0, 2048, 1), (2048, 512, 2)], 2560), Loss::Suffix).is_err());
     }
 
     #[test]

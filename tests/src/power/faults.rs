@@ -70,7 +70,7 @@ impl Campaign {
             Fault::ReadErrors => self.fail_disk(DiskError::Read)?,
             Fault::WriteErrors => self.fail_disk(DiskError::Write)?,
         }
-        Ok(Moment { begin_ns, end_ns: now_ns() })
+        Ok(Moment::new(begin_ns, now_ns()))
     }
 
     // ------------------------------------------------------------ power
@@ -101,7 +101,7 @@ impl Campaign {
     }
 
     fn power_on_everything(&mut self, begin_ns: u64, extras: Extras) -> anyhow::Result<Moment> {
-        let moment = Moment { begin_ns, end_ns: now_ns() };
+        let moment = Moment::new(begin_ns, now_ns());
         self.power_on(&[None, Some(0), Some(1), Some(2)])?;
         self.cluster.start_master()?;
         for index in (0..CHUNKSERVERS).filter(|index| extras.one_stays_away != Some(*index)) {
@@ -122,7 +122,7 @@ impl Campaign {
         let end_ns = now_ns();
         self.power_on(&[None])?;
         self.cluster.start_master()?;
-        Ok(Moment { begin_ns, end_ns })
+        Ok(Moment::new(begin_ns, end_ns))
     }
 
     fn cut_all_chunkservers(&mut self, random: &mut StdRng) -> anyhow::Result<()> {
