@@ -1,5 +1,7 @@
 //! Tests of the engine's hand in copies: grants, failed copies, and what is settled after a loss.
 
+use std::cell::Cell;
+
 use super::*;
 
 fn grant(client: &Client, file: u64) -> session::WriteGrant {
@@ -218,14 +220,27 @@ fn a_writer_whose_copies_all_lost_power_goes_on_and_learns_that_bytes_are_gone()
     let (chunk, version) = (first.chunk, first.version);
     let failures = first.places.iter().map(failure).collect();
     let waiting = client.spawn(session::CopyFailed { inode: file, index: 0, chunk, version, failures });
+    let (kept, made_anew) = (Cell::new(0), Cell::new(0));
     until("the new grant", || {
-        let suspect = |_, order: &Order| matches!(order, Order::Raise { of: RaiseOf::Sound, .. }).then_some(5);
-        world.carry_out_or_fail(2, suspect);
+        world.carry_out_or_fail(2, |server, order: &Order| match order {
+            Order::Raise { of: RaiseOf::Sound, .. } => Some(5),
+            Order::Raise { of: RaiseOf::Whatever, .. } => {
+                kept.set(server);
+                None
+            }
+            Order::Replicate { .. } => {
+                made_anew.set(server);
+                None
+            }
+            Order::Delete { .. } => None,
+        });
         waiting.is_finished()
     });
     let next = waiting.join().unwrap().unwrap().grant.unwrap();
     assert!(next.version > first.version && next.version_from == next.version, "{next:?}");
     assert_eq!((next.lost_version, next.places.len()), (next.version, 2));
+    // Each may have lost something else.
+    assert_eq!(kept.get() + made_anew.get(), 3, "one is kept and the other made anew of it");
     world.check();
 }
 
