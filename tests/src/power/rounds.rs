@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::actor::Load;
+use super::actor::{GENERATION_BITS, Load};
 use super::content::{Described, Image};
 use super::journal::{self, Record};
 use super::names::Entry;
@@ -214,7 +214,7 @@ impl Campaign {
         }
         let mut actors = self.start_actors()?;
         sleep(Duration::from_millis(random.random_range(150..1_200)));
-        actors.tell("cut");
+        actors.tell_of_cut()?;
         let sessions_ended = self.sessions_ended_by_losses()?;
         let mut moment = self.inflict(fault, extras, random)?;
         match fault.client_lives() {
@@ -270,9 +270,10 @@ impl Campaign {
             .arg(&journals)
             .arg(ACTORS.to_string())
             .arg((self.plan.seed ^ u64::from(self.round) << 40).to_string())
-            .arg((self.round << 16).to_string())
+            .arg((self.round << GENERATION_BITS).to_string())
             .arg(format!("{:?}", self.plan.load))
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .current_dir("/")
             .spawn()?;
         self.cluster.guardian().process(child.id());
@@ -342,7 +343,7 @@ impl Campaign {
             let inode = if let Entry::File(inode) = entry { inode } else { None };
             let may_be_told = match fault {
                 Fault::AllChunkservers => inode.is_some_and(|inode| verdict.in_doubt.contains(&inode)),
-                Fault::Master => moment.log_lost,
+                Fault::Master => moment.takes_open_files(),
                 Fault::PauseClient => true,
                 _ => false,
             };
@@ -467,6 +468,16 @@ impl Actors {
         if let Some(input) = self.child.stdin.as_mut() {
             let _ = writeln!(input, "{order}");
         }
+    }
+
+    /// They know before anything is lost that only what was synced is promised.
+    fn tell_of_cut(&mut self) -> anyhow::Result<()> {
+        self.tell("cut");
+        let answers = self.child.stdout.as_mut().context("it is a pipe")?;
+        let mut answer = [0; 4];
+        answers.read_exact(&mut answer).context("the actors ended before anything happened")?;
+        ensure!(&answer == b"cut\n", "the actors answer {answer:?}");
+        Ok(())
     }
 
     fn kill(&mut self) -> anyhow::Result<()> {
