@@ -336,8 +336,9 @@ fn name_changes(records: &[Record], fault: Fault, moment: Moment) -> Vec<names::
     for record in records {
         match &record.act {
             Act::FsyncFolder(folder) => {
-                // One that was never acknowledged is nobody's promise, and says nothing of those before it.
-                let promised = |change: &names::Change| change.touches(folder) && change.fate != names::Fate::Unknown;
+                // The log keeps their order, so what was acknowledged before one that is there is there, too. That does not go for
+                // changes of unknown fate, nor for those after the power cut: they were made without what it took.
+                let promised = |change: &names::Change| change.touches(folder) && change.fate == names::Fate::Losable;
                 let touched = changes.iter().rposition(promised).map_or(0, |at| at + 1);
                 match record.end {
                     Some((_, 0, _)) => {
