@@ -46,6 +46,8 @@ enum Tried {
     NotNow(Failure),
     /// Nothing of the chunk is left, and it never was committed: a new one takes its place.
     BeginAgain,
+    /// A power cut took a committed chunk, which nobody ever synced, from everywhere: settling makes it anew, empty.
+    Vanished,
 }
 
 /// What became of the copies that were to be raised.
@@ -79,6 +81,11 @@ impl Turn<'_> {
                     None => continue,
                 },
                 Tried::NotNow(failure) => failure,
+                Tried::Vanished => {
+                    self.end_mending();
+                    self.state().end_grant_to_settle(operation.chunk);
+                    continue;
+                }
                 Tried::BeginAgain => match self.begin_again(operation, failed, &shape)? {
                     Ok(reply) => return Ok(reply),
                     Err(failure) => failure,
@@ -149,6 +156,9 @@ impl Turn<'_> {
                     break;
                 }
             }
+        }
+        if raised.agreed.is_none() && !may_wait && self.state().chunks.settle_candidates(chunk).is_lost {
+            return Ok(Tried::Vanished);
         }
         let Some((version, places)) = raised.agreed else { return Ok(Tried::NotNow(no_copy_left(chunk))) };
         (grant.version_from, grant.version) = (version, version);
