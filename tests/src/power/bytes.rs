@@ -144,7 +144,12 @@ impl History {
             let bytes = found.read(place, visible);
             let fits = |done: &u128| {
                 let sector = self.sector(place, *done);
-                sector[..visible] == bytes || ends.iter().any(|end| is_cut(&sector[..visible], &bytes, place, *end))
+                let may_be_zeros = |at: usize| loss == Loss::Subset && self.may_be_zeroed(place + at as u64, *done);
+                let is_zeroed =
+                    || (0..visible).all(|at| bytes[at] == sector[at] || (bytes[at] == 0 && may_be_zeros(at)));
+                sector[..visible] == bytes
+                    || ends.iter().any(|end| is_cut(&sector[..visible], &bytes, place, *end))
+                    || is_zeroed()
             };
             if visible > 0 && !combinations.iter().any(fits) {
                 let described = Described { offset: place, bytes: &bytes };
@@ -187,6 +192,17 @@ impl History {
             Change::Truncate(length) => length,
             change => length.max(change.range().1),
         })
+    }
+
+    /// Whether this byte was written by a write that was told to be lost: some copies may have taken it and others not, so
+    /// all of them zero its place.
+    fn may_be_zeroed(&self, place: u64, done: u128) -> bool {
+        let lost = |(at, event): (usize, &Event)| {
+            let (start, end) = event.change.range();
+            let is_write = !matches!(event.change, Change::Truncate(_));
+            is_write && event.fate == Fate::Unknown && done >> at & 1 == 0 && (start..end).contains(&place)
+        };
+        self.events.iter().enumerate().any(lost)
     }
 
     /// The bytes of a sector, if `done` was done.
@@ -289,6 +305,18 @@ mod tests {
         assert!(judged(&[(0, 2048, 1), (0, 256, 2)]).is_err(), "a sector is mixed");
         assert!(judged(&[(0, 2048, 1), (1024, 512, 2)]).is_err(), "where it was not written");
         assert!(judged(&[(512, 1536, 1)]).is_err(), "certain bytes became zeros");
+    }
+
+    #[test]
+    fn a_write_that_was_told_to_be_lost_may_have_been_zeroed_and_nothing_else() {
+        let changes = [(Change::Write(600, 100, 2), Fate::Unknown)];
+        let mut found = image(&[(0, 2048, 1)], 2048);
+        found.write(600, &[0; 100]);
+        assert_eq!(history(&changes).judge(&found, Loss::Subset), Ok(()));
+        assert!(history(&changes).judge(&found, Loss::Suffix).is_err());
+        assert!(history(&[(Change::Write(600, 100, 2), Fate::Unsynced)]).judge(&found, Loss::Subset).is_err());
+        found.write(700, &[0; 16]);
+        assert!(history(&changes).judge(&found, Loss::Subset).is_err());
     }
 
     #[test]

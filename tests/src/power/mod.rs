@@ -21,7 +21,8 @@
 //! at once. A file that was made longer without fsync may be shorter, or have zeros there. It can always be read: EIO is
 //! a failure. When chunkservers lost power under a client that lived, any subset of the writes that no fsync covers may be missing (the client
 //! may send a later one to chunkservers that have forgotten an earlier one), but then an fsync must not have returned 0 for
-//! the file since, before one of them returned an error. The same goes for a power cut of the master that ends the session of
+//! the file since, before one of them returned an error. What a write wrote that was so told to be lost may be zeros: some copies
+//! may have taken it and others not, so that all of them zero its place. The same goes for a power cut of the master that ends the session of
 //! a client that lives: it takes what open files had not committed.
 //!
 //! Errors: fsync fails where something may be lost that this file had, and it is told once. When a round is over, everything is
