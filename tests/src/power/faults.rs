@@ -28,7 +28,7 @@ impl Campaign {
         let victim = random.random_range(0..CHUNKSERVERS);
         match fault {
             Fault::Everything => return self.cut_everything(extras, random),
-            Fault::Master => return self.cut_master(random),
+            Fault::Master => return self.cut_master(),
             Fault::AllChunkservers => self.cut_all_chunkservers(random)?,
             Fault::OneChunkserver => self.cut_one_chunkserver(victim, random)?,
             Fault::Client => self.mount.take().context("it is mounted")?.kill(),
@@ -115,21 +115,15 @@ impl Campaign {
         (0..CHUNKSERVERS).for_each(|index| self.cluster.kill_chunkserver(index));
     }
 
-    /// As if in one instant, or the disk first: then the master lives on for a moment and refuses every change.
-    fn cut_master(&mut self, random: &mut StdRng) -> anyhow::Result<Moment> {
-        let disk_first = random.random_bool(0.5);
+    /// As if in one instant: a master that outlives its disk, and refuses every change, is another fault.
+    fn cut_master(&mut self) -> anyhow::Result<Moment> {
         let begin_ns = now_ns();
-        if disk_first {
-            self.cut(&[None])?;
-        }
         self.cluster.kill_master();
-        if !disk_first {
-            self.cut(&[None])?;
-        }
+        self.cut(&[None])?;
         let end_ns = now_ns();
         self.power_on(&[None])?;
         self.cluster.start_master()?;
-        Ok(Moment { refused: disk_first, ..Moment::new(begin_ns, end_ns) })
+        Ok(Moment::new(begin_ns, end_ns))
     }
 
     fn cut_all_chunkservers(&mut self, random: &mut StdRng) -> anyhow::Result<()> {

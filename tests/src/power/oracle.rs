@@ -139,14 +139,12 @@ pub struct Moment {
     pub last_change_ns: u64,
     /// Whether its log lost anything that a client that lived had been told, so that the client's session ended.
     pub log_lost: bool,
-    /// Whether it answered for a moment when its disk did not: clients were refused what they had to commit.
-    pub refused: bool,
 }
 
 impl Moment {
     /// One at which no master lost its power, unless [`Self::with`] says otherwise.
     pub fn new(begin_ns: u64, end_ns: u64) -> Self {
-        Self { begin_ns, end_ns, last_change_ns: begin_ns, log_lost: true, refused: false }
+        Self { begin_ns, end_ns, last_change_ns: begin_ns, log_lost: true }
     }
 
     /// Looks up in the journals when the last change was acknowledged.
@@ -167,14 +165,9 @@ impl Moment {
         self.log_lost && (self.takes_from_ns()..=self.end_ns).contains(&acknowledged_ns)
     }
 
-    /// Whether a client that lived lost what it had not committed.
-    pub fn takes_open_files(&self) -> bool {
-        self.log_lost || self.refused
-    }
-
     /// Whether what went through a handle that was closed then, or never, may not have been committed.
     fn may_take_of_handle(&self, closed_ns: Option<u64>) -> bool {
-        self.takes_open_files() && closed_ns.is_none_or(|closed_ns| closed_ns >= self.takes_from_ns())
+        self.log_lost && closed_ns.is_none_or(|closed_ns| closed_ns >= self.takes_from_ns())
     }
 }
 
@@ -233,8 +226,7 @@ impl Model {
         verdict.in_doubt =
             self.files.iter().filter(|(_, history)| !history.is_certain()).map(|(inode, _)| *inode).collect();
         // A client that lives writes on after a loss.
-        let any_may_be_missing =
-            fault == Fault::AllChunkservers || (fault == Fault::Master && moment.takes_open_files());
+        let any_may_be_missing = fault == Fault::AllChunkservers || (fault == Fault::Master && moment.log_lost);
         let loss = if any_may_be_missing { Loss::Subset } else { Loss::Suffix };
         for (inode, image) in &found.files {
             verdict.files += 1;
@@ -323,7 +315,7 @@ fn may_be_missing(event: &Event, fault: Fault, moment: Moment) -> bool {
             Fault::Everything | Fault::AllChunkservers => true,
             // What is closed is at the master and on the chunkservers.
             Fault::Client | Fault::PauseClient => event.closed_ns.is_none_or(|closed_ns| closed_ns >= moment.begin_ns),
-            // What open files had not committed goes with the client's session, or is refused: fsync or close tells.
+            // The client's session ends, and with it what open files had not committed: fsync or close tells.
             Fault::Master => taken_with_the_log || moment.may_take_of_handle(event.closed_ns),
             _ => false,
         },

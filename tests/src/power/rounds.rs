@@ -171,7 +171,9 @@ impl Campaign {
         let problems_before = self.problems.len();
         let verdict = self
             .break_and_judge(fault, extras, &mut random)
-            .with_context(|| format!("{} round {}: {fault:?} {extras:?}", self.plan.name, self.round))?;
+            .with_context(|| format!("{} round {}: {fault:?} {extras:?}", self.plan.name, self.round))
+            // There is something to look at.
+            .inspect_err(|_| self.cluster.guardian().keep())?;
         println!(
             "{} round {}: {fault:?}: {} fsyncs, {} files ({} partly unsynced), {} unsynced names taken, {} problems; {:.1} s",
             self.plan.name,
@@ -343,7 +345,7 @@ impl Campaign {
             let inode = if let Entry::File(inode) = entry { inode } else { None };
             let may_be_told = match fault {
                 Fault::AllChunkservers => inode.is_some_and(|inode| verdict.in_doubt.contains(&inode)),
-                Fault::Master => moment.takes_open_files(),
+                Fault::Master => moment.log_lost,
                 Fault::PauseClient => true,
                 _ => false,
             };
