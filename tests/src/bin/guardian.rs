@@ -36,7 +36,7 @@ impl Made {
             "process" => self.processes.extend(what.parse().ok().and_then(Pid::from_raw)),
             "mount" => self.mounts.push(what.to_owned()),
             "loop" => {
-                self.loops.extend(what.split_once(' ').map(|(device, file)| (device.to_owned(), file.to_owned())))
+                self.loops.extend(what.split_once(' ').map(|(device, file)| (device.to_owned(), file.to_owned())));
             }
             "folder" => self.folders.push(what.to_owned()),
             "keep" => self.keep = true,
