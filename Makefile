@@ -32,7 +32,7 @@ build: linker
 	$(CARGO) build --release --locked --bins
 	ln -sf mount-rfs "$(OUT)/mount.rfs"
 
-## make test        unit tests to whole clusters with real mounts, all but `make torture` (needs root and /dev/fuse)
+## make test        unit tests to whole clusters with real mounts, 30 power cuts (needs root, /dev/fuse, loop devices)
 .PHONY: test
 test: prerequisites test-tools build
 	$(CARGO) nextest run --release --locked --workspace

@@ -30,8 +30,11 @@ pub struct MasterConfig {
     /// The folder with the metadata, made by `mfs-master init`.
     pub data: PathBuf,
 
-    /// A power cut takes at most the changes of this long that nothing waited for (fsync waits).
+    /// A power cut takes at most the changes of this long, and of a sync of the disk, that nothing waited for (fsync waits).
     pub log_flush_interval: Period,
+    /// On a disk that takes longer to sync, changes are answered only when they are on it: a power cut never takes more than
+    /// the changes of this long.
+    pub log_unsynced_max: Period,
     /// Whether every change waits for the disk before it is answered.
     pub wait_for_disk: bool,
     /// Memory for metadata pages; the chunk table and leases come on top.
@@ -110,6 +113,7 @@ impl Default for MasterConfig {
         MasterConfig {
             data: PathBuf::from("/var/lib/mfs-master"),
             log_flush_interval: Period::new(store.log_flush_interval),
+            log_unsynced_max: Period::new(store.log_unsynced_max),
             wait_for_disk: store.wait_for_disk,
             cache_bytes: ByteSize::new(store.cache_bytes),
             checkpoint_interval: Period::new(store.checkpoint_interval),
@@ -150,6 +154,10 @@ impl MasterConfig {
                 self.recall_timeout.get() < self.session_expiry.get(),
                 "recall_timeout must not be shorter than session_expiry",
             ),
+            (
+                self.log_unsynced_max.get() < self.log_flush_interval.get(),
+                "log_unsynced_max must not be shorter than log_flush_interval; for every change to wait, there is wait_for_disk",
+            ),
             (!(1..=9).contains(&self.copies_min), "copies_min must be from 1 to 9, as goals are"),
             (self.repairs_per_volume == 0, "repairs_per_volume must be at least 1, or nothing is ever repaired"),
             (
@@ -179,6 +187,7 @@ impl MasterConfig {
         StoreOptions {
             cache_bytes: self.cache_bytes.get(),
             log_flush_interval: self.log_flush_interval.get(),
+            log_unsynced_max: self.log_unsynced_max.get(),
             wait_for_disk: self.wait_for_disk,
             checkpoint_interval: self.checkpoint_interval.get(),
             ..StoreOptions::default()

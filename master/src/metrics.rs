@@ -63,6 +63,7 @@ counters! {
     recalls, RECALLS;
     commits, COMMITS;
     commit_failures, COMMIT_FAILURES;
+    slow_disk_waits, SLOW_DISK_WAITS;
     sessions_begun, SESSIONS_BEGUN;
     sessions_expired, SESSIONS_EXPIRED;
     chunks_settled, CHUNKS_SETTLED;

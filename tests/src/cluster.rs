@@ -3,6 +3,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -17,9 +19,13 @@ use serde_json::Value;
 
 use crate::guardian::{Guardian, folder_of_all_tests};
 use crate::programs::{program, require_root_and_fuse, run};
-use crate::volumes::XfsVolume;
+use crate::volumes::{XfsVolume, unmount_patiently};
 
 const HOST: &str = "127.0.0.1";
+/// Below those that the kernel gives to outgoing connections (`ip_local_port_range`), or a daemon that is down for a moment could
+/// lose its port to one.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+const PORTS_PER_CLUSTER: u16 = 16;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// For anything that happens in well under a second on an idle machine.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -84,6 +90,8 @@ pub struct Cluster {
 }
 
 struct Ports {
+    /// Nobody else gets these ports while this is there.
+    _taken: UnixListener,
     cluster: u16,
     clients: u16,
     web: u16,
@@ -92,21 +100,31 @@ struct Ports {
 }
 
 impl Ports {
-    /// Free ones. All are taken at once and then let go of, so they differ.
+    /// Free ones, that stay this cluster's also while its daemons are down: a block of ports belongs to whoever has bound a
+    /// socket of its name. The kernel gives none of them to outgoing connections.
     fn free(chunkservers: usize) -> anyhow::Result<Self> {
-        let listeners = (0..chunkservers + 4)
-            .map(|_| TcpListener::bind((HOST, 0)))
-            .collect::<Result<Vec<_>, _>>()
-            .context("no free ports")?;
-        let mut ports = listeners.iter().map(|listener| listener.local_addr().map(|address| address.port()));
-        let mut next = || ports.next().context("a port for each")?.context("a bound socket has a port");
+        ensure!(chunkservers + 4 <= usize::from(PORTS_PER_CLUSTER), "a block of ports has too few");
+        let blocks = (PORTS.end - PORTS.start) / PORTS_PER_CLUSTER;
+        let first = rand::random_range(0..blocks);
+        let mut taken =
+            (0..blocks).filter_map(|step| Self::take(PORTS.start + (first + step) % blocks * PORTS_PER_CLUSTER));
+        let (taken, base) = taken.next().context("all blocks of ports for tests are in use")?;
         Ok(Self {
-            cluster: next()?,
-            clients: next()?,
-            web: next()?,
-            metrics: next()?,
-            data: (0..chunkservers).map(|_| next()).collect::<anyhow::Result<_>>()?,
+            _taken: taken,
+            cluster: base,
+            clients: base + 1,
+            web: base + 2,
+            metrics: base + 3,
+            data: (base + 4..).take(chunkservers).collect(),
         })
+    }
+
+    /// None if others use some of them.
+    fn take(base: u16) -> Option<(UnixListener, u16)> {
+        let name = UnixAddress::from_abstract_name(format!("rfs-test-ports-{base}")).ok()?;
+        let taken = UnixListener::bind_addr(&name).ok()?;
+        let all_free = (base..base + PORTS_PER_CLUSTER).all(|port| TcpListener::bind((HOST, port)).is_ok());
+        all_free.then_some((taken, base))
     }
 }
 
@@ -275,6 +293,15 @@ impl Cluster {
     /// Port of chunkservers and administration at the master.
     pub fn cluster_port(&self) -> u16 {
         self.ports.cluster
+    }
+
+    /// Everything the master has logged, through all its starts.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn master_log(&self) -> anyhow::Result<String> {
+        let log = fs::read(&self.master.log).with_context(|| self.master.log.display().to_string())?;
+        Ok(String::from_utf8_lossy(&log).into_owned())
     }
 
     // ------------------------------------------------------------ chunkservers
@@ -544,8 +571,7 @@ impl Mount {
     /// # Errors
     /// If it is in use, or the process ends badly.
     pub fn unmount(mut self) -> anyhow::Result<()> {
-        unmount(&self.path, UnmountFlags::empty())
-            .with_context(|| format!("cannot unmount {}", self.path.display()))?;
+        unmount_patiently(&self.path)?;
         let status = self.daemon.wait_for_end(SOON)?;
         ensure!(status.success(), "mount.rfs ended with {status}:\n{}", end_of(&self.daemon.log, 25));
         Ok(())

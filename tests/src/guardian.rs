@@ -56,9 +56,11 @@ impl Guardian {
         self.tell(&format!("mount {}", path.display()));
     }
 
-    /// A loop device to free.
-    pub fn loop_device(&self, device: &str) {
-        self.tell(&format!("loop {device}"));
+    /// A loop device to free, if it is still the one of this file: numbers are given again.
+    pub fn loop_device(&self, device: &str, file: &Path) {
+        // As the kernel names it.
+        let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+        self.tell(&format!("loop {device} {}", file.display()));
     }
 
     /// A folder to remove.

@@ -8,6 +8,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 
 use crate::guardian::Guardian;
 use crate::programs::run;
@@ -150,7 +152,7 @@ impl XfsVolume {
     /// # Errors
     /// If it is in use.
     pub fn unmount(&self) -> anyhow::Result<()> {
-        run(Command::new("umount").arg(&self.path)).map(drop)
+        unmount_patiently(&self.path)
     }
 
     /// Drops everything that was not synced, at once, as a power cut does; every later access fails until it is
@@ -177,6 +179,18 @@ impl DiskError {
     }
 }
 
+/// Unmounts, also if it is in use for a moment: a process that another thread of the test is just starting has, until it becomes
+/// another program, everything open that the test has open.
+pub(crate) fn unmount_patiently(path: &Path) -> anyhow::Result<()> {
+    for _ in 0..100 {
+        match unmount(path, UnmountFlags::empty()) {
+            Err(Errno::BUSY) => sleep(Duration::from_millis(20)),
+            done => return done.with_context(|| format!("cannot unmount {}", path.display())),
+        }
+    }
+    anyhow::bail!("cannot unmount {}: it stays in use", path.display())
+}
+
 fn make_filesystem(image: &Path, bytes: u64) -> anyhow::Result<()> {
     File::create(image)?.set_len(bytes)?;
     run(Command::new("mkfs.xfs").args(["-q", "-f"]).arg(image)).map(drop)
@@ -184,7 +198,7 @@ fn make_filesystem(image: &Path, bytes: u64) -> anyhow::Result<()> {
 
 fn loop_device(guardian: &Guardian, image: &Path) -> anyhow::Result<String> {
     let device = run(Command::new("losetup").args(["-f", "--show", "--direct-io=off"]).arg(image))?.trim().to_owned();
-    guardian.loop_device(&device);
+    guardian.loop_device(&device, image);
     Ok(device)
 }
 

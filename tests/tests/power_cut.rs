@@ -7,52 +7,12 @@
 use std::collections::BTreeMap;
 
 use rfs_tests::power::actor::Load;
-use rfs_tests::power::oracle::{Fault, Kind};
+use rfs_tests::power::oracle::Fault;
 use rfs_tests::power::rounds::{Broken, Campaign, FAULTS, Plan};
 
 const ROUNDS: u64 = 30;
-const CLUSTERS: u64 = 2;
+const CLUSTERS: u64 = 3;
 const SEED: u64 = 3;
-
-/// What is known to be broken and not mended yet: it is counted and printed, and does not fail the test. `RFS_POWER_STRICT=1`
-/// allows nothing.
-struct Allowance {
-    name: &'static str,
-    faults: &'static [Fault],
-    kinds: &'static [Kind],
-}
-
-const ALLOWANCES: &[Allowance] = &[
-    Allowance {
-        name: "an append after a loss that fsync told of goes to where the file ends by then, which the oracle does not follow",
-        faults: &[Fault::AllChunkservers],
-        kinds: &[Kind::BytesUnsynced],
-    },
-    Allowance {
-        name: "a power cut of the master takes more than the last 10 ms where its disk is busy, and what open files had not committed",
-        faults: &[Fault::Master],
-        kinds: &[
-            Kind::Names,
-            Kind::Bytes,
-            Kind::BytesUnsynced,
-            Kind::MountsDiffer,
-            Kind::ReadDuringWork,
-            Kind::UnreadableUnsynced,
-        ],
-    },
-];
-
-impl Allowance {
-    fn of(broken: &Broken) -> Option<&'static str> {
-        if setting("RFS_POWER_STRICT", 0) > 0 {
-            return None;
-        }
-        let allows = |allowance: &&Allowance| {
-            allowance.faults.contains(&broken.fault) && allowance.kinds.contains(&broken.problem.kind)
-        };
-        ALLOWANCES.iter().find(allows).map(|allowance| allowance.name)
-    }
-}
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
@@ -105,14 +65,8 @@ fn nothing_that_was_promised_is_lost() {
     for ((fault, kind), count) in counts {
         println!("{count} x {kind:?} after {fault:?}");
     }
-    let (allowed, broken): (Vec<&Broken>, Vec<&Broken>) =
-        problems.iter().partition(|broken| Allowance::of(broken).is_some());
-    for Allowance { name, .. } in ALLOWANCES {
-        let count = allowed.iter().filter(|broken| Allowance::of(broken) == Some(name)).count();
-        println!("ALLOWED, known to be broken: {count} x {name}");
-    }
     let said: Vec<String> =
-        broken.into_iter().map(Broken::to_string).chain(ended.into_iter().filter_map(|(_, stopped)| stopped)).collect();
+        problems.iter().map(Broken::to_string).chain(ended.into_iter().filter_map(|(_, stopped)| stopped)).collect();
     assert!(
         said.is_empty(),
         "{} problems (RFS_TEST_SEED={seed} makes the same choices again):\n{}",

@@ -53,6 +53,44 @@ fn the_mount_outlives_a_restart_of_all_daemons() {
 }
 
 #[test]
+fn every_connection_is_of_use_after_a_session_was_lost() {
+    const THREADS: usize = 16;
+    // Nothing is on the master's disk but what somebody waited for.
+    let master_settings = ["log_flush_interval=1h", "log_unsynced_max=1h"].map(str::to_owned).to_vec();
+    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 1 << 30, first_may_fail: false };
+    let shape = Shape { storage, master_settings, ..Shape::default() };
+    let mut cluster = Cluster::start_shaped(shape).expect("a cluster");
+    let mount = cluster.mount().expect("a mount");
+    // Recalls and flushing have connections of their own, over which nothing goes but changes.
+    let write_files = |round: u8| {
+        let together = std::sync::Barrier::new(THREADS);
+        let write = &|thread: usize| {
+            together.wait();
+            for number in 0..5 {
+                let path = mount.path().join(format!("{thread}.{number}"));
+                let mut file = fs::OpenOptions::new().create(true).append(true).open(path).expect("opened");
+                file.write_all(&[round; 10_000]).expect("written");
+                file.sync_all().expect("a commit in the session that is there now");
+            }
+        };
+        std::thread::scope(|scope| (0..THREADS).for_each(|thread| drop(scope.spawn(move || write(thread)))));
+    };
+    write_files(0);
+    write_files(1);
+    fs::write(mount.path().join("lost"), b"of this the master knows nothing later").expect("written");
+    cluster.volume(None).cut_power().expect("power cut");
+    cluster.kill_master();
+    cluster.volume(None).unmount().expect("unmounted");
+    cluster.volume(None).mount().expect("mounted again");
+    cluster.start_master().expect("started again");
+    let began = || cluster.master_log().expect("a log").matches(" began: ").count() >= 2;
+    assert!(cluster.wait(Duration::from_secs(30), began), "no new session");
+    cluster.wait_for_volumes(3).expect("back");
+    write_files(2);
+    mount.unmount().expect("unmounted");
+}
+
+#[test]
 fn what_was_fsynced_survives_a_power_cut_of_everything() {
     const FILES: usize = 150;
     let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 1 << 30, first_may_fail: false };

@@ -628,6 +628,24 @@ fn a_file_whose_writer_came_back_is_asked_back_before_it_is_repaired() {
 }
 
 #[test]
+fn a_writer_that_came_back_and_asks_for_a_chunk_gets_the_copies_that_it_lacks() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    let wait = chunks.config().repair_delay.as_secs() + 2;
+    chunks.load(ChunkId::new(1), info(1, 1, Goal::TWO));
+    connect(&mut chunks, 1, &[held(1, 1)]);
+    chunks.is_written_on(InodeId::new(9));
+    connect(&mut chunks, 2, &[]);
+    let made = |order: &Order| matches!(order, Order::Replicate { .. });
+    assert_eq!(chunks.begin_write(ChunkId::new(1), SessionId::new(5)).unwrap().len(), 1);
+    pass(&mut chunks, wait, &[1, 2]);
+    assert!(!commands(&mut chunks, 2).iter().any(made), "it writes");
+    // One is too few for the engine.
+    chunks.end_write(ChunkId::new(1));
+    pass(&mut chunks, wait, &[1, 2]);
+    assert!(commands(&mut chunks, 2).iter().any(made));
+}
+
+#[test]
 fn copies_of_a_file_whose_writer_came_back_are_not_deleted() {
     let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
     chunks.load(ChunkId::new(1), info(1, 1, Goal::ONE));

@@ -97,6 +97,8 @@ pub struct Chunks {
     passed_over: BTreeMap<ChunkId, ChunkId>,
     /// Files that a writer from before the start of the master goes on with: which of their chunks it writes is not known.
     written_on: BTreeSet<InodeId>,
+    /// Those of their chunks that the writer has asked for since: `writers` says whether it writes them.
+    asked_anew: BTreeSet<(InodeId, ChunkId)>,
     /// Chunks committed by such writers whose copies are looked for on every volume that has not said what it holds yet.
     sought: BTreeSet<ChunkId>,
 }
@@ -132,6 +134,7 @@ impl Chunks {
             next_chunk: ChunkId::new(0),
             passed_over: BTreeMap::new(),
             written_on: BTreeSet::new(),
+            asked_anew: BTreeSet::new(),
             sought: BTreeSet::new(),
         }
     }
@@ -173,11 +176,21 @@ impl Chunks {
     /// The lease is down.
     pub fn is_not_written_on(&mut self, inode: InodeId) {
         self.written_on.remove(&inode);
+        let asked: Vec<ChunkId> = self
+            .asked_anew
+            .range((inode, ChunkId::new(0))..=(inode, ChunkId::new(u64::MAX)))
+            .map(|(_, chunk)| *chunk)
+            .collect();
+        for chunk in asked {
+            self.asked_anew.remove(&(inode, chunk));
+        }
     }
 
     /// Whether somebody may be writing the chunk.
     fn has_writer(&self, chunk: ChunkId, entry: &Entry) -> bool {
-        self.writers.contains_key(&chunk) || self.written_on.contains(&entry.inode())
+        let inode = entry.inode();
+        self.writers.contains_key(&chunk)
+            || (self.written_on.contains(&inode) && !self.asked_anew.contains(&(inode, chunk)))
     }
 
     /// A chunk record was made.
@@ -308,6 +321,11 @@ impl Chunks {
     /// and tells [`Chunks::granted`], or calls [`Chunks::end_write`].
     pub fn begin_write(&mut self, chunk: ChunkId, session: SessionId) -> Result<Vec<Place>, WriteRefusal> {
         let entry = self.entries.get(&chunk).filter(|entry| !entry.is_doomed()).ok_or(WriteRefusal::NoCopies)?;
+        // Who asks does not go on under a grant from before the start. With too few copies for it there have to be more first.
+        if self.written_on.contains(&entry.inode()) && self.asked_anew.insert((entry.inode(), chunk)) {
+            self.refresh(chunk);
+        }
+        let entry = self.entries.get(&chunk).ok_or(WriteRefusal::NoCopies)?;
         let other_writer = self.writers.get(&chunk).is_some_and(|writer| *writer != session);
         if other_writer || entry.is_repairing() {
             return Err(WriteRefusal::Busy);

@@ -1,5 +1,7 @@
 //! Tests of the engine's hand in copies: grants, failed copies, and what is settled after a loss.
 
+use std::cell::Cell;
+
 use super::*;
 
 fn grant(client: &Client, file: u64) -> session::WriteGrant {
@@ -255,14 +257,27 @@ fn a_writer_whose_copies_all_lost_power_goes_on_and_learns_that_bytes_are_gone()
     let (chunk, version) = (first.chunk, first.version);
     let failures = first.places.iter().map(failure).collect();
     let waiting = client.spawn(session::CopyFailed { inode: file, index: 0, chunk, version, failures });
+    let (kept, made_anew) = (Cell::new(0), Cell::new(0));
     until("the new grant", || {
-        let suspect = |_, order: &Order| matches!(order, Order::Raise { of: RaiseOf::Sound, .. }).then_some(5);
-        world.carry_out_or_fail(2, suspect);
+        world.carry_out_or_fail(2, |server, order: &Order| match order {
+            Order::Raise { of: RaiseOf::Sound, .. } => Some(5),
+            Order::Raise { of: RaiseOf::Whatever, .. } => {
+                kept.set(server);
+                None
+            }
+            Order::Replicate { .. } => {
+                made_anew.set(server);
+                None
+            }
+            Order::Delete { .. } => None,
+        });
         waiting.is_finished()
     });
     let next = waiting.join().unwrap().unwrap().grant.unwrap();
     assert!(next.version > first.version && next.version_from == next.version, "{next:?}");
     assert_eq!((next.lost_version, next.places.len()), (next.version, 2));
+    // Each may have lost something else.
+    assert_eq!(kept.get() + made_anew.get(), 3, "one is kept and the other made anew of it");
     world.check();
 }
 
@@ -323,6 +338,38 @@ fn a_writer_that_asks_for_committed_bytes_learns_that_all_copies_lost_power() {
     let chunk = waiting.join().unwrap().unwrap().chunks.remove(0);
     assert_eq!((chunk.version, chunk.lost_version, chunk.places.len()), (2, 2, 2));
     world.check();
+}
+
+#[test]
+fn a_writer_whose_committed_chunk_a_power_cut_took_from_everywhere_goes_on_with_empty_copies() {
+    let world = World::new();
+    world.chunkservers(2);
+    let client = world.client(Manners::Keeps);
+    let made = client.make("f", true);
+    let (file, first) = (inode_of(&made), made.first_chunk.unwrap());
+    commit_as(&client, file, &first, 10, false);
+    world.chunkservers_holding(2, |_| Vec::new());
+    let (chunk, version) = (first.chunk, first.version);
+    let failures = first.places.iter().map(failed_copy).collect();
+    let waiting = client.spawn(session::CopyFailed { inode: file, index: 0, chunk, version, failures });
+    let made_anew = Cell::new(false);
+    until("the new grant", || {
+        world.engine.tick(&Digests(true));
+        world.carry_out_or_fail(2, |_, order: &Order| match order {
+            Order::Raise { from, .. } if from.get() == 0 => {
+                made_anew.set(true);
+                None
+            }
+            Order::Raise { .. } if !made_anew.get() => Some(rfs_common::errno::Errno::ENOENT.raw() as u32),
+            _ => None,
+        });
+        waiting.is_finished()
+    });
+    let next = waiting.join().unwrap().unwrap().grant.unwrap();
+    assert_eq!((next.chunk, next.places.len()), (chunk, 2), "{next:?}");
+    assert!(next.lost_version > version, "what was acknowledged and not synced is gone: {next:?}");
+    commit(&client, file, &next, 20);
+    check_settled(&world, chunk, 2);
 }
 
 #[test]
@@ -408,7 +455,9 @@ fn a_failed_copy_waits_until_the_chunk_is_settled() {
         waiting.is_finished() && locate.is_finished()
     });
     let located = locate.join().unwrap().unwrap().chunks.remove(0);
-    assert_eq!((located.version, located.lost_version, located.places.len()), (2, 2, 2));
+    // Whether it is answered before the failed copy is taken out is chance.
+    assert_eq!((located.version, located.lost_version), (2, 2));
+    assert!((1..=2).contains(&located.places.len()), "{located:?}");
     let next = waiting.join().unwrap().unwrap().grant.unwrap();
     assert_eq!((next.chunk, next.version_from, next.version), (chunk, 3, 3), "{next:?}");
     assert_eq!(next.lost_version, 2, "what was acknowledged and not synced may be gone");

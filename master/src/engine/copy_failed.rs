@@ -46,6 +46,8 @@ enum Tried {
     NotNow(Failure),
     /// Nothing of the chunk is left, and it never was committed: a new one takes its place.
     BeginAgain,
+    /// A power cut took a committed chunk, which nobody ever synced, from everywhere: settling makes it anew, empty.
+    Vanished,
 }
 
 /// What became of the copies that were to be raised.
@@ -79,6 +81,11 @@ impl Turn<'_> {
                     None => continue,
                 },
                 Tried::NotNow(failure) => failure,
+                Tried::Vanished => {
+                    self.end_mending();
+                    self.state().end_grant_to_settle(operation.chunk);
+                    continue;
+                }
                 Tried::BeginAgain => match self.begin_again(operation, failed, &shape)? {
                     Ok(reply) => return Ok(reply),
                     Err(failure) => failure,
@@ -140,16 +147,25 @@ impl Turn<'_> {
             return Ok(Tried::BeginAgain);
         }
         if raised.agreed.is_none() && !may_wait {
-            // All of them failed, as after a power cut of all: what is left goes on, and the writer learns of it.
+            // All of them failed, as after a power cut of all: what is left goes on, and the writer learns of it. It is one copy,
+            // of which the others are made anew: each may have lost something else, and no two may differ under one version.
             remains = Remains::WhatWasSynced;
-            raised = self.raise_until_agreed(operation, before, version_from, RaiseOf::Whatever)?;
+            for place in &before {
+                raised = self.raise_until_agreed(operation, vec![place.clone()], version_from, RaiseOf::Whatever)?;
+                if raised.agreed.is_some() {
+                    break;
+                }
+            }
+        }
+        if raised.agreed.is_none() && !may_wait && self.state().chunks.settle_candidates(chunk).is_lost {
+            return Ok(Tried::Vanished);
         }
         let Some((version, places)) = raised.agreed else { return Ok(Tried::NotNow(no_copy_left(chunk))) };
         (grant.version_from, grant.version) = (version, version);
         if remains == Remains::WhatWasSynced {
             grant.lost_version = version;
         }
-        Ok(match self.fill_up(&grant, places)? {
+        Ok(match self.fill_up(&grant, places, &before)? {
             Ok(places) => Tried::Granted(PlacedGrant { grant, places }, remains),
             Err(failure) => Tried::NotNow(failure),
         })
@@ -319,12 +335,21 @@ impl Turn<'_> {
         }
     }
 
-    /// Copies a survivor to fresh places until there are as many as a write needs.
-    fn fill_up(&mut self, grant: &Grant, mut places: Vec<Place>) -> Result<Result<Vec<Place>, Failure>, Refusal> {
+    /// Copies a survivor to fresh places until there are as many as a write needs; to servers that had the chunk before only where
+    /// there are no others.
+    fn fill_up(
+        &mut self,
+        grant: &Grant,
+        mut places: Vec<Place>,
+        before: &[Place],
+    ) -> Result<Result<Vec<Place>, Failure>, Refusal> {
         let needed = usize::from(grant.goal.get()).min(self.state().chunks.config().copies_min);
         let mut excluded: Vec<_> = places.iter().map(|place| place.server).collect();
         while places.len() < needed {
-            let chosen = self.state().chunks.choose_new(grant.goal, &excluded);
+            let chunks = &mut self.state().chunks;
+            let mut avoided = excluded.clone();
+            avoided.extend(before.iter().map(|place| place.server));
+            let chosen = chunks.choose_new(grant.goal, &avoided).or_else(|_| chunks.choose_new(grant.goal, &excluded));
             let Some(target) = chosen.ok().and_then(|places| places.into_iter().next()) else {
                 return Ok(Err(nowhere(grant.chunk, places.len(), needed)));
             };

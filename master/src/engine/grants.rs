@@ -170,10 +170,15 @@ impl State {
     pub(super) fn end_grant_without_copies(&mut self, chunk: ChunkId) {
         let is_mended = self.mending.contains(&chunk);
         if !is_mended && self.grants.get(chunk).is_some() && self.chunks.lacks_sound_copies(chunk) {
-            self.grants.remove(chunk);
-            self.settling.add(chunk);
-            self.end_write(chunk);
+            self.end_grant_to_settle(chunk);
         }
+    }
+
+    /// The writer cannot go on before the chunk is settled.
+    pub(super) fn end_grant_to_settle(&mut self, chunk: ChunkId) {
+        self.grants.remove(chunk);
+        self.settling.add(chunk);
+        self.end_write(chunk);
     }
 
     /// Notes a grant that was committed.

@@ -38,6 +38,11 @@ pub trait Storage: Send + Sync {
     /// [`Refused`]: that can no longer be promised.
     fn wait_durable(&self, position: LogPosition) -> Result<(), Refused>;
 
+    /// Whether the disk is so slow that answers have to wait for it, or a power cut would take more than it may.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// The last commit.
     fn position(&self) -> LogPosition;
 }
@@ -83,6 +88,10 @@ impl Storage for Store {
         Ok(Store::wait_durable(self, position)?)
     }
 
+    fn is_behind(&self) -> bool {
+        Store::is_behind(self)
+    }
+
     fn position(&self) -> LogPosition {
         Store::position(self)
     }
@@ -94,9 +103,21 @@ pub struct MemoryStorage {
     records: MemorySource,
     position: AtomicU64,
     refuses: AtomicBool,
+    behind: AtomicBool,
+    waits: AtomicU64,
 }
 
 impl MemoryStorage {
+    /// From now on its disk is too slow, or no longer.
+    pub fn set_behind(&self, behind: bool) {
+        self.behind.store(behind, Ordering::SeqCst);
+    }
+
+    /// How often somebody has waited for the disk.
+    pub fn waits(&self) -> u64 {
+        self.waits.load(Ordering::SeqCst)
+    }
+
     /// From now on commits are refused, or taken again, as on a disk that is full.
     pub fn set_full(&self, full: bool) {
         self.refuses.store(full, Ordering::SeqCst);
@@ -117,7 +138,12 @@ impl Storage for MemoryStorage {
     }
 
     fn wait_durable(&self, _position: LogPosition) -> Result<(), Refused> {
+        self.waits.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::SeqCst)
     }
 
     fn position(&self) -> LogPosition {

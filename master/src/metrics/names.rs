@@ -104,6 +104,8 @@ metrics! {
     RECALLS, Counter, "rfs_master_recalls_total", "Recalls sent to sessions.";
     COMMITS, Counter, "rfs_master_commits_total", "Commits to the metadata log.";
     COMMIT_FAILURES, Counter, "rfs_master_commit_failures_total", "Commits that the metadata log refused.";
+    SLOW_DISK_WAITS, Counter, "rfs_master_slow_disk_waits_total",
+        "Changes answered late because the metadata log waited for its disk for longer than log_unsynced_max.";
     SESSIONS_BEGUN, Counter, "rfs_master_sessions_begun_total", "Sessions that clients began.";
     SESSIONS_EXPIRED, Counter, "rfs_master_sessions_expired_total", "Sessions that ended because their client was silent.";
     CHUNKS_SETTLED, Counter, "rfs_master_chunks_settled_total",

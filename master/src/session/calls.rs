@@ -85,7 +85,8 @@ const ONLY_READ: [FrameType; 12] = [
 fn serve<C: Serve>(engine: &Engine, request: Request, message: &[u8]) -> Result<Vec<u8>, Refusal> {
     let Ok(call) = C::decode(message) else { return Err(Refusal::NotOurs("a message that does not decode")) };
     engine.metrics().count_operation(C::FRAME_TYPE);
-    if !ONLY_READ.contains(&C::FRAME_TYPE) {
+    let may_change = !ONLY_READ.contains(&C::FRAME_TYPE);
+    if may_change {
         engine.storage().wait_for_room();
     }
     let mut served = Served::default();
@@ -102,6 +103,10 @@ fn serve<C: Serve>(engine: &Engine, request: Request, message: &[u8]) -> Result<
         }
         Err(refusal) => Err(refusal),
     };
+    if may_change && result.is_ok() && served.durable.is_none() && engine.storage().is_behind() {
+        engine.metrics().slow_disk_waits.add_one();
+        served.durable = Some(engine.storage().position());
+    }
     let result = result.and_then(|reply| {
         let Some(position) = served.durable else { return Ok(reply) };
         let waited = engine.storage().wait_durable(position);

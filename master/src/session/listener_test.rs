@@ -15,14 +15,17 @@ use crate::engine::{EngineConfig, MemoryStorage, Storage};
 use crate::namespace::bootstrap::new_cluster;
 
 fn server() -> SessionServer {
-    server_with(None)
+    server_with(&Arc::new(MemoryStorage::default()), None)
 }
 
-fn server_with(local: Option<UnixListener>) -> SessionServer {
-    let storage = MemoryStorage::default();
+fn server_on(storage: &Arc<MemoryStorage>) -> SessionServer {
+    server_with(storage, None)
+}
+
+fn server_with(storage: &Arc<MemoryStorage>, local: Option<UnixListener>) -> SessionServer {
     storage.commit(&new_cluster(Goal::TWO, Time::EPOCH)).unwrap();
     let (clock, random) = (SystemClock::shared(), SystemRandom::shared());
-    let engine = Engine::open(Arc::new(storage), ClusterId::new(1), EngineConfig::default(), clock, random).unwrap();
+    let engine = Engine::open(storage.clone(), ClusterId::new(1), EngineConfig::default(), clock, random).unwrap();
     let config = ListenerConfig {
         connections_max: 3,
         handshake_timeout: Duration::from_millis(300),
@@ -57,7 +60,8 @@ fn is_closed(connection: &Connection<TcpStream>) -> bool {
 #[test]
 fn who_comes_from_this_host_is_served_over_a_unix_socket() {
     let address = rfs_common::socket::master_address(ClusterId::new(1), u64::from(std::process::id())).unwrap();
-    let server = server_with(Some(rfs_common::socket::listen(&address).unwrap()));
+    let local = rfs_common::socket::listen(&address).unwrap();
+    let server = server_with(&Arc::new(MemoryStorage::default()), Some(local));
     let connect = || {
         let socket = Socket::connect_local(&address).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -104,6 +108,48 @@ fn a_session_is_begun_joined_asked_and_ended() {
     operations.send(Envelope::request(FrameType::Sync, request), &session::Sync::default(), &[]).unwrap();
     let failure = operations.receive_reply::<session::Empty>(FrameType::Sync, request).unwrap().unwrap_err();
     assert_eq!(failure.errno, Errno::ESTALE.raw() as u32);
+    server.stop(Duration::from_secs(5));
+}
+
+#[test]
+fn changes_wait_for_a_disk_that_is_behind_and_reads_do_not() {
+    let storage = Arc::new(MemoryStorage::default());
+    let server = server_on(&storage);
+    let mut push = connect(&server);
+    let begun = shake(&mut push, &hello(session::ConnectionRole::Push)).unwrap();
+    let mut operations = connect(&server);
+    let joins = session::Hello {
+        session: begun.session,
+        secret: begun.secret,
+        slot: 1,
+        ..hello(session::ConnectionRole::Operations)
+    };
+    shake(&mut operations, &joins).unwrap();
+    let mut waits = |sequence: u64| {
+        let before = storage.waits();
+        let make = session::Make {
+            caller: Some(session::Caller::default()),
+            parent: 1,
+            name: format!("folder{sequence}").into_bytes().into(),
+            kind: session::NodeKind::Directory as i32,
+            mode: 0o755,
+            ..session::Make::default()
+        };
+        operations.send(Envelope::request(FrameType::Make, request_id(1, sequence)), &make, &[]).unwrap();
+        let made = operations.receive_reply::<session::MakeReply>(FrameType::Make, request_id(1, sequence)).unwrap();
+        made.unwrap();
+        let after_change = storage.waits();
+        let read = session::GetAttributes { inode: 1 };
+        let number = request_id(1, sequence + 1);
+        operations.send(Envelope::request(FrameType::GetAttributes, number), &read, &[]).unwrap();
+        operations.receive_reply::<session::NodeReply>(FrameType::GetAttributes, number).unwrap().unwrap();
+        (after_change - before, storage.waits() - after_change)
+    };
+    assert_eq!(waits(1), (0, 0));
+    storage.set_behind(true);
+    assert_eq!(waits(3), (1, 0));
+    storage.set_behind(false);
+    assert_eq!(waits(5), (0, 0));
     server.stop(Duration::from_secs(5));
 }
 

@@ -214,7 +214,9 @@ fn run_child(folder: &Path, task: &str) -> (String, String) {
         }
     }
     let said = String::from_utf8_lossy(&fs::read(&output).unwrap()).into_owned();
-    let said = said.lines().find_map(|line| line.strip_prefix("CHILD ")).unwrap_or("died").to_owned();
+    let refused = |line: &str| line.contains("sled gave up").then(|| format!("refused {line}"));
+    let told = said.lines().find_map(|line| line.strip_prefix("CHILD ").map(str::to_owned).or_else(|| refused(line)));
+    let said = told.unwrap_or_else(|| "died".to_owned());
     let class = match said.split(' ').next().unwrap() {
         "refused" if names_a_place(&said) => "refused, with file and offset",
         "refused" => "refused without",

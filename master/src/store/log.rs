@@ -15,7 +15,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
+use rfs_common::clock::{Monotonic, SharedClock};
 use rustix::fs::FallocateFlags;
 
 use super::Change;
@@ -52,6 +54,10 @@ pub(crate) struct Log {
     appender: Mutex<Appender>,
     written: AtomicU64,
     durable: AtomicU64,
+    clock: SharedClock,
+    opened: Monotonic,
+    /// While records are not on the disk: the oldest of them was written this long after `opened`, in nanoseconds, or later.
+    unsynced_since: AtomicU64,
     sync_running: Mutex<bool>,
     sync_ended: Condvar,
     unsynced: Mutex<Unsynced>,
@@ -99,6 +105,7 @@ impl Log {
         cluster: [u8; 16],
         segment_bytes: u64,
         end: LogEnd,
+        clock: SharedClock,
         sync_file: SyncFile,
     ) -> io::Result<Log> {
         let LogEnd { mut segments, position, mut offset } = end;
@@ -127,6 +134,9 @@ impl Log {
             appender: Mutex::new(Appender { file: newest.clone(), offset, capacity, record: Vec::new() }),
             written: AtomicU64::new(position),
             durable: AtomicU64::new(position),
+            opened: clock.monotonic(),
+            clock,
+            unsynced_since: AtomicU64::new(0),
             sync_running: Mutex::new(false),
             sync_ended: Condvar::new(),
             unsynced: Mutex::new(Unsynced { newest, older: Vec::new(), folder_changed: false }),
@@ -150,6 +160,19 @@ impl Log {
     /// The last position known to be on disk.
     pub(crate) fn durable_position(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
+    }
+
+    /// For how long, at most, the oldest record that is not on disk has been waiting for it.
+    pub(crate) fn unsynced_for(&self) -> Duration {
+        if self.durable_position() >= self.position() {
+            return Duration::ZERO;
+        }
+        let since = self.unsynced_since.load(Ordering::Acquire);
+        Duration::from_nanos(self.running_for_ns().saturating_sub(since))
+    }
+
+    fn running_for_ns(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().since(self.opened).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Why the log takes nothing any more, if so.
@@ -177,6 +200,10 @@ impl Log {
             .write_all_at(&appender.record, appender.offset)
             .map_err(|error| self.append_error(&error, "writing a record to"))?;
         appender.offset += appender.record.len() as u64;
+        // Otherwise older ones wait for the disk, or did until just now: then the sync that ended has noted when it began.
+        if self.durable_position() + 1 == position {
+            self.unsynced_since.store(self.running_for_ns(), Ordering::Release);
+        }
         self.written.store(position, Ordering::Release);
         Ok(position)
     }
@@ -248,11 +275,14 @@ impl Log {
 
     /// Syncs what is written; only one runs at a time.
     fn sync_now(&self) -> Result<(), String> {
+        let begun = self.running_for_ns();
         let target = self.position();
         let (files, folder_changed) = self.take_unsynced();
         let result = files.iter().try_for_each(|file| (self.sync_file)(file));
         let result = result.and_then(|()| if folder_changed { self.folder_file.sync_all() } else { Ok(()) });
         result.map_err(|error| self.fail(format!("syncing the log in {} failed: {error}", self.folder.display())))?;
+        // What it does not cover was written after it began.
+        self.unsynced_since.store(begun, Ordering::Release);
         self.durable.fetch_max(target, Ordering::AcqRel);
         Ok(())
     }

@@ -23,6 +23,7 @@ mod page;
 mod pages;
 mod sled_format;
 mod sled_pages;
+mod sled_panic;
 mod sled_survey;
 mod sled_sync;
 mod space;
@@ -135,8 +136,10 @@ impl Change {
 pub struct StoreOptions {
     /// Memory for pages; changed pages that a checkpoint is writing come on top.
     pub cache_bytes: u64,
-    /// A power cut takes at most the commits of this long, unless they were waited for.
+    /// A power cut takes at most the commits of this long and of a sync, unless they were waited for.
     pub log_flush_interval: Duration,
+    /// The log is behind when a commit has waited for the disk for longer than this, see [`Store::is_behind`].
+    pub log_unsynced_max: Duration,
     /// Whether every commit waits until it is on disk.
     pub wait_for_disk: bool,
     /// Disk space of one segment of the log.
@@ -157,6 +160,7 @@ impl Default for StoreOptions {
         StoreOptions {
             cache_bytes: 256 << 20,
             log_flush_interval: Duration::from_millis(10),
+            log_unsynced_max: Duration::from_secs(1),
             wait_for_disk: false,
             segment_bytes: 32 << 20,
             checkpoint_log_bytes: 256 << 20,
@@ -373,6 +377,12 @@ impl Store {
     /// Waits until everything up to this position survives a power cut. Many callers share one sync.
     pub fn wait_durable(&self, position: LogPosition) -> Result<(), CommitError> {
         self.core.log.sync(position.get()).map_err(CommitError::Failed)
+    }
+
+    /// Whether the disk is so slow that a commit has not been on it for longer than [`StoreOptions::log_unsynced_max`]. Whoever
+    /// then waits for the disk before telling anybody of a commit has a power cut take at most what was told in that time.
+    pub fn is_behind(&self) -> bool {
+        self.core.log.unsynced_for() > self.core.options.log_unsynced_max
     }
 
     /// The cluster that the store was made for.

@@ -280,7 +280,7 @@ fn open_core(
         "the metadata is open"
     );
     let dirty_bytes = pages.dirty_bytes();
-    let log = Log::start(&log_folder, identity.cluster, sizes.segment_bytes, end, sync_file)
+    let log = Log::start(&log_folder, identity.cluster, sizes.segment_bytes, end, clock.clone(), sync_file)
         .map_err(|error| OpenError::io("going on with the log in", &log_folder, no_space_hint(error)))?;
     Ok(Core {
         folder: folder.to_owned(),

@@ -29,7 +29,7 @@ use super::page::Page;
 use super::pages::{CapturedPage, PageId};
 use super::sled_survey::{Depth, SLED_LOG, Survey, survey};
 use super::wakeup::{Wakeup, Woken};
-use super::{Finding, StoreError, sled_sync};
+use super::{Finding, StoreError, sled_panic, sled_sync};
 
 /// sled's folder in the store's folder.
 pub(crate) const PAGES_FOLDER: &str = "pages";
@@ -378,6 +378,7 @@ fn open_trees(folder: &Path) -> Result<(Trees, Survey), StoreError> {
         .cache_capacity(SLED_CACHE_BYTES)
         .mode(sled::Mode::HighThroughput)
         .flush_every_ms(None);
+    sled_panic::prepare(folder);
     let mut attempts = 0;
     let (db, survey) = loop {
         let survey = look_over(folder)?;

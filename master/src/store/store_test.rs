@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rfs_common::clock::SystemClock;
+use rfs_common::clock::{ManualClock, SystemClock, Time};
 
 use super::log_recovery::list_segments;
 use super::*;
@@ -638,4 +638,35 @@ fn kill_minus_nine_loses_no_commit() {
         all_told = all_told.max(told);
     }
     assert!(all_told > 0);
+}
+
+#[test]
+fn the_log_is_behind_while_a_commit_waits_for_the_disk_for_too_long() {
+    let folder = tempfile::tempdir().unwrap();
+    Store::create(folder.path(), CLUSTER).unwrap();
+    let clock = ManualClock::new(Time::EPOCH);
+    let slow = clock.clone();
+    let sync_file = Box::new(move |file: &fs::File| {
+        slow.advance(Duration::from_millis(600));
+        Ok(rustix::fs::fdatasync(file)?)
+    });
+    let limits = StoreOptions {
+        log_flush_interval: Duration::from_secs(3600),
+        log_unsynced_max: Duration::from_secs(1),
+        ..options()
+    };
+    let store = Store::open_with(folder.path(), limits, clock.shared(), sync_file).unwrap();
+    clock.advance(Duration::from_secs(60));
+    assert!(!store.is_behind(), "nothing waits");
+    let first = store.commit(&[put(Table::Inodes, b"a", b"1")]).unwrap();
+    clock.advance(Duration::from_millis(900));
+    store.commit(&[put(Table::Inodes, b"b", b"1")]).unwrap();
+    assert!(!store.is_behind());
+    clock.advance(Duration::from_millis(200));
+    assert!(store.is_behind(), "the first has waited for 1.1 s");
+    store.wait_durable(first).unwrap();
+    assert!(!store.is_behind());
+    clock.advance(Duration::from_secs(60));
+    store.commit(&[put(Table::Inodes, b"c", b"1")]).unwrap();
+    assert!(!store.is_behind(), "it has just come");
 }

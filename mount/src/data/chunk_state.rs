@@ -5,7 +5,8 @@
 //! - No piece is sent while an older one that it overlaps is unacknowledged, so the order of arrival does not matter.
 //! - Until the first write under a grant is acknowledged by every copy, nothing else is under way: it raises and cuts.
 //! - `valid_length` counts acknowledged bytes only.
-//! - A range that was lost, or zeroed by the application, is a [`Repair`] until every copy has zeros there.
+//! - A range that was zeroed by the application, or lost after some copy may have taken it, is a [`Repair`] until every copy has
+//!   zeros there. One that was lost unsent is a repair without work: the copies still have what was there before.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,15 +49,24 @@ pub(crate) enum Extent {
 pub(crate) enum ReadsAs {
     /// The application zeroed it.
     Zeros,
-    /// Its bytes were lost.
+    /// Its bytes were lost, and some copies may have taken them.
     Error,
+    /// Its bytes were lost before any was sent: nothing is to be zeroed.
+    ErrorUnsent,
 }
 
-/// A range that every copy is to zero.
+/// A range that every copy is to zero, unless no copy can have taken anything there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Repair {
     pub(crate) range: Range<u32>,
     pub(crate) reads_as: ReadsAs,
+}
+
+impl Repair {
+    /// Whether copies have to do anything for it.
+    pub(crate) fn concerns_copies(&self) -> bool {
+        self.reads_as != ReadsAs::ErrorUnsent
+    }
 }
 
 /// What one frame carries: pieces in their order, which do not touch.
@@ -181,6 +191,8 @@ pub(crate) struct ChunkState {
     pub(crate) dirty: DirtyMap,
     pub(crate) in_flight: Vec<InFlight>,
     pub(crate) repairs: Vec<Repair>,
+    /// What was sent and has not been acknowledged by every copy since: some may have it.
+    tried: Vec<Range<u32>>,
     pub(crate) owner: Owner,
     /// What a flusher is to send once it can claim the chunk.
     pub(crate) wanted: Option<Extent>,
@@ -285,6 +297,9 @@ impl ChunkState {
         }
         let frame = self.in_flight.remove(0);
         self.acknowledged += 1;
+        for piece in &frame.pieces {
+            self.tried = without(&self.tried, &piece.range());
+        }
         if let Some(grant) = &mut self.grant {
             grant.acknowledge();
             grant.unsynced = !frame.sync;
@@ -294,10 +309,18 @@ impl ChunkState {
         Some(frame)
     }
 
+    /// These repairs are done without the copies.
+    pub(crate) fn drop_repairs(&mut self, done: &[Repair]) {
+        self.repairs.retain(|repair| !done.contains(repair));
+        for repair in done {
+            self.tried = without(&self.tried, &repair.range);
+        }
+    }
+
     /// Every copy has carried out these repairs.
     pub(crate) fn repairs_acknowledged(&mut self, done: &[Repair]) {
         self.acknowledged += 1;
-        self.repairs.retain(|repair| !done.contains(repair));
+        self.drop_repairs(done);
         if let Some(grant) = &mut self.grant {
             grant.acknowledge();
         }
@@ -307,6 +330,7 @@ impl ChunkState {
     pub(crate) fn take_back(&mut self, pool: &BufferPool) {
         let pieces = std::mem::take(&mut self.in_flight).into_iter().rev().flat_map(|frame| frame.pieces);
         for piece in pieces {
+            self.tried.push(piece.range());
             self.dirty.write_below(piece.offset, &piece.bytes, pool);
             pool.give_back(piece.bytes);
         }
@@ -334,12 +358,22 @@ impl ChunkState {
     /// Gives up what is unsent: those ranges read as errors until they are written or repaired. Whether there was any.
     pub(crate) fn lose_dirty(&mut self) -> bool {
         let mut lost: Vec<Range<u32>> = self.dirty.ranges().collect();
-        lost.extend(self.in_flight.iter().flat_map(|frame| &frame.pieces).map(Piece::range));
+        let in_flight: Vec<Range<u32>> =
+            self.in_flight.drain(..).flat_map(|frame| frame.pieces).map(|it| it.range()).collect();
+        lost.extend(in_flight.iter().cloned());
         self.dirty = DirtyMap::default();
-        self.in_flight.clear();
         let any = !lost.is_empty();
+        let mut sent = std::mem::take(&mut self.tried);
+        sent.extend(in_flight);
+        sent.extend(self.repairs.iter().filter(|repair| repair.concerns_copies()).map(|repair| repair.range.clone()));
         for range in lost {
-            self.add_repair(range, ReadsAs::Error);
+            let unsent = gaps_between(range.clone(), sent.clone());
+            for range in gaps_between(range, unsent.clone()) {
+                self.add_repair(range, ReadsAs::Error);
+            }
+            for range in unsent {
+                self.add_repair(range, ReadsAs::ErrorUnsent);
+            }
         }
         any
     }
@@ -366,6 +400,7 @@ impl ChunkState {
     /// The chunk ends here now.
     pub(crate) fn cut(&mut self, length: u32) {
         self.dirty.remove(length..u32::MAX);
+        self.tried = without(&self.tried, &(length..u32::MAX));
         self.repairs.retain_mut(|repair| {
             repair.range.end = repair.range.end.min(length);
             !repair.range.is_empty()
@@ -399,11 +434,16 @@ impl ChunkState {
         let gaps = gaps_between(range, covered);
         let lost = |gap: &Range<u32>| {
             self.repairs.iter().any(|repair| {
-                repair.reads_as == ReadsAs::Error && repair.range.start < gap.end && gap.start < repair.range.end
+                repair.reads_as != ReadsAs::Zeros && repair.range.start < gap.end && gap.start < repair.range.end
             })
         };
         (!gaps.iter().any(lost)).then_some(gaps)
     }
+}
+
+/// These ranges, except for what lies in that one.
+fn without(ranges: &[Range<u32>], taken: &Range<u32>) -> Vec<Range<u32>> {
+    ranges.iter().flat_map(|range| gaps_between(range.clone(), vec![taken.clone()])).collect()
 }
 
 #[cfg(test)]
@@ -411,6 +451,48 @@ mod tests {
     use rfs_common::ids::ChunkId;
 
     use super::*;
+
+    #[test]
+    fn only_what_a_copy_may_have_taken_of_lost_bytes_is_zeroed() {
+        let pool = BufferPool::default();
+        let mut chunk = ChunkState::default();
+        let lost = |chunk: &ChunkState| {
+            let mut parts: Vec<_> =
+                chunk.repairs.iter().map(|repair| (repair.range.clone(), repair.reads_as)).collect();
+            parts.sort_by_key(|(range, _)| range.start);
+            parts
+        };
+        chunk.dirty.write(0, &[1; 100], &pool);
+        assert!(matches!(chunk.next_step(Extent::Everything, &mut 0, &pool), Step::Send(_)));
+        chunk.take_back(&pool);
+        chunk.dirty.write(50, &[2; 100], &pool);
+        assert!(chunk.lose_dirty());
+        assert_eq!(lost(&chunk), [(0..100, ReadsAs::Error), (100..150, ReadsAs::ErrorUnsent)]);
+        // What still has to be zeroed there is not forgotten when it is written and lost again.
+        chunk.dirty.write(90, &[3; 20], &pool);
+        assert!(chunk.lose_dirty());
+        let parts = [(0..90, ReadsAs::Error), (90..100, ReadsAs::Error), (100..110, ReadsAs::ErrorUnsent)];
+        assert_eq!(lost(&chunk)[..3], parts);
+        assert_eq!(chunk.read_over(140, &mut [0; 10]), None);
+    }
+
+    #[test]
+    fn what_every_copy_has_acknowledged_since_is_not_zeroed() {
+        let pool = BufferPool::default();
+        let mut chunk = ChunkState::default();
+        chunk.dirty.write(0, &[1; 100], &pool);
+        for acknowledged in [false, true] {
+            assert!(matches!(chunk.next_step(Extent::Everything, &mut 0, &pool), Step::Send(_)));
+            if acknowledged {
+                assert!(chunk.frame_acknowledged().is_some());
+            } else {
+                chunk.take_back(&pool);
+            }
+        }
+        chunk.dirty.write(0, &[2; 100], &pool);
+        assert!(chunk.lose_dirty());
+        assert_eq!(chunk.repairs, [Repair { range: 0..100, reads_as: ReadsAs::ErrorUnsent }]);
+    }
 
     #[test]
     fn a_cut_beyond_the_valid_bytes_cuts_what_copies_took_of_lost_ones() {

@@ -273,6 +273,26 @@ fn the_masters_refusal_reaches_the_application() {
 }
 
 #[test]
+fn what_was_lost_before_it_was_sent_leaves_what_was_there() {
+    let master = FakeMaster::new(2, 2);
+    let file = start(&master).file(INODE);
+    file.write(0, &[1; 1000], 0).unwrap();
+    commit(&master, &file, Durability::Durable);
+    file.invalidate();
+    let handle = file.open_handle();
+    master.refuse(Some(Errno::EIO));
+    file.write(100, &[2; 50], 1000).unwrap();
+    assert_eq!((file.flush(), file.take_error(&handle)), (Err(Errno::EIO), Err(Errno::EIO)));
+    assert_eq!(read(&file, 100, 50, 1000), Err(Errno::EIO));
+    master.refuse(None);
+    file.write(500, &[3; 10], 1000).unwrap();
+    commit(&master, &file, Durability::Durable);
+    let wanted = [[1; 500].as_slice(), &[3; 10], &[1; 490]].concat();
+    assert_eq!(read(&file, 0, 1000, 1000).unwrap(), wanted);
+    assert_eq!(read(&start(&master).file(INODE), 0, 1000, 1000).unwrap(), wanted);
+}
+
+#[test]
 fn what_was_lost_is_not_lost_again_by_the_next_try() {
     let master = FakeMaster::new(2, 2);
     let file = start(&master).file(INODE);

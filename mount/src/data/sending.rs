@@ -130,7 +130,7 @@ impl FileData {
         Ok(())
     }
 
-    /// Zeroes on every copy what was lost or zeroed. The copies are also cut to the valid bytes: beyond them some may
+    /// Zeroes on every copy what was zeroed, or lost after it may have been sent; what was lost unsent is as it was before. The copies are also cut to the valid bytes: beyond them some may
     /// have taken what others have not.
     fn send_repairs(
         &self,
@@ -145,6 +145,11 @@ impl FileData {
             let grant = chunk.grant.as_ref().ok_or(Trouble::Resend)?;
             (chunk.repairs.clone(), grant.valid_length, !grant.makes_chunk())
         };
+        if repairs.is_empty() {
+            return Ok(());
+        }
+        let (repairs, unsent): (Vec<Repair>, Vec<Repair>) = repairs.into_iter().partition(Repair::concerns_copies);
+        self.state().chunk_of_mut(index, epoch)?.drop_repairs(&unsent);
         if repairs.is_empty() {
             return Ok(());
         }

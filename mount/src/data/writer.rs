@@ -6,8 +6,9 @@
 //!   `write_give_up` without any progress, or until the master says that it is hopeless (ENOSPC, EIO, ESTALE).
 //! - Then all unsent bytes of that chunk are lost. Each handle open at that moment gets the errno once, from its next
 //!   fsync, flush or close; attributes and the length can be changed nevertheless. Reads of those bytes fail with EIO until they are written again, cut off, or replaced:
-//!   before anything else is sent for that chunk, the lost ranges are zeroed on every copy, because some copies may
-//!   have taken them and others not. From then on they read as zeros. An fsync after the error speaks only for what
+//!   before anything else is sent for that chunk, those of the lost ranges that may have been sent are zeroed on every copy,
+//!   because some copies may have taken them and others not. From then on they read as zeros, and what was lost unsent as
+//!   before it was written. An fsync after the error speaks only for what
 //!   was written outside the lost ranges or after the loss.
 //! - `discard` (the lease is lost) drops everything unsent and records EIO if there was anything.
 

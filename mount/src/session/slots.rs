@@ -162,6 +162,11 @@ pub(super) fn call<C: Call>(
 ) -> Result<C::Reply, Errno> {
     let deadline = shared.options.master_timeout.map(|timeout| shared.now() + timeout);
     let mut taken = shared.slots.take(lane);
+    if taken.slot().joins != shared.joins.load(Ordering::SeqCst) {
+        // It broke when the session was lost or joined anew. A change that is sent on it would seem to have been cut off in a
+        // session that is over, and be answered with EIO.
+        taken.disconnect();
+    }
     taken.slot().sequence += 1;
     // The session in which an attempt broke, so that nobody knows whether it was carried out.
     let mut unsure_in = None;

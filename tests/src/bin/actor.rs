@@ -1,9 +1,10 @@
 //! Actors of the power-cut test, one thread each: see `rfs_tests::power`.
 //!
-//! `rfs-test-actor ROOT JOURNALS ACTORS SEED GENERATION LOAD`: actor N works in ROOT/aN and keeps JOURNALS/N. It reads `cut` and
-//! `finish` from its standard input, and ends when all actors have finished, or when its input does.
+//! `rfs-test-actor ROOT JOURNALS ACTORS SEED GENERATION LOAD`: actor N works in ROOT/aN and keeps JOURNALS/N. It reads `cut`, which
+//! it repeats on its standard output, and `finish` from its standard input, and ends when all actors have finished, or when its
+//! input does.
 
-use std::io::BufRead as _;
+use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,7 +33,10 @@ fn main() -> anyhow::Result<()> {
         .collect::<anyhow::Result<Vec<_>>>()?;
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         match line.as_str() {
-            "cut" => control.cut.store(true, Ordering::Relaxed),
+            "cut" => {
+                control.cut.store(true, Ordering::SeqCst);
+                std::io::stdout().write_all(b"cut\n")?;
+            }
             "finish" => break,
             other => anyhow::bail!("not an order: {other}"),
         }

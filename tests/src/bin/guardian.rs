@@ -1,22 +1,27 @@
 //! Cleans up after one test: reads what the test made, one thing a line, and removes all of it when its input ends.
 //!
-//! Lines: `process PID`, `mount PATH`, `loop DEVICE`, `folder PATH`, `keep` (folders stay: the test failed). It runs in a process
+//! Lines: `process PID`, `mount PATH`, `loop DEVICE FILE`, `folder PATH`, `keep` (folders stay: the test failed). It runs in a process
 //! group of its own, so that nothing that ends the test ends it too.
 
 use std::io::BufRead;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
-use std::thread::sleep;
-use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::time::Timespec;
+
+const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+const END_LIMIT: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 #[derive(Default)]
 struct Made {
-    processes: Vec<Pid>,
+    /// Not by number: that of one which has ended is given to another, of another test.
+    processes: Vec<OwnedFd>,
     mounts: Vec<String>,
-    loops: Vec<String>,
+    loops: Vec<(String, String)>,
     folders: Vec<String>,
     keep: bool,
 }
@@ -33,9 +38,15 @@ impl Made {
     fn note(&mut self, line: &str) {
         let (kind, what) = line.split_once(' ').unwrap_or((line, ""));
         match kind {
-            "process" => self.processes.extend(what.parse().ok().and_then(Pid::from_raw)),
+            "process" => {
+                self.processes.retain(|process| !has_ended(process, NO_WAIT));
+                let pid = what.parse().ok().and_then(Pid::from_raw);
+                self.processes.extend(pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()));
+            }
             "mount" => self.mounts.push(what.to_owned()),
-            "loop" => self.loops.push(what.to_owned()),
+            "loop" => {
+                self.loops.extend(what.split_once(' ').map(|(device, file)| (device.to_owned(), file.to_owned())));
+            }
             "folder" => self.folders.push(what.to_owned()),
             "keep" => self.keep = true,
             _ => {}
@@ -47,17 +58,17 @@ impl Made {
         for path in self.mounts.iter().rev() {
             let _ = unmount(path, UnmountFlags::FORCE | UnmountFlags::DETACH);
         }
-        for pid in &self.processes {
-            let _ = kill_process(*pid, Signal::CONT);
-            let _ = kill_process(*pid, Signal::KILL);
+        for process in &self.processes {
+            let _ = pidfd_send_signal(process, Signal::CONT);
+            let _ = pidfd_send_signal(process, Signal::KILL);
         }
-        for pid in &self.processes {
-            wait_until_gone(*pid);
+        for process in &self.processes {
+            has_ended(process, END_LIMIT);
         }
         for path in self.mounts.iter().rev() {
             let _ = unmount(path, UnmountFlags::DETACH);
         }
-        for device in &self.loops {
+        for (device, _) in self.loops.iter().filter(|(device, file)| is_behind(device, file)) {
             let _ = Command::new("losetup").args(["-d", device]).output();
         }
         if !self.keep {
@@ -70,13 +81,14 @@ impl Made {
     }
 }
 
-fn wait_until_gone(pid: Pid) {
-    let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
-    for _ in 0..500 {
-        match std::fs::read_to_string(&stat) {
-            // A zombie waits only for its parent.
-            Ok(text) if !text.contains(") Z ") => sleep(Duration::from_millis(10)),
-            _ => return,
-        }
-    }
+/// Whether the loop device still is that of this file.
+fn is_behind(device: &str, file: &str) -> bool {
+    let name = device.trim_start_matches("/dev/");
+    let backing = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"));
+    backing.is_ok_and(|backing| backing.trim_end_matches('\n') == file)
+}
+
+/// Whether a process has ended, a zombie too, at the latest after this time.
+fn has_ended(process: &OwnedFd, limit: Timespec) -> bool {
+    poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit)).is_ok_and(|ready| ready > 0)
 }

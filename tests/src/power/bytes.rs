@@ -5,10 +5,32 @@ use super::content::{Described, Image, SECTOR_BYTES, stamped};
 /// A change of a file's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Offset, length, which write.
+    /// Where, how long, which write.
     Write(u64, u64, u32),
+    /// An append that went somewhere else than its bytes say: where, how long, which write, where they say.
+    Astray(u64, u64, u32, u64),
     /// To this length.
     Truncate(u64),
+}
+
+impl Change {
+    /// The bytes it changes; of a truncation the one behind the new end.
+    fn range(self) -> (u64, u64) {
+        match self {
+            Self::Write(at, length, _) | Self::Astray(at, length, ..) => (at, at + length),
+            Self::Truncate(length) => (length, length + 1),
+        }
+    }
+
+    /// What it wrote to these places of its range.
+    fn bytes(self, inode: u64, start: u64, end: u64) -> Vec<u8> {
+        let length = (end - start) as usize;
+        match self {
+            Self::Write(_, _, generation) => stamped(inode, generation, start, length),
+            Self::Astray(at, _, generation, said) => stamped(inode, generation, said + (start - at), length),
+            Self::Truncate(_) => Vec::new(),
+        }
+    }
 }
 
 /// What may have become of it.
@@ -77,10 +99,11 @@ impl History {
         let certain = self.events.iter().take_while(|event| event.fate == Fate::Kept).count();
         for event in self.events.drain(..certain) {
             match event.change {
-                Change::Write(offset, length, generation) => {
-                    self.base.write(offset, &stamped(self.inode, generation, offset, length as usize));
-                }
                 Change::Truncate(length) => self.base.truncate(length),
+                change => {
+                    let (start, end) = change.range();
+                    self.base.write(start, &change.bytes(self.inode, start, end));
+                }
             }
         }
     }
@@ -121,7 +144,12 @@ impl History {
             let bytes = found.read(place, visible);
             let fits = |done: &u128| {
                 let sector = self.sector(place, *done);
-                sector[..visible] == bytes || ends.iter().any(|end| is_cut(&sector[..visible], &bytes, place, *end))
+                let may_be_zeros = |at: usize| loss == Loss::Subset && self.may_be_zeroed(place + at as u64, *done);
+                let is_zeroed =
+                    || (0..visible).all(|at| bytes[at] == sector[at] || (bytes[at] == 0 && may_be_zeros(at)));
+                sector[..visible] == bytes
+                    || ends.iter().any(|end| is_cut(&sector[..visible], &bytes, place, *end))
+                    || is_zeroed()
             };
             if visible > 0 && !combinations.iter().any(fits) {
                 let described = Described { offset: place, bytes: &bytes };
@@ -161,9 +189,20 @@ impl History {
 
     fn length(&self, done: u128) -> u64 {
         self.done(done).fold(self.base.length(), |length, event| match event.change {
-            Change::Write(offset, bytes, _) => length.max(offset + bytes),
             Change::Truncate(length) => length,
+            change => length.max(change.range().1),
         })
+    }
+
+    /// Whether this byte was written by a write that was told to be lost: some copies may have taken it and others not, so
+    /// all of them zero its place.
+    fn may_be_zeroed(&self, place: u64, done: u128) -> bool {
+        let lost = |(at, event): (usize, &Event)| {
+            let (start, end) = event.change.range();
+            let is_write = !matches!(event.change, Change::Truncate(_));
+            is_write && event.fate == Fate::Unknown && done >> at & 1 == 0 && (start..end).contains(&place)
+        };
+        self.events.iter().enumerate().any(lost)
     }
 
     /// The bytes of a sector, if `done` was done.
@@ -171,14 +210,15 @@ impl History {
         let mut bytes = self.base.read(place, SECTOR_BYTES as usize);
         for event in self.done(done) {
             match event.change {
-                Change::Write(offset, length, generation) => {
-                    let (start, end) = (offset.max(place), (offset + length).min(place + SECTOR_BYTES));
+                Change::Truncate(length) => bytes[length.saturating_sub(place).min(SECTOR_BYTES) as usize..].fill(0),
+                change => {
+                    let (from, to) = change.range();
+                    let (start, end) = (from.max(place), to.min(place + SECTOR_BYTES));
                     if start < end {
-                        let new = stamped(self.inode, generation, start, (end - start) as usize);
+                        let new = change.bytes(self.inode, start, end);
                         bytes[(start - place) as usize..][..new.len()].copy_from_slice(&new);
                     }
                 }
-                Change::Truncate(length) => bytes[length.saturating_sub(place).min(SECTOR_BYTES) as usize..].fill(0),
             }
         }
         bytes
@@ -186,10 +226,7 @@ impl History {
 
     fn written_blocks(&self) -> impl Iterator<Item = u64> {
         self.events.iter().flat_map(|event| {
-            let (start, end) = match event.change {
-                Change::Write(offset, length, _) => (offset, offset + length),
-                Change::Truncate(length) => (length, length + 1),
-            };
+            let (start, end) = event.change.range();
             (start / 4096..end.div_ceil(4096)).map(|block| block * 4096)
         })
     }
@@ -268,6 +305,27 @@ mod tests {
         assert!(judged(&[(0, 2048, 1), (0, 256, 2)]).is_err(), "a sector is mixed");
         assert!(judged(&[(0, 2048, 1), (1024, 512, 2)]).is_err(), "where it was not written");
         assert!(judged(&[(512, 1536, 1)]).is_err(), "certain bytes became zeros");
+    }
+
+    #[test]
+    fn a_write_that_was_told_to_be_lost_may_have_been_zeroed_and_nothing_else() {
+        let changes = [(Change::Write(600, 100, 2), Fate::Unknown)];
+        let mut found = image(&[(0, 2048, 1)], 2048);
+        found.write(600, &[0; 100]);
+        assert_eq!(history(&changes).judge(&found, Loss::Subset), Ok(()));
+        assert!(history(&changes).judge(&found, Loss::Suffix).is_err());
+        assert!(history(&[(Change::Write(600, 100, 2), Fate::Unsynced)]).judge(&found, Loss::Subset).is_err());
+        found.write(700, &[0; 16]);
+        assert!(history(&changes).judge(&found, Loss::Subset).is_err());
+    }
+
+    #[test]
+    fn an_append_is_where_it_went_with_the_bytes_it_brought() {
+        let history = history(&[(Change::Astray(2048, 512, 2, 4096), Fate::Kept)]);
+        let mut found = image(&[(0, 2048, 1)], 2048);
+        found.write(2048, &stamped(7, 2, 4096, 512));
+        assert_eq!(history.judge(&found, Loss::Suffix), Ok(()));
+        assert!(history.judge(&image(&[(0, 2048, 1), (2048, 512, 2)], 2560), Loss::Suffix).is_err());
     }
 
     #[test]

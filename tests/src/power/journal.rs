@@ -1,7 +1,7 @@
 //! The journal of an actor: one line before each call, one after it.
 //!
 //! `B 17 123456789 rename a/b c` (record 17 begins at this monotonic time in nanoseconds), `E 17 123459999 0 4711` (it ended
-//! with this error number, and the inode number it gave), `X words` (the actor itself saw something that must not be).
+//! with this error number, and the inode number it gave, or the place in the file that a write went to), `X words` (the actor itself saw something that must not be).
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -25,7 +25,8 @@ pub enum Act {
     Unlink(String),
     /// Of an empty folder.
     Rmdir(String),
-    /// To the file with this inode number: offset, length, which write.
+    /// To the file with this inode number: offset, length, which write. It ends with the place it went to, which an append does
+    /// not choose.
     Write(u64, u64, u64, u32),
     /// Of the file, to this length.
     Truncate(u64, u64),
@@ -37,6 +38,13 @@ pub enum Act {
     Close(u64),
 }
 
+impl Act {
+    /// Whether it is a change of names, which the master answers.
+    pub fn changes_names(&self) -> bool {
+        !matches!(self, Self::Write(..) | Self::Truncate(..) | Self::Fsync(_) | Self::FsyncFolder(_) | Self::Close(_))
+    }
+}
+
 /// An act and what is known of it.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -44,7 +52,7 @@ pub struct Record {
     pub act: Act,
     /// When it began.
     pub begin_ns: u64,
-    /// When it ended, with which error number (0: well), and the inode number that a creation gave.
+    /// When it ended, with which error number (0: well), and the inode number that a creation gave or the place of a write.
     pub end: Option<(u64, i32, u64)>,
 }
 
@@ -85,8 +93,8 @@ impl Journal {
     }
 
     /// Notes how it ended.
-    pub fn end(&mut self, number: u64, errno: i32, inode: u64) {
-        self.line(&format!("E {number} {} {errno} {inode}\n", now_ns()));
+    pub fn end(&mut self, number: u64, errno: i32, result: u64) {
+        self.line(&format!("E {number} {} {errno} {result}\n", now_ns()));
     }
 
     /// Notes something that must not be.

@@ -1,6 +1,7 @@
 //! Reads the journal of one actor and judges what is found of its folder.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::bytes::{self, Event, History, Loss};
 use super::content::Image;
@@ -8,8 +9,9 @@ use super::journal::{Act, Record};
 use super::names::{self, Names};
 use super::observe::Found;
 
-/// Everything a power cut may take of what no fsync promised, in nanoseconds before it: `log_flush_interval`.
-pub const LOG_FLUSH_INTERVAL_NS: u64 = 10_000_000;
+/// Everything a power cut of the master may take of what no fsync promised: so much of the time in which changes were answered.
+/// `log_unsynced_max` of the clusters.
+pub const LOG_UNSYNCED_MAX: Duration = Duration::from_millis(50);
 
 /// What is done to a cluster in a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,11 +135,39 @@ pub struct Moment {
     pub begin_ns: u64,
     /// After this it acknowledged nothing more.
     pub end_ns: u64,
+    /// The last change that it acknowledged until then was asked for at this time.
+    pub last_change_ns: u64,
+    /// Whether its log lost anything that a client that lived had been told, so that the client's session ended.
+    pub log_lost: bool,
 }
 
 impl Moment {
+    /// One at which no master lost its power, unless [`Self::with`] says otherwise.
+    pub fn new(begin_ns: u64, end_ns: u64) -> Self {
+        Self { begin_ns, end_ns, last_change_ns: begin_ns, log_lost: true }
+    }
+
+    /// Looks up in the journals when the last change was acknowledged.
+    pub fn note_last_change<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
+        let in_time =
+            |record: &&Record| record.is_ok() && record.end.is_some_and(|(ended_ns, ..)| ended_ns <= self.end_ns);
+        let changes = records.filter(|record| record.act.changes_names()).filter(in_time);
+        self.last_change_ns = changes.map(|record| record.begin_ns).max().unwrap_or(self.begin_ns);
+    }
+
+    /// What was acknowledged from then on may not have been on the master's disk. It answers no change while one has waited
+    /// for the disk for longer than that; so none that it answered is lost that is older than the last one by more.
+    fn takes_from_ns(&self) -> u64 {
+        self.last_change_ns.saturating_sub(LOG_UNSYNCED_MAX.as_nanos() as u64)
+    }
+
     fn may_take(&self, acknowledged_ns: u64) -> bool {
-        (self.begin_ns.saturating_sub(LOG_FLUSH_INTERVAL_NS)..=self.end_ns).contains(&acknowledged_ns)
+        self.log_lost && (self.takes_from_ns()..=self.end_ns).contains(&acknowledged_ns)
+    }
+
+    /// Whether what went through a handle that was closed then, or never, may not have been committed.
+    fn may_take_of_handle(&self, closed_ns: Option<u64>) -> bool {
+        self.log_lost && closed_ns.is_none_or(|closed_ns| closed_ns >= self.takes_from_ns())
     }
 }
 
@@ -161,6 +191,8 @@ pub struct Verdict {
     pub files_in_doubt: usize,
     /// fsyncs that returned 0.
     pub fsyncs: usize,
+    /// Inodes of files with bytes that no fsync covered.
+    pub in_doubt: BTreeSet<u64>,
 }
 
 impl Model {
@@ -191,7 +223,11 @@ impl Model {
                 }
             }
         }
-        let loss = if fault == Fault::AllChunkservers { Loss::Subset } else { Loss::Suffix };
+        verdict.in_doubt =
+            self.files.iter().filter(|(_, history)| !history.is_certain()).map(|(inode, _)| *inode).collect();
+        // A client that lives writes on after a loss.
+        let any_may_be_missing = fault == Fault::AllChunkservers || (fault == Fault::Master && moment.log_lost);
+        let loss = if any_may_be_missing { Loss::Subset } else { Loss::Suffix };
         for (inode, image) in &found.files {
             verdict.files += 1;
             self.judge_file(*inode, image, loss, &mut verdict);
@@ -235,7 +271,11 @@ impl Model {
             }
             let (inode, change) = match record.act {
                 Act::Write(inode, offset, length, generation) => {
-                    (inode, Some(bytes::Change::Write(offset, length, generation)))
+                    let change = match record.end {
+                        Some((_, 0, at)) if at != offset => bytes::Change::Astray(at, length, generation, offset),
+                        _ => bytes::Change::Write(offset, length, generation),
+                    };
+                    (inode, Some(change))
                 }
                 Act::Truncate(inode, length) => (inode, Some(bytes::Change::Truncate(length))),
                 Act::Fsync(inode) | Act::Close(inode) => (inode, None),
@@ -271,11 +311,12 @@ fn may_be_missing(event: &Event, fault: Fault, moment: Moment) -> bool {
     let taken_with_the_log = fault.master_loses_power() && moment.may_take(event.ended_ns);
     match event.change {
         bytes::Change::Truncate(_) => taken_with_the_log,
-        bytes::Change::Write(..) => match fault {
+        bytes::Change::Write(..) | bytes::Change::Astray(..) => match fault {
             Fault::Everything | Fault::AllChunkservers => true,
             // What is closed is at the master and on the chunkservers.
             Fault::Client | Fault::PauseClient => event.closed_ns.is_none_or(|closed_ns| closed_ns >= moment.begin_ns),
-            Fault::Master => taken_with_the_log || event.closed_ns.is_some_and(|closed_ns| moment.may_take(closed_ns)),
+            // The client's session ends, and with it what open files had not committed: fsync or close tells.
+            Fault::Master => taken_with_the_log || moment.may_take_of_handle(event.closed_ns),
             _ => false,
         },
     }
@@ -287,7 +328,10 @@ fn name_changes(records: &[Record], fault: Fault, moment: Moment) -> Vec<names::
     for record in records {
         match &record.act {
             Act::FsyncFolder(folder) => {
-                let touched = changes.iter().rposition(|change| change.touches(folder)).map_or(0, |at| at + 1);
+                // The log keeps their order, so what was acknowledged before one that is there is there, too. That does not go for
+                // changes of unknown fate, nor for those after the power cut: they were made without what it took.
+                let promised = |change: &names::Change| change.touches(folder) && change.fate == names::Fate::Losable;
+                let touched = changes.iter().rposition(promised).map_or(0, |at| at + 1);
                 match record.end {
                     Some((_, 0, _)) => {
                         for change in changes[told_lost.min(touched)..touched].iter_mut() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -14,11 +14,12 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::actor::Load;
+use super::actor::{GENERATION_BITS, Load};
 use super::content::{Described, Image};
-use super::journal;
+use super::journal::{self, Record};
+use super::names::Entry;
 use super::observe::{self, Found};
-use super::oracle::{Fault, Kind, Model, Moment, Problem, Verdict};
+use super::oracle::{Fault, Kind, LOG_UNSYNCED_MAX, Model, Moment, Problem, Verdict};
 use crate::cluster::{Cluster, IN_TIME, Mount, Shape, Storage};
 use crate::programs::{program, test_program};
 
@@ -130,6 +131,8 @@ impl Campaign {
                 seconds("heartbeat_interval", "500ms"),
                 seconds("repair_delay", "1s"),
                 seconds("mass_outage_wait", "5s"),
+                seconds("chunk_wait", "2s"),
+                seconds("log_unsynced_max", &format!("{}ms", LOG_UNSYNCED_MAX.as_millis())),
             ],
             chunkserver_settings: vec![seconds("close_after", "1s"), seconds("retry_interval", "500ms")],
             ..Shape::default()
@@ -168,7 +171,9 @@ impl Campaign {
         let problems_before = self.problems.len();
         let verdict = self
             .break_and_judge(fault, extras, &mut random)
-            .with_context(|| format!("{} round {}: {fault:?} {extras:?}", self.plan.name, self.round))?;
+            .with_context(|| format!("{} round {}: {fault:?} {extras:?}", self.plan.name, self.round))
+            // There is something to look at.
+            .inspect_err(|_| self.cluster.guardian().keep())?;
         println!(
             "{} round {}: {fault:?}: {} fsyncs, {} files ({} partly unsynced), {} unsynced names taken, {} problems; {:.1} s",
             self.plan.name,
@@ -211,14 +216,18 @@ impl Campaign {
         }
         let mut actors = self.start_actors()?;
         sleep(Duration::from_millis(random.random_range(150..1_200)));
-        actors.tell("cut");
-        let moment = self.inflict(fault, extras, random)?;
+        actors.tell_of_cut()?;
+        let sessions_ended = self.sessions_ended_by_losses()?;
+        let mut moment = self.inflict(fault, extras, random)?;
         match fault.client_lives() {
             true => {
                 sleep(Duration::from_millis(random.random_range(100..600)));
                 self.let_finish(&mut actors)?;
             }
             false => actors.kill()?,
+        }
+        if fault == Fault::Master {
+            moment.log_lost = self.sessions_ended_by_losses()? > sessions_ended;
         }
         let found_before = self.mount.as_ref().map(|mount| look(mount.path()));
         let fresh = self.cluster.mount_with(&LOOK_OPTIONS)?;
@@ -236,8 +245,11 @@ impl Campaign {
             self.problem(Problem::new(Kind::MountsDiffer, difference(&before, &found)));
         }
         let verdict = self.judge(&actors.journals, fault, moment, (&found, &unreadable))?;
-        self.sync_all(fresh.path(), &found);
+        for (path, _, error) in sync_all(fresh.path(), &found) {
+            self.problem(Problem::new(Kind::CannotSync, format!("{}: {error}", path.display())));
+        }
         fresh.unmount()?;
+        self.hear_of_losses(fault, moment, &found, &verdict);
         self.verify_further(extras, &found)?;
         Ok(verdict)
     }
@@ -260,9 +272,10 @@ impl Campaign {
             .arg(&journals)
             .arg(ACTORS.to_string())
             .arg((self.plan.seed ^ u64::from(self.round) << 40).to_string())
-            .arg((self.round << 16).to_string())
+            .arg((self.round << GENERATION_BITS).to_string())
             .arg(format!("{:?}", self.plan.load))
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .current_dir("/")
             .spawn()?;
         self.cluster.guardian().process(child.id());
@@ -303,8 +316,12 @@ impl Campaign {
         (found, unreadable): (&[Found], &[BTreeSet<u64>]),
     ) -> anyhow::Result<Verdict> {
         let mut sum = Verdict::default();
-        for (actor, (found, unreadable)) in found.iter().zip(unreadable).enumerate() {
-            let (records, violations) = journal::read(&journals.join(actor.to_string()))?;
+        let read = (0..ACTORS).map(|actor| journal::read(&journals.join(actor.to_string())));
+        let read = read.collect::<anyhow::Result<Vec<(Vec<Record>, Vec<String>)>>>()?;
+        let mut moment = moment;
+        moment.note_last_change(read.iter().flat_map(|(records, _)| records));
+        let found = found.iter().zip(unreadable);
+        for (actor, ((records, violations), (found, unreadable))) in read.into_iter().zip(found).enumerate() {
             let verdict = self.models[actor].judge(&records, fault, moment, (found, unreadable));
             let seen = violations.into_iter().map(|words| Problem::new(Kind::ReadDuringWork, words));
             for problem in seen.chain(verdict.problems.iter().cloned()) {
@@ -315,21 +332,33 @@ impl Campaign {
             sum.files += verdict.files;
             sum.files_in_doubt += verdict.files_in_doubt;
             sum.fsyncs += verdict.fsyncs;
+            sum.in_doubt.extend(verdict.in_doubt);
         }
         Ok(sum)
     }
 
-    /// Syncs everything, so that what was found is certain.
-    fn sync_all(&mut self, root: &Path, found: &[Found]) {
-        let paths = found.iter().enumerate().flat_map(|(actor, found)| {
-            let folder = root.join(format!("a{actor}"));
-            found.names.keys().map(String::as_str).chain([""]).map(move |path| folder.join(path))
-        });
-        let failures = observe::in_parallel(&paths.collect::<Vec<PathBuf>>(), |path: &PathBuf| {
-            let error = File::open(path).and_then(|file| file.sync_all()).err()?;
-            Some(Problem::new(Kind::CannotSync, format!("{}: {error}", path.display())))
-        });
-        failures.into_iter().flatten().for_each(|problem| self.problem(problem));
+    /// Has the mount that lived through the round tell of everything the round took, so that none of it is told in the next one.
+    fn hear_of_losses(&mut self, fault: Fault, moment: Moment, found: &[Found], verdict: &Verdict) {
+        let Some(mount) = &self.mount else { return };
+        let told = sync_all(mount.path(), found);
+        for (path, entry, error) in told {
+            let inode = if let Entry::File(inode) = entry { inode } else { None };
+            let may_be_told = match fault {
+                Fault::AllChunkservers => inode.is_some_and(|inode| verdict.in_doubt.contains(&inode)),
+                Fault::Master => moment.log_lost,
+                Fault::PauseClient => true,
+                _ => false,
+            };
+            if !may_be_told {
+                let words = format!("fsync of {} when the round was over: {error}", path.display());
+                self.problem(Problem::new(Kind::CallFailed, words));
+            }
+        }
+    }
+
+    /// How many sessions the master has ended so far because its log had lost what they were told.
+    fn sessions_ended_by_losses(&self) -> anyhow::Result<usize> {
+        Ok(self.cluster.master_log()?.matches("was told what a power cut has taken").count())
     }
 
     fn verify_further(&mut self, extras: Extras, found: &[Found]) -> anyhow::Result<()> {
@@ -380,6 +409,18 @@ impl Campaign {
     }
 }
 
+/// Syncs everything; what could not be, and why.
+fn sync_all(root: &Path, found: &[Found]) -> Vec<(PathBuf, Entry, std::io::Error)> {
+    let items = found.iter().enumerate().flat_map(|(actor, found)| {
+        let folder = root.join(format!("a{actor}"));
+        let all = found.names.iter().map(|(path, entry)| (path.as_str(), *entry)).chain([("", Entry::Folder)]);
+        all.map(move |(path, entry)| (folder.join(path), entry))
+    });
+    let items: Vec<(PathBuf, Entry)> = items.collect();
+    let errors = observe::in_parallel(&items, |(path, _)| File::open(path).and_then(|file| file.sync_all()).err());
+    items.into_iter().zip(errors).filter_map(|((path, entry), error)| Some((path, entry, error?))).collect()
+}
+
 /// The first things that differ, in words.
 fn difference(one: &[Found], other: &[Found]) -> String {
     let mut said = Vec::new();
@@ -419,7 +460,8 @@ fn difference(one: &[Found], other: &[Found]) -> String {
 }
 
 fn look(root: &Path) -> Vec<Found> {
-    (0..ACTORS).map(|actor| observe::look(&root.join(format!("a{actor}")))).collect()
+    let folders: Vec<PathBuf> = (0..ACTORS).map(|actor| root.join(format!("a{actor}"))).collect();
+    observe::in_parallel(&folders, |folder| observe::look(folder))
 }
 
 impl Actors {
@@ -428,6 +470,16 @@ impl Actors {
         if let Some(input) = self.child.stdin.as_mut() {
             let _ = writeln!(input, "{order}");
         }
+    }
+
+    /// They know before anything is lost that only what was synced is promised.
+    fn tell_of_cut(&mut self) -> anyhow::Result<()> {
+        self.tell("cut");
+        let answers = self.child.stdout.as_mut().context("it is a pipe")?;
+        let mut answer = [0; 4];
+        answers.read_exact(&mut answer).context("the actors ended before anything happened")?;
+        ensure!(&answer == b"cut\n", "the actors answer {answer:?}");
+        Ok(())
     }
 
     fn kill(&mut self) -> anyhow::Result<()> {

@@ -30,6 +30,7 @@ const OURS_IN_META: &[&str] = &[
     "checkpoint",
     "checkpoint.new",
     "reserve",
+    "opening-reserve",
     "lock",
     "addresses.json",
     "exports",
