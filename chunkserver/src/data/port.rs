@@ -71,7 +71,7 @@ impl Port {
             accepting.accept(&listener, || {
                 let (stream, from) = listener.accept()?;
                 Ok((Socket::tcp(stream)?, Peer::Address(from)))
-            })
+            });
         };
         let mut acceptors = vec![background::spawn("data-port", accept)?];
         if let Some(local) = local {

@@ -61,7 +61,7 @@ fn a_name_comes_with_where_its_file_begins() {
     assert_eq!(writer.lookup("f").first_chunk, None, "it is being written, and the writer knows where");
     let looked_up = reader.lookup("f").first_chunk.unwrap();
     let located = reader.call(&session::Locate { inode: file, first_index: 0, count: 9, existing: false }).unwrap();
-    assert_eq!(located.chunks, [looked_up.clone()]);
+    assert_eq!(located.chunks, std::slice::from_ref(&looked_up));
     assert_eq!((looked_up.length, looked_up.places.len()), (100, first.places.len()));
     world.check();
 }
