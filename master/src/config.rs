@@ -154,10 +154,6 @@ impl MasterConfig {
                 self.recall_timeout.get() < self.session_expiry.get(),
                 "recall_timeout must not be shorter than session_expiry",
             ),
-            (
-                self.log_unsynced_max.get() < self.log_flush_interval.get(),
-                "log_unsynced_max must not be shorter than log_flush_interval; for every change to wait, there is wait_for_disk",
-            ),
             (!(1..=9).contains(&self.copies_min), "copies_min must be from 1 to 9, as goals are"),
             (self.repairs_per_volume == 0, "repairs_per_volume must be at least 1, or nothing is ever repaired"),
             (
@@ -187,7 +183,8 @@ impl MasterConfig {
         StoreOptions {
             cache_bytes: self.cache_bytes.get(),
             log_flush_interval: self.log_flush_interval.get(),
-            log_unsynced_max: self.log_unsynced_max.get(),
+            // Every interval ends with a sync: a shorter limit would hold up changes at the end of each.
+            log_unsynced_max: self.log_unsynced_max.get().max(self.log_flush_interval.get() * 2),
             wait_for_disk: self.wait_for_disk,
             checkpoint_interval: self.checkpoint_interval.get(),
             ..StoreOptions::default()

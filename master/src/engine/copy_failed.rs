@@ -193,7 +193,7 @@ impl Turn<'_> {
             chunks::settle(&mut transaction, operation.chunk, placed.grant.version, remains)?;
         } else if let Some(mut record) = transaction.chunk(operation.chunk)? {
             record.granted = record.granted.max(placed.grant.version.get());
-            record.lost = placed.grant.lost_version.get();
+            record.lost = record.lost.max(placed.grant.lost_version.get());
             transaction.put_chunk(operation.chunk, &record);
         }
         let reply = shape(&placed);
@@ -269,7 +269,8 @@ impl Turn<'_> {
             if places.is_empty() {
                 break;
             }
-            let to = self.reserve_version(chunk)?;
+            let remains = if of == RaiseOf::Whatever { Remains::WhatWasSynced } else { Remains::Everything };
+            let to = self.reserve_version(chunk, remains)?;
             let mut left = places.clone();
             let mut raised = Vec::new();
             for version in &from {
@@ -303,10 +304,10 @@ impl Turn<'_> {
         versions
     }
 
-    fn reserve_version(&mut self, chunk: ChunkId) -> Result<ChunkVersion, Refusal> {
+    fn reserve_version(&mut self, chunk: ChunkId, remains: Remains) -> Result<ChunkVersion, Refusal> {
         let engine = self.engine;
         let mut transaction = engine.transaction();
-        let version = chunks::raise(&mut transaction, chunk)?.ok_or(Errno::ESTALE)?;
+        let version = chunks::raise(&mut transaction, chunk, remains)?.ok_or(Errno::ESTALE)?;
         self.state().commit(engine, None, &transaction.into_changes())?;
         Ok(version)
     }

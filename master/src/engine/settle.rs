@@ -271,7 +271,7 @@ impl State {
         next: Next,
     ) {
         let mut transaction = engine.transaction();
-        let reserved = chunks::raise(&mut transaction, chunk);
+        let reserved = chunks::raise(&mut transaction, chunk, next.remains);
         let to = match reserved {
             Ok(Some(to)) => to,
             Ok(None) => return self.stop_settling(chunk),

@@ -67,7 +67,7 @@ dispatch! {
 }
 
 /// Requests that never commit anything.
-const ONLY_READ: [FrameType; 12] = [
+const ONLY_READ: [FrameType; 14] = [
     FrameType::Lookup,
     FrameType::ReadDirectory,
     FrameType::GetAttributes,
@@ -80,6 +80,8 @@ const ONLY_READ: [FrameType; 12] = [
     FrameType::GetLock,
     FrameType::SetLock,
     FrameType::CancelLock,
+    FrameType::AcquireLease,
+    FrameType::ReportBadCopy,
 ];
 
 fn serve<C: Serve>(engine: &Engine, request: Request, message: &[u8]) -> Result<Vec<u8>, Refusal> {

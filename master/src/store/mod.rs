@@ -177,11 +177,17 @@ impl Default for StoreOptions {
 pub struct StoreError {
     folder: PathBuf,
     what: String,
+    /// The disk refused, or somebody else has the files: that says nothing about them.
+    of_the_disk: bool,
 }
 
 impl StoreError {
     fn pages(folder: &Path, what: impl Into<String>) -> StoreError {
-        StoreError { folder: folder.to_owned(), what: what.into() }
+        StoreError { folder: folder.to_owned(), what: what.into(), of_the_disk: false }
+    }
+
+    fn disk(folder: &Path, what: impl Into<String>) -> StoreError {
+        StoreError { of_the_disk: true, ..StoreError::pages(folder, what) }
     }
 }
 

@@ -83,7 +83,10 @@ impl SledPages {
     pub(crate) fn open(store: &Path, expected: Option<&Bounds>) -> Result<SledPages, StoreError> {
         let folder = store.join(PAGES_FOLDER);
         let (trees, survey) = open_trees(&folder)?;
-        let digest = check_bounds(&folder, &trees, &survey, expected)?;
+        let digest = match check_bounds(&folder, &trees, &survey, expected) {
+            Ok(digest) => digest,
+            Err(error) => return Err(left_behind(&folder, trees, error)),
+        };
         let slot = Slot { trees: Some(trees), survey, digest, allowed: Bounds::at_rest(digest), ..Slot::default() };
         Ok(SledPages { folder, slot: Mutex::new(slot), reopened: Condvar::new() })
     }
@@ -259,8 +262,10 @@ impl SledPages {
         let opened = disarm(&self.folder).and_then(|()| {
             make_room();
             let (trees, survey) = open_trees(&self.folder)?;
-            let digest = check_bounds(&self.folder, &trees, &survey, Some(&allowed))?;
-            Ok((trees, survey, digest))
+            match check_bounds(&self.folder, &trees, &survey, Some(&allowed)) {
+                Ok(digest) => Ok((trees, survey, digest)),
+                Err(error) => Err(left_behind(&self.folder, trees, error)),
+            }
         });
         let mut slot = locked(&self.slot);
         slot.reopening = false;
@@ -289,6 +294,11 @@ impl SledPages {
 /// sled's error, and where in its files: it says so itself, or the survey has found it.
 fn sled_error(folder: &Path, survey: &Survey, error: &sled::Error) -> StoreError {
     let log = folder.join(SLED_LOG);
+    if let sled::Error::Io(cause) = error
+        && cause.kind() != std::io::ErrorKind::UnexpectedEof
+    {
+        return StoreError::disk(folder, format!("sled failed: {cause}"));
+    }
     let place = match error {
         sled::Error::Corruption { at: Some(sled::DiskPtr::Blob(_, blob)), .. } => {
             Some((folder.join("blobs").join(blob.to_string()), 0))
@@ -335,6 +345,12 @@ fn bounds_digest(trees: &Trees) -> sled::Result<u64> {
         let (key, value) = entry?;
         Ok(sum.wrapping_add(bound_digest(&key, &value)))
     })
+}
+
+/// Leaves a sled behind, whose drop may never end if it has failed. Returns why it is of no use.
+fn left_behind(folder: &Path, trees: Trees, error: StoreError) -> StoreError {
+    std::mem::forget(trees);
+    disarm(folder).err().unwrap_or(error)
 }
 
 /// Refuses a sled that has lost something: its bounds must be those that the marker says. Returns their digest.
@@ -403,14 +419,13 @@ fn open_trees(folder: &Path) -> Result<(Trees, Survey), StoreError> {
 /// Looks over sled's files before it opens them, when nobody has them open. What sled would end the process over is an
 /// error; other places that are not whole are logged, so that they are known whatever sled does.
 fn look_over(folder: &Path) -> Result<Survey, StoreError> {
-    let failed =
-        |error: std::io::Error| StoreError::pages(folder, format!("looking over sled's files failed: {error}"));
+    let failed = |error: std::io::Error| StoreError::disk(folder, format!("looking over sled's files failed: {error}"));
     let Ok(database) = File::open(folder.join(SLED_LOG)) else { return Ok(Survey::default()) };
     // Whoever has sled open may be writing just now; whoever is letting go of it may have let go when sled looks.
     let mut attempts = 0;
     while let Err(error) = rustix::fs::flock(&database, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         if attempts == LOCK_ATTEMPTS {
-            return Err(StoreError::pages(folder, format!("sled's file is in use: {error}")));
+            return Err(StoreError::disk(folder, format!("sled's file is in use: {error}")));
         }
         attempts += 1;
         std::thread::sleep(REOPEN_PAUSE);

@@ -14,6 +14,8 @@ const SLED_SOURCE: &str = "/sled-0.";
 /// As after every other refusal to open metadata.
 const STATUS: i32 = 1;
 
+const AGAIN: &str = "start it again; if that lasts, see what `mfs-master check` says";
+
 static FOLDER: Mutex<Option<PathBuf>> = Mutex::new(None);
 static HOOK: Once = Once::new();
 
@@ -36,16 +38,23 @@ fn end(info: &PanicHookInfo<'_>) {
     let Ok(folder) = FOLDER.try_lock() else { return };
     let Some(folder) = folder.as_ref() else { return };
     let found = survey(folder, Depth::Everything, &mut |_| {}).unwrap_or_default();
-    let place = match found.first() {
-        Some(Finding { file, offset, what }) => format!("{} is damaged at byte {offset}: {what}", file.display()),
-        None => "no place is seen that is not whole".to_owned(),
+    let named = |words: &str, Finding { file, offset, what }: &Finding| {
+        format!("{} {words} at byte {offset}: {what}", file.display())
+    };
+    // What a crash leaves is suspect, too: only what sled needs and cannot have is damage.
+    let damage = found.fatal.as_ref().or(found.broken.first());
+    let (place, advice) = match (damage, found.suspects.first()) {
+        (Some(damage), _) => {
+            (named("is damaged", damage), "restore the metadata from an export with `mfs-master restore`")
+        }
+        (None, Some(suspect)) => (named("is not whole", suspect), AGAIN),
+        (None, None) => ("no place is seen that is not whole".to_owned(), AGAIN),
     };
     let said = payload_of(info).replace('\n', " ");
     let folder = folder.display();
     let _ = writeln!(
         std::io::stderr(),
-        "the metadata pages in {folder}: sled gave up; {place}; restore the metadata from an export with `mfs-master \
-         restore` (sled's words: {said})"
+        "the metadata pages in {folder}: sled gave up; {place}; {advice} (sled's words: {said})"
     );
     std::process::exit(STATUS);
 }

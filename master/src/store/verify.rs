@@ -64,6 +64,7 @@ fn check_pages(
     let mut found = |what: String| findings.push(Finding { file: file.clone(), offset, what });
     let sled = match SledPages::open(folder, bounds) {
         Ok(sled) => sled,
+        Err(error) if error.of_the_disk => return Err(error.into()),
         Err(error) => {
             found(error.to_string());
             return Ok(());

@@ -41,13 +41,21 @@ pub fn settle(
 }
 
 /// Reserves the version to which copies will be raised: logged before the first of them is. The new version, or nothing if
-/// the chunk is gone.
+/// the chunk is gone. What `remains` of acknowledged bytes is noted with it: a copy that was raised looks sound from then on,
+/// whatever becomes of the rest of the work.
 ///
 /// # Errors
 /// `EOVERFLOW` after four thousand million grants.
-pub fn raise(transaction: &mut Transaction<'_>, chunk: ChunkId) -> Result<Option<ChunkVersion>, Errno> {
+pub fn raise(
+    transaction: &mut Transaction<'_>,
+    chunk: ChunkId,
+    remains: Remains,
+) -> Result<Option<ChunkVersion>, Errno> {
     let Some(mut record) = transaction.chunk(chunk)?.filter(|record| !record.deleted) else { return Ok(None) };
     record.granted = record.granted.max(record.version).checked_add(1).ok_or(Errno::EOVERFLOW)?;
+    if remains == Remains::WhatWasSynced {
+        record.lost = record.granted;
+    }
     transaction.put_chunk(chunk, &record);
     Ok(Some(ChunkVersion::new(record.granted)))
 }

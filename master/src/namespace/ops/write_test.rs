@@ -201,7 +201,8 @@ fn settling_never_goes_back() {
         })
     };
     assert_eq!(settle(&mut world, 1), Err(Errno::EINVAL));
-    let raised = world.with(|transaction| chunks::raise(transaction, written.chunk)).unwrap();
+    let raised =
+        world.with(|transaction| chunks::raise(transaction, written.chunk, chunks::Remains::Everything)).unwrap();
     assert_eq!(raised, Some(ChunkVersion::new(3)));
     assert_eq!(settle(&mut world, 3), Ok(true));
     assert!(record(&mut world, written.chunk).is_settled());
