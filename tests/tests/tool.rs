@@ -138,6 +138,8 @@ fn quickstart_refuses_folders_whose_mount_is_missing() {
     let place = Place::new();
     place.must(&["--chunkservers", "1"]);
     place.must(&["--stop"]);
+    let log = fs::read_to_string(place.dir.join("log/mount.log")).expect("its log");
+    assert!(!log.contains("ending at once"), "the next start waits for a session that did not take leave: {log}");
     for (folder, what) in [("chunkserver1", "the volume of chunkserver1"), ("master", "the master's metadata")] {
         let (folder, aside) = (place.dir.join(folder), place.dir.join("aside"));
         fs::rename(&folder, &aside).expect("moved");

@@ -158,6 +158,13 @@ impl Process {
         Ok(outcome)
     }
 
+    /// Waits until it has ended by itself, but not for long.
+    pub(super) fn let_end(&self, limit: Duration) {
+        if let Some(Running { pid, .. }) = self.running() {
+            self.wait_for_end(pid, limit);
+        }
+    }
+
     fn forget(&self) {
         let _ = fs::remove_file(&self.pid_file);
         let _ = fs::remove_file(&self.identity_file);

@@ -101,6 +101,11 @@ pub(super) fn start(arguments: &QuickstartArguments, form: Form) -> anyhow::Resu
 
 fn start_all(dir: &Path, plan: &mut Plan, ports: TurnForPorts, interrupt: &Shutdown) -> anyhow::Result<()> {
     let daemons = Daemons::of(dir, plan, interrupt)?;
+    // Nothing is started while a folder's mount is missing.
+    is_to_be_made(&plan.meta, MASTER_IDENTITY, "the master's metadata", plan)?;
+    for (process, folder) in daemons.chunkservers.iter().zip(&plan.data) {
+        is_to_be_made(folder, VOLUME_IDENTITY, &format!("the volume of {}", process.name()), plan)?;
+    }
     make_master(&daemons.master, dir, plan)?;
     start_master(&daemons.master, plan)?;
     for (index, process) in daemons.chunkservers.iter().enumerate() {

@@ -18,6 +18,8 @@ use super::start::{Daemons, is_mounted, lock, wait_until_unmounted};
 use crate::tool::cli::QuickstartArguments;
 use crate::tool::output::{Form, complain, print_json, print_text, spinner};
 
+/// Within which a mount that was unmounted ends by itself.
+const TAKES_LEAVE_WITHIN: Duration = Duration::from_secs(5);
 const UNMOUNTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the daemons make in the folders they were given. Only these are removed by `--purge`: a folder may be a mount
@@ -83,6 +85,8 @@ fn end_mount(process: &Process, plan: &Plan) -> anyhow::Result<()> {
         if !wait_until_unmounted(plan, UNMOUNTED_WITHIN) {
             bail!("{} is still mounted; see {}", plan.mount.display(), process.log_file().display());
         }
+        // It takes leave of the master: the next start would wait for its session otherwise.
+        process.let_end(TAKES_LEAVE_WITHIN);
     }
     end(process)
 }
