@@ -33,7 +33,7 @@ pub struct MasterConfig {
     /// A power cut takes at most the changes of this long, and of a sync of the disk, that nothing waited for (fsync waits).
     pub log_flush_interval: Period,
     /// On a disk that takes longer to sync, changes are answered only when they are on it: a power cut never takes more than
-    /// the changes of this long.
+    /// the changes of this long. Twice `log_flush_interval` at least.
     pub log_unsynced_max: Period,
     /// Whether every change waits for the disk before it is answered.
     pub wait_for_disk: bool,
