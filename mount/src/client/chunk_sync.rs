@@ -14,8 +14,7 @@ use std::time::Duration;
 use rfs_common::clock::SharedClock;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, InodeId};
-use rfs_proto::PROTOCOL_VERSION;
-use rfs_proto::data::{ChangeReply, CopyResult, Hello, HelloReply, NextCopy, Status, SyncChunk};
+use rfs_proto::data::{ChangeReply, CopyResult, HelloReply, NextCopy, Status, SyncChunk};
 use rfs_proto::frame::FrameType;
 use rfs_proto::wire::{Connection, Envelope};
 use tracing::{info, warn};
@@ -202,13 +201,7 @@ impl ChunkSync {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(self.settings.write_timeout))?;
         let mut connection = Connection::new(stream);
-        let hello = Hello {
-            protocol_version: PROTOCOL_VERSION,
-            cluster: self.settings.cluster.clone(),
-            server: first.server.get(),
-            volume: first.volume.get(),
-            from: self.settings.from.clone(),
-        };
+        let hello = self.settings.hello(first);
         connection.send(Envelope::request(FrameType::DataHello, 0), &hello, &[]).map_err(failed)?;
         let greeted = connection.receive_reply::<HelloReply>(FrameType::DataHello, 0).map_err(failed)?;
         greeted.map_err(|_| Errno::EIO)?;

@@ -191,13 +191,7 @@ impl Connections {
         let mut connection =
             DataConnection { connection: Connection::new(stream), last_request: 0, timeout: None, reused: false };
         connection.set_timeout(self.settings.connect_timeout)?;
-        let hello = Hello {
-            protocol_version: rfs_proto::PROTOCOL_VERSION,
-            cluster: self.settings.cluster.clone(),
-            server: place.server.get(),
-            volume: place.volume.get(),
-            from: self.settings.from.clone(),
-        };
+        let hello = self.settings.hello(place);
         let request = connection.send(&hello, &[])?;
         let reply: HelloReply = connection.receive::<Hello>(request)?;
         if reply.server != place.server.get() {

@@ -25,7 +25,7 @@ use rfs_common::descriptor_stream::DescriptorStream;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, leaves_of};
 use rfs_common::socket::files_address;
-use rfs_proto::data::{Hello, HelloReply, OpenCopy, OpenCopyReply, Status};
+use rfs_proto::data::{HelloReply, OpenCopy, OpenCopyReply, Status};
 use rfs_proto::data_calls::DataCall;
 use rfs_proto::wire::{Awaited, Connection, Envelope, WireError};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -194,13 +194,7 @@ impl LocalCopies {
         stream.set_timeout(ANSWER_LIMIT)?;
         let watched = stream.try_clone()?;
         let mut asking = Asking { connection: Connection::new(stream), last_request: 0 };
-        let hello = Hello {
-            protocol_version: rfs_proto::PROTOCOL_VERSION,
-            cluster: self.settings.cluster.clone(),
-            server: place.server.get(),
-            volume: place.volume.get(),
-            from: self.settings.from.clone(),
-        };
+        let hello = self.settings.hello(place);
         let (_, _): (HelloReply, _) = asking.ask(&hello)?;
         Ok((Arc::new(Connected { asking: Mutex::new(asking), copies: Mutex::default() }), watched))
     }

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use rfs_proto::data::Hello;
+
+use super::places::Place;
+
 /// Limits of one mount's data path. [`DataSettings::default`] is what docs/protocol.md section 5 says.
 #[derive(Clone, Debug)]
 pub struct DataSettings {
@@ -58,6 +62,19 @@ impl Default for DataSettings {
             read_ahead_threads: 4,
             local: true,
             idle_connections_max: 8,
+        }
+    }
+}
+
+impl DataSettings {
+    /// The first frame of each connection to the chunkserver of a place.
+    pub fn hello(&self, place: &Place) -> Hello {
+        Hello {
+            protocol_version: rfs_proto::PROTOCOL_VERSION,
+            cluster: self.cluster.clone(),
+            server: place.server.get(),
+            volume: place.volume.get(),
+            from: self.from.clone(),
         }
     }
 }
