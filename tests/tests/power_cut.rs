@@ -104,7 +104,8 @@ fn a_power_cut_in_the_midst_of_a_checkpoint_loses_no_page() {
         checkpoint.wait().unwrap();
         cluster.volume(None).unmount().unwrap();
         cluster.volume(None).mount().unwrap();
-        cluster.start_master().unwrap_or_else(|error| panic!("round {round}: {error:#}"));
+        let came_back = cluster.start_master().and_then(|()| cluster.wait_for_volumes(1));
+        came_back.unwrap_or_else(|error| panic!("round {round}: {error:#}"));
         for file in &files {
             assert_eq!(attribute(file), [round; 30_000], "round {round}: {}", file.display());
         }
