@@ -46,14 +46,18 @@ install_packages() {
 cargo_tool() {
   command -v "$1" >/dev/null || cargo "${1#cargo-}" --version >/dev/null 2>&1 || {
     echo "Installing $1 from crates.io"
-    CARGO_INCREMENTAL=0 cargo install --locked --quiet "$@"
+    CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 cargo install --locked --quiet "$@"
   }
 }
 
 case "${1:-}" in
   build) install_packages "${build[@]}" ;;
   run) install_packages "${run[@]}" ;;
-  test) install_packages "${build[@]}" "${run[@]}" "${test[@]}"; cargo_tool cargo-nextest --no-default-features --features default-no-update; "$(dirname "$0")/pjdfstest.sh" --install ;;
+  test)
+    install_packages "${build[@]}" "${run[@]}" "${test[@]}"
+    # Not optimized: it compiles in less than half the time, and waits for tests either way.
+    cargo_tool cargo-nextest --debug --no-default-features --features default-no-update
+    "$(dirname "$0")/pjdfstest.sh" --install ;;
   torture) install_packages "${torture[@]}" ;;
   verify) cargo_tool cargo-deny; cargo_tool cargo-machete ;;
   *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;

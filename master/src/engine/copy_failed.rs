@@ -150,8 +150,11 @@ impl Turn<'_> {
             // All of them failed, as after a power cut of all: what is left goes on, and the writer learns of it. It is one copy,
             // of which the others are made anew: each may have lost something else, and no two may differ under one version.
             remains = Remains::WhatWasSynced;
-            for place in &before {
-                raised = self.raise_until_agreed(operation, vec![place.clone()], version_from, RaiseOf::Whatever)?;
+            // One that kept its power has everything, and was only slow so far.
+            let mut by_trust = before.clone();
+            by_trust.sort_by_key(|place| self.state().chunks.is_suspect(chunk, place.volume));
+            for place in by_trust {
+                raised = self.raise_until_agreed(operation, vec![place], version_from, RaiseOf::Whatever)?;
                 if raised.agreed.is_some() {
                     break;
                 }

@@ -330,6 +330,8 @@ impl ChunkState {
     pub(crate) fn take_back(&mut self, pool: &BufferPool) {
         let pieces = std::mem::take(&mut self.in_flight).into_iter().rev().flat_map(|frame| frame.pieces);
         for piece in pieces {
+            // What is sent again and again is named once.
+            self.tried = without(&self.tried, &piece.range());
             self.tried.push(piece.range());
             self.dirty.write_below(piece.offset, &piece.bytes, pool);
             pool.give_back(piece.bytes);
@@ -465,6 +467,9 @@ mod tests {
         chunk.dirty.write(0, &[1; 100], &pool);
         assert!(matches!(chunk.next_step(Extent::Everything, &mut 0, &pool), Step::Send(_)));
         chunk.take_back(&pool);
+        assert!(matches!(chunk.next_step(Extent::Everything, &mut 0, &pool), Step::Send(_)));
+        chunk.take_back(&pool);
+        assert_eq!(chunk.tried, [0..100], "what is tried again does not add up");
         chunk.dirty.write(50, &[2; 100], &pool);
         assert!(chunk.lose_dirty());
         assert_eq!(lost(&chunk), [(0..100, ReadsAs::Error), (100..150, ReadsAs::ErrorUnsent)]);
