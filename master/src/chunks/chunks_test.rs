@@ -96,7 +96,8 @@ fn orphans_wait_for_their_grace_and_newer_ids_are_never_deleted() {
     let notices = chunks.take_notices();
     let told = |words: &str| notices.iter().any(|notice| notice.message.contains(words));
     assert!(
-        told("holds 1 copies that are newer") && told("holds 2 copies of chunks that this metadata has not given out")
+        told("holds 1 copies of chunks with ids beyond")
+            && told("holds 2 copies of chunks that this metadata has not given out")
     );
     pass(&mut chunks, 99, &[1]);
     assert!(commands(&mut chunks, 1).is_empty());

@@ -192,6 +192,8 @@ impl Chunks {
         }
         let copy = *copy;
         if entry.is_anomaly(&copy) {
+            let newest = self.newer.entry(held.chunk).or_default();
+            *newest = version.max(*newest);
             self.orphans.entry((slot, held.chunk)).or_insert(unknown).version = version;
         } else {
             self.orphans.remove(&(slot, held.chunk));
@@ -266,10 +268,15 @@ impl Chunks {
         let volume = self.servers.volume(slot);
         let (path, server, days) =
             (volume.report.path.clone(), volume.server, self.config.orphan_grace.as_secs() / 86_400);
-        if beyond + newer > 0 {
-            self.notice(Severity::Error, format!(
-                "{path} of chunkserver {server} holds {} copies that are newer than this metadata: it seems to come from an older \
-                 export; they are kept", beyond + newer));
+        let older = "this metadata: it seems to come from an older export";
+        if newer > 0 {
+            let what = format!("{path} of chunkserver {server} holds {newer} copies that are newer than {older}");
+            self.notice(Severity::Error, format!("{what}; their chunks go on with the newest"));
+        }
+        if beyond > 0 {
+            let what =
+                format!("{path} of chunkserver {server} holds {beyond} copies of chunks with ids beyond {older}");
+            self.notice(Severity::Error, format!("{what}; they are kept"));
         }
         if passed_over > 0 {
             self.notice(Severity::Warning, format!(

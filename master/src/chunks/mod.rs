@@ -90,6 +90,8 @@ pub struct Chunks {
     /// When an inode's lease was last asked back, so that a writer is not asked all the time.
     asked_back: BTreeMap<InodeId, Monotonic>,
     wanted_back: BTreeSet<InodeId>,
+    /// The highest version above the record's that a copy of the chunk was named with.
+    newer: BTreeMap<ChunkId, u32>,
     notices: Vec<Notice>,
     /// Ids from here on were never given out by this metadata; copies with such ids are never deleted.
     next_chunk: ChunkId,
@@ -130,6 +132,7 @@ impl Chunks {
             left_open: BTreeSet::new(),
             asked_back: BTreeMap::new(),
             wanted_back: BTreeSet::new(),
+            newer: BTreeMap::new(),
             notices: Vec::new(),
             next_chunk: ChunkId::new(0),
             passed_over: BTreeMap::new(),
@@ -391,6 +394,36 @@ impl Chunks {
             self.copyless.remove(&chunk);
             self.entries.remove(&chunk);
         }
+    }
+
+    /// Some of the chunks with copies that are newer than their records, and the highest version of those; when nobody writes them
+    /// and the known servers have said what they hold.
+    pub fn with_newer_copies(&self) -> Vec<(ChunkId, ChunkVersion)> {
+        const AT_ONCE_MAX: usize = 100;
+        if self.newer.is_empty() || self.is_waiting_for_servers() {
+            return Vec::new();
+        }
+        let is_free = |chunk: ChunkId| {
+            let entry = self.entries.get(&chunk);
+            entry.is_none_or(|entry| !self.has_writer(chunk, entry) && !entry.is_repairing())
+        };
+        let free = self.newer.iter().filter(|(chunk, _)| is_free(**chunk)).take(AT_ONCE_MAX);
+        free.map(|(chunk, version)| (*chunk, ChunkVersion::new(*version))).collect()
+    }
+
+    /// The chunk's record is not older than its copies any more.
+    pub fn adopted(&mut self, chunk: ChunkId) {
+        self.newer.remove(&chunk);
+        let slots: Vec<u16> = self
+            .entries
+            .get(&chunk)
+            .into_iter()
+            .flat_map(|entry| entry.copies().iter().map(|copy| copy.slot))
+            .collect();
+        for slot in slots {
+            self.orphans.remove(&(slot, chunk));
+        }
+        self.refresh(chunk);
     }
 
     /// Settled chunks that need a new version: all of their live copies went through a crash while open, or a bad copy can be

@@ -318,6 +318,44 @@ fn a_chunk_that_a_power_cut_took_from_everywhere_is_made_anew_if_nobody_ever_syn
 }
 
 #[test]
+fn older_metadata_that_were_put_back_go_on_with_the_newest_copies() {
+    let mut world = World::new();
+    world.chunkservers(3);
+    let writer = world.client(Manners::Answers);
+    let made = writer.make("f", true);
+    let first = made.first_chunk.as_ref().unwrap();
+    commit(&writer, inode_of(&made), first, 10);
+    world.engine.goodbye(writer.session);
+    world.restart();
+    let (chunk, stale) = (ChunkId::new(first.chunk), first.places[0].volume);
+    world.chunkservers_holding(3, |volume| {
+        let version = ChunkVersion::new(if volume == stale { 1 } else { 5 });
+        vec![Held { chunk, version, open: false, suspect: false, unreadable: false, bad: false }]
+    });
+    for _ in 0..30 {
+        world.tick_after(1);
+        for Command { order, .. } in world.carry_out(3, &[]) {
+            let old = matches!(order, Order::Delete { volume, .. } if volume.get() == stale);
+            assert!(old || !matches!(order, Order::Delete { .. }), "{order:?}");
+        }
+    }
+    let places = world.engine.with_chunks(|chunks, _| chunks.places(chunk));
+    assert!(places.len() == 2 && places.iter().all(|place| place.volume.get() != stale), "{places:?}");
+    check_settled(&world, first.chunk, 2);
+    let info = world.engine.with_chunks(|chunks, _| chunks.info(chunk).unwrap());
+    assert_eq!(info.version.get(), 6, "above all that the copies ever had");
+}
+
+#[test]
+fn a_start_gives_out_other_chunks_than_another_one_from_the_same_metadata() {
+    let mut world = World::new();
+    world.restart();
+    world.chunkservers(3);
+    let given = world.client(Manners::Answers).make("f", true).first_chunk.unwrap().chunk;
+    assert!(given > 1 << 20, "{given} is what any other start would give out, too");
+}
+
+#[test]
 fn a_writer_that_asks_for_committed_bytes_learns_that_all_copies_lost_power() {
     let world = World::new();
     world.chunkservers(2);

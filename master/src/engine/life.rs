@@ -66,6 +66,10 @@ pub(super) enum Ending {
 /// More chunks, nodes or sessions than can be made while one write of the log is on its way to the disk.
 const IDS_PASSED_OVER: u64 = 1 << 16;
 
+/// Each start goes on at a random place within so many ids of chunks: one from an older copy of the metadata gives out other ids
+/// than the start had whose records it lacks, and no new file gets the chunk of one that it does not know.
+const CHUNKS_PASSED_OVER_MAX: u64 = 1 << 40;
+
 /// Starts of the master of which it is remembered up to where the log reached.
 const STARTS_REMEMBERED: usize = 64;
 
@@ -95,7 +99,7 @@ pub(super) fn load(
         master_start: 0,
         recovered: Vec::new(),
     };
-    let read = load_records(storage, &mut transaction, &mut loaded, now);
+    let read = load_records(storage, &mut transaction, &mut loaded, random.below(CHUNKS_PASSED_OVER_MAX), now);
     read.map_err(|errno| {
         let failure = transaction.failure().map_or_else(|| format!("{errno}"), ToString::to_string);
         OpenError::Unreadable(failure)
@@ -110,6 +114,7 @@ fn load_records(
     storage: &dyn Storage,
     transaction: &mut Transaction<'_>,
     loaded: &mut Loaded,
+    chunks_passed_over: u64,
     now: Monotonic,
 ) -> Result<(), Errno> {
     let system = transaction.system_mut()?;
@@ -119,7 +124,7 @@ fn load_records(
     if system.master_start > 1 {
         // A power cut may have taken the records of chunks, nodes and sessions that clients were told of and still use:
         // none of those ids is given to another.
-        system.chunk_next += IDS_PASSED_OVER;
+        system.chunk_next += IDS_PASSED_OVER + chunks_passed_over;
         system.inode_next += IDS_PASSED_OVER;
         system.session_next += IDS_PASSED_OVER;
         system.inode_floor = system.inode_next;

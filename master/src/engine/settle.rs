@@ -149,6 +149,29 @@ impl State {
         comparisons
     }
 
+    /// Copies that are newer than the metadata, which was put back from before: what they hold was acknowledged, so their
+    /// chunks go on with it.
+    pub(super) fn adopt_newer(&mut self, engine: &Engine, now: Monotonic) {
+        for (chunk, version) in self.chunks.with_newer_copies() {
+            let mut transaction = engine.transaction();
+            let adopted = chunks::adopt(&mut transaction, chunk, version);
+            if adopted.is_err() || self.commit(engine, None, &transaction.into_changes()).is_err() {
+                continue;
+            }
+            self.chunks.adopted(chunk);
+            if adopted == Ok(false) {
+                continue;
+            }
+            self.settling.add(chunk);
+            let inode = self.chunks.info(chunk).map_or(InodeId::new(0), |info| info.inode);
+            engine.report(
+                Severity::Warning,
+                format!("chunk {chunk} of inode {inode} goes on with copies of version {version}, newer than this metadata knew"),
+            );
+            self.tell_data_changed(inode, now);
+        }
+    }
+
     /// The chunk is settled, has a writer again, or is gone.
     pub(super) fn stop_settling(&mut self, chunk: ChunkId) {
         if let Some(order) = self.settling.remove(chunk) {

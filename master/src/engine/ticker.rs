@@ -120,6 +120,7 @@ impl Engine {
         self.forget_removed_chunks(&mut state);
         let comparisons = if state.grace_over {
             state.settle_left_open();
+            state.adopt_newer(self, now);
             for chunk in state.chunks.wants_settling() {
                 state.settling.add(chunk);
             }

@@ -60,6 +60,25 @@ pub fn raise(
     Ok(Some(ChunkVersion::new(record.granted)))
 }
 
+/// Takes the word of copies that are newer than this metadata, which was put back from before they were written: the chunk was
+/// granted up to their version, so that settling goes on with what they hold, and no version of theirs is given again. False if the
+/// record says so already, or there is no such chunk any more.
+///
+/// # Errors
+/// `EIO` if records cannot be read.
+pub fn adopt(transaction: &mut Transaction<'_>, chunk: ChunkId, version: ChunkVersion) -> Result<bool, Errno> {
+    let known = |granted: u32, of_record: u32| version.get() <= granted.max(of_record);
+    let Some(mut record) = transaction.chunk(chunk)?.filter(|record| !record.deleted && !record.is_pending()) else {
+        return Ok(false);
+    };
+    if known(record.granted, record.version) {
+        return Ok(false);
+    }
+    record.granted = version.get();
+    transaction.put_chunk(chunk, &record);
+    Ok(true)
+}
+
 /// Notes that a client has synced every copy of a chunk that was committed unsynced.
 ///
 /// # Errors
