@@ -18,6 +18,7 @@ use super::attributes::Attributes;
 use super::entries::Entries;
 use super::order::{Stamp, Ticket};
 use super::xattrs::Xattrs;
+use crate::client::PendingAccess;
 use crate::data::ChunkPlaces;
 use crate::data::error_state::ErrorState;
 
@@ -88,6 +89,8 @@ pub struct NodeState {
     pub entries: Entries,
     /// Known extended attributes.
     pub xattrs: Xattrs,
+    /// An access that the master does not know yet.
+    pub accessed: Option<PendingAccess>,
     /// Target, of a symbolic link.
     pub target: Option<Arc<[u8]>>,
     /// Where the first chunk is, of a file that was not opened since its name was looked up.

@@ -44,13 +44,19 @@ impl Client {
         core.session.wait_trusted()?;
         let node = core.node(inode);
         let request = set_request(caller, inode, changes);
-        match changes.length {
+        // What is set explicitly counts, whatever was read before.
+        let read_before = changes.accessed.and_then(|_| core.take_pending_access(&node));
+        let changed = match changes.length {
             Some(length) => core.set_length(&node, &request, length),
             None => {
                 core.commit_if_possible(&node);
                 core.set_attributes(&node, &request)
             }
+        };
+        if let (Err(_), Some(pending)) = (&changed, read_before) {
+            core.put_access_back(&node, pending);
         }
+        changed
     }
 
     /// Asks the master whether the caller may (R_OK 4, W_OK 2, X_OK 1).
@@ -71,7 +77,9 @@ impl Client {
         let node = core.node(inode);
         {
             let state = node.state();
-            if let Some(target) = state.target.as_ref().filter(|_| state.mode > Mode::None) {
+            if let Some(target) = state.target.clone().filter(|_| state.mode > Mode::None) {
+                drop(state);
+                core.note_access(&node);
                 return Ok(target.to_vec());
             }
         }
@@ -84,6 +92,8 @@ impl Client {
         if answered.lease.is_some() && node.may_keep(&state, &ticket, &answered, now) {
             state.target = Some(Arc::from(&*reply.target));
         }
+        drop(state);
+        core.note_access(&node);
         Ok(reply.target.to_vec())
     }
 

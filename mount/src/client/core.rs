@@ -28,7 +28,7 @@ use super::committer::Dirty;
 use super::handles::Handles;
 use super::kernel::{Forget, KernelNotifier};
 use super::locks::Locks;
-use super::types::{Attributes, AttributesAnswer, Caller, KERNEL_VALID, KernelCaches, Kind, NodeAnswer};
+use super::types::{Accesses, Attributes, AttributesAnswer, Caller, KERNEL_VALID, KernelCaches, Kind, NodeAnswer};
 use crate::cache;
 use crate::cache::attributes::time_to_wire;
 use crate::cache::node::{Answered, Mode, NodeState};
@@ -60,6 +60,8 @@ pub(super) struct Core {
     pub(super) handles: Handles,
     pub(super) locks: Locks,
     pub(super) later: Later,
+    /// Which accesses are noted.
+    pub(super) accesses: Accesses,
     /// Itself, for threads that it starts.
     pub(super) this: OnceLock<std::sync::Weak<Core>>,
 }
@@ -73,6 +75,8 @@ pub(super) struct Later {
     pub(super) idle_writers: Mutex<Vec<(Arc<Node>, Monotonic)>>,
     /// Orphans that may be without open handles.
     pub(super) orphans: Mutex<Vec<InodeId>>,
+    /// Nodes whose access the master is to be told of.
+    pub(super) accessed: Mutex<Vec<Arc<Node>>>,
     /// What the kernel is to forget once more, at which time.
     pub(super) forget_again: Mutex<Vec<(Monotonic, Forget)>>,
 }
@@ -164,6 +168,9 @@ impl Core {
     ) -> Option<AttributesAnswer> {
         let mut attributes = state.attributes.as_ref().or(given)?.clone();
         let local = add_local_changes(node, &mut attributes);
+        if let Some(pending) = state.accessed {
+            attributes.accessed = attributes.accessed.max(pending.at);
+        }
         let keep = state.mode > Mode::None && state.fresh && !state.closing && state.recalls_waiting == 0;
         if keep {
             state.kernel_told_at = Some(self.now());

@@ -20,7 +20,7 @@ use super::chunk_sync::Holds;
 use super::core::{Committed, Content, Core, Node, caller_to_wire, lock, node_losses};
 use super::handles::OpenFile;
 use super::kernel::Forget;
-use super::types::{Caller, Handle, LockFamily, Opened, SyncAfter, WriteOrigin};
+use super::types::{Caller, Handle, LockFamily, Opened, Reads, SyncAfter, WriteOrigin};
 use crate::cache::node::Mode;
 use crate::data::{Keep, ReadPatience};
 
@@ -173,6 +173,7 @@ impl Core {
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
             synchronous: SyncAfter::of_flags(flags),
+            notes_accesses: access != libc::O_WRONLY && flags & libc::O_NOATIME == 0,
             locks_lost: AtomicBool::new(false),
             losses_told: Mutex::new(node.state().losses.cursor()),
         };
@@ -184,8 +185,9 @@ impl Core {
         let age = state.attributes.as_ref().map(|known| self.clock.now().since(known.changed));
         state.others_synced |= keep_cache && state.fresh && age.is_some_and(|age| age > SYNCED_BY_THEMSELVES_AFTER);
         let contended = !keep_cache || state.noticed_at.is_some_and(|noticed| now.since(noticed) < CONTENDED_FOR);
+        let reads = if open.notes_accesses { self.reads_to_see(node, &state) } else { Reads::MayBeCached };
         drop(state);
-        Opened { handle: self.handles.add_file(open), keep_cache, contended }
+        Opened { handle: self.handles.add_file(open), keep_cache, contended, reads }
     }
 
     /// The bytes of a file, which are told where they begin if that is known: while the lease cannot go, so that whoever
@@ -221,7 +223,13 @@ impl Core {
         loop {
             match self.read_in_use(open, offset, size, into, (&patience, &once)) {
                 Err(Errno::EINTR) if wanted() => self.clock.sleep(patience.next_pause()),
-                read => return read,
+                Ok(count) => {
+                    if open.notes_accesses {
+                        self.note_access(&open.node);
+                    }
+                    return Ok(count);
+                }
+                Err(errno) => return Err(errno),
             }
         }
     }
