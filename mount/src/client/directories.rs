@@ -100,7 +100,12 @@ impl Client {
         drop(state);
         let notes_accesses = flags & libc::O_NOATIME == 0;
         let directory = OpenDirectory { node, notes_accesses, cursor: Mutex::default(), losses_told };
-        Ok(Opened { handle: core.handles.add_directory(directory), keep_cache, contended: false, reads: Reads::MayBeCached })
+        Ok(Opened {
+            handle: core.handles.add_directory(directory),
+            keep_cache,
+            contended: false,
+            reads: Reads::MayBeCached,
+        })
     }
 
     /// Gives the entries after `offset` ("." and ".." included) to `take` until it has no room or there are no more.
