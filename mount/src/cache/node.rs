@@ -75,6 +75,14 @@ pub struct NodeState {
     pub closing: bool,
     /// How often the kernel was told of the node, less what it has forgotten.
     pub lookups: u64,
+    /// Changes of attributes by this client that are under way.
+    pub changing: u32,
+    /// Changes of the length by this client that are under way, and how many there were.
+    pub cutting: u32,
+    /// See above.
+    pub cuts: u64,
+    /// When the last one ended.
+    pub cut_at: Option<Monotonic>,
     /// Open handles.
     pub open: u32,
     /// Those of them that may write.

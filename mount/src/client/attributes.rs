@@ -46,6 +46,7 @@ impl Client {
         let request = set_request(caller, inode, changes);
         // What is set explicitly counts, whatever was read before.
         let read_before = changes.accessed.and_then(|_| core.take_pending_access(&node));
+        node.state().changing += 1;
         let changed = match changes.length {
             Some(length) => core.set_length(&node, &request, length),
             None => {
@@ -53,6 +54,7 @@ impl Client {
                 core.set_attributes(&node, &request)
             }
         };
+        node.state().changing -= 1;
         if let (Err(_), Some(pending)) = (&changed, read_before) {
             core.put_access_back(&node, pending);
         }
@@ -284,6 +286,7 @@ impl Core {
         request: &wire::SetAttributes,
         length: u64,
     ) -> Result<AttributesAnswer, Errno> {
+        let _cutting = self.begin_cut(node);
         if node.content().is_some_and(|content| content.has_uncommitted())
             && let Err(errno) = self.commit(node, Durability::Acknowledged, None)
         {

@@ -171,7 +171,12 @@ impl Core {
         if let Some(pending) = state.accessed {
             attributes.accessed = attributes.accessed.max(pending.at);
         }
-        let keep = state.mode > Mode::None && state.fresh && !state.closing && state.recalls_waiting == 0;
+        // While the node changes by this client's own doing, the kernel might take in an older answer and drop a younger one.
+        let keep = state.mode > Mode::None
+            && state.fresh
+            && !state.closing
+            && state.recalls_waiting == 0
+            && state.changing == 0;
         if keep {
             state.kernel_told_at = Some(self.now());
         }
@@ -205,7 +210,7 @@ impl Core {
         self.answer(&node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)
     }
 
-    fn ask_attributes(&self, node: &Node) -> Result<(Arc<Node>, Answered), Errno> {
+    pub(super) fn ask_attributes(&self, node: &Node) -> Result<(Arc<Node>, Answered), Errno> {
         let mut ticket = self.order.begin();
         let _asking = node.ask();
         let reply = self.call(&mut ticket, &wire::GetAttributes { inode: node.inode().get() })?;

@@ -221,7 +221,8 @@ impl Core {
         };
         let patience = ReadPatience::new(&go_on);
         loop {
-            match self.read_in_use(open, offset, size, into, (&patience, &once)) {
+            let read = || self.read_in_use(open, offset, size, into, (&patience, &once));
+            match self.read_between_cuts(&open.node, size, read) {
                 Err(Errno::EINTR) if wanted() => self.clock.sleep(patience.next_pause()),
                 Ok(count) => {
                     if open.notes_accesses {
@@ -255,11 +256,25 @@ impl Core {
         let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length, how) };
         if keep == Keep::Nothing {
             self.post(Forget::Data(open.node.inode()));
+            // What the master is asked for may wait for a recall, which waits for whoever uses the lease.
+            drop(used);
+            return got.and_then(|count| self.if_still_there(&open.node, offset, count));
         } else if open.node.state().mode == Mode::None {
             // The lease was lost with the session while it was in use, perhaps before the read looked what it may keep.
             self.content(&open.node).invalidate();
         }
         got
+    }
+
+    /// A read without a lease asked for the length first and for the bytes then. Another client may have cut the file in
+    /// between: then it gave zeros that never were, and is to be made again.
+    fn if_still_there(&self, node: &Node, offset: u64, count: usize) -> Result<usize, Errno> {
+        if count == 0 {
+            return Ok(0);
+        }
+        let (_, answered) = self.ask_attributes(node)?;
+        let length = answered.attributes.map_or(0, |attributes| attributes.length);
+        if offset + count as u64 <= length { Ok(count) } else { Err(Errno::EINTR) }
     }
 
     pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {

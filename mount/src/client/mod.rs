@@ -19,6 +19,8 @@ mod directories;
 
 mod listing_places;
 
+mod cuts;
+
 mod access_times;
 
 mod locks;
