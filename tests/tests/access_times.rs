@@ -111,18 +111,18 @@ fn accesses_cost_one_message_for_many_files_and_none_when_none_is_due() {
     let path = |number: usize| mount.path().join(format!("file{number}"));
     (0..FILES).for_each(|number| fs::write(path(number), [7; 4096]).expect("written"));
     // Files written and closed are given back a moment later.
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_millis(2_500));
     let read_all = || (0..FILES).for_each(|number| assert_eq!(fs::read(path(number)).expect("read").len(), 4096));
     let before = cluster.operations().expect("counts");
     read_all();
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_millis(1_400));
     let after = cluster.operations().expect("counts");
     let asked = |kind: &str| after.get(kind).unwrap_or(&0) - before.get(kind).unwrap_or(&0);
     println!("reading {FILES} files that were due: {} touches, {before:?}, {after:?}", asked("Touch"));
     let least = FILES.div_ceil(256) as u64;
     assert!((least..=least + 4).contains(&asked("Touch")), "{}", asked("Touch"));
     read_all();
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_millis(1_400));
     assert_eq!(
         cluster.operations().expect("counts"),
         after,
