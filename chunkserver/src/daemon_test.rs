@@ -254,7 +254,10 @@ impl Client {
     }
 
     fn read(&mut self, chunk: u64, version: u32, offset: u32, length: u32) -> (ReadReply, Vec<u8>) {
-        let reply = self.ask(&Read { volume: self.volume, chunk, version, offset, length, into_memory: false }, &[]);
+        let reply = self.ask(
+            &Read { volume: self.volume, chunk, version, offset, length, into_memory: false, next_data: false },
+            &[],
+        );
         (reply, self.payload.clone())
     }
 }

@@ -84,7 +84,15 @@ fn what_is_read_into_memory_only_is_not_sent() {
     let place = server.place(0);
     let mut client = Client::connect(&place);
     client.write(5, (0, 1), 0, &[7; 50_000], &[]);
-    let read = Read { volume: place.volume, chunk: 5, version: 1, offset: 0, length: 50_000, into_memory: true };
+    let read = Read {
+        volume: place.volume,
+        chunk: 5,
+        version: 1,
+        offset: 0,
+        length: 50_000,
+        into_memory: true,
+        next_data: false,
+    };
     let reply = client.ask(&read, &[]);
     assert_eq!((reply.result.unwrap().status(), reply.data_length, reply.hashes.len()), (Status::Ok, 50_000, 0));
     assert_eq!(client.payload.len(), 0);
@@ -103,7 +111,15 @@ fn data_goes_over_a_unix_socket_as_over_tcp() {
         Hello { protocol_version: PROTOCOL_VERSION, server: place.server, volume: place.volume, ..Hello::default() };
     connection.send(Envelope::request(FrameType::DataHello, 0), &hello, &[]).unwrap();
     connection.receive_reply::<HelloReply>(FrameType::DataHello, 0).unwrap().unwrap();
-    let read = Read { volume: place.volume, chunk: 5, version: 1, offset: 0, length: 50_000, into_memory: false };
+    let read = Read {
+        volume: place.volume,
+        chunk: 5,
+        version: 1,
+        offset: 0,
+        length: 50_000,
+        into_memory: false,
+        next_data: false,
+    };
     connection.send(Envelope::request(FrameType::Read, 1), &read, &[]).unwrap();
     let header = connection.receive_head(&Awaited::REPLY).unwrap();
     let mut payload = Vec::new();

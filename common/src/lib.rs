@@ -14,6 +14,8 @@ pub mod leaf;
 
 pub mod clock;
 
+pub mod access_time;
+
 pub mod random;
 
 pub mod size;

@@ -237,7 +237,8 @@ fn connect(
         Failure::with_source(ExitStatus::MountFailed, &format!("cannot mount {}", request.source), &error)
     })?;
     let caches: Arc<dyn KernelCaches> = Arc::<KernelNotifier>::clone(kernel);
-    let client = Client::start(session, data_settings(&request.options), caches, Arc::clone(clock));
+    let (settings, accesses) = (data_settings(&request.options), request.options.accesses());
+    let client = Client::start(session, settings, accesses, caches, Arc::clone(clock));
     client
         .map(Arc::new)
         .map_err(|error| Failure::with_source(ExitStatus::System, "cannot start the client's threads", &error))

@@ -18,6 +18,8 @@ use rfs_common::ids::ClusterId;
 use rfs_common::logging::LogFormat;
 use rfs_common::size::{ByteSize, Period};
 
+use crate::client::{AccessRule, Accesses};
+
 /// The subtype of the mount, so that its type in the mount table is `fuse.rfs`.
 pub const SUBTYPE: &str = "rfs";
 
@@ -246,8 +248,10 @@ pub struct MountOptions {
     pub dev: bool,
     /// Programs can be run.
     pub exec: bool,
-    /// Shown in the mount table; access times are not kept up by reading in any case.
-    pub noatime: bool,
+    /// Which reads change access times.
+    pub access_times: AccessRule,
+    /// Access times of directories are kept up, too.
+    pub directory_access_times: bool,
     /// Every write is durable before it returns.
     pub sync: bool,
     /// Every change of a directory is durable before it returns.
@@ -299,7 +303,8 @@ impl Default for MountOptions {
             suid: true,
             dev: true,
             exec: true,
-            noatime: false,
+            access_times: AccessRule::WhenDue,
+            directory_access_times: true,
             sync: false,
             dirsync: false,
             nonempty: false,
@@ -354,6 +359,14 @@ impl MountOptions {
             ("", None) => (entry.apply)(self, "").map_err(bad),
             (expected, None | Some("")) => Err(bad(format!("it needs a value: {name}={expected}"))),
             (_, Some(value)) => (entry.apply)(self, value).map_err(bad),
+        }
+    }
+
+    /// Which accesses are noted. A mount that may change nothing notes none.
+    pub fn accesses(&self) -> Accesses {
+        match self.read_only {
+            true => Accesses::NONE,
+            false => Accesses { rule: self.access_times, directories: self.directory_access_times },
         }
     }
 
@@ -574,16 +587,24 @@ const OPTIONS: &[OptionEntry] = &[
     flag!("nodev", "Device nodes cannot be opened", dev = false),
     flag!("exec", "Programs can be run; the default", exec = true),
     flag!("noexec", "Programs cannot be run", exec = false),
-    accepted!("atime", "Accepted; reading does not change access times"),
-    flag!("noatime", "Shown in the mount table; reading does not change access times anyway", noatime = true),
-    accepted!("relatime", "Accepted, like atime"),
-    accepted!("norelatime", "Accepted, like atime"),
-    accepted!("strictatime", "Accepted, like atime"),
-    accepted!("nostrictatime", "Accepted, like atime"),
-    accepted!("diratime", "Accepted, like atime"),
-    accepted!("nodiratime", "Accepted, like atime"),
-    accepted!("lazytime", "Accepted, like atime"),
-    accepted!("nolazytime", "Accepted, like atime"),
+    flag!(
+        "relatime",
+        "The first read after a change sets the access time, and one each day; the default",
+        access_times = AccessRule::WhenDue
+    ),
+    flag!("noatime", "Reading does not change access times", access_times = AccessRule::Never),
+    flag!(
+        "strictatime",
+        "Every read sets the access time; reads go past the kernel's page cache for it",
+        access_times = AccessRule::Always
+    ),
+    flag!("atime", "Not noatime: like relatime", access_times = AccessRule::WhenDue),
+    flag!("nostrictatime", "Not strictatime: like relatime", access_times = AccessRule::WhenDue),
+    accepted!("norelatime", "Accepted; as for other file systems, it means relatime"),
+    flag!("diratime", "Also listing a directory sets its access time; the default", directory_access_times = true),
+    flag!("nodiratime", "Listing a directory does not change its access time", directory_access_times = false),
+    accepted!("lazytime", "Accepted; access times always get to the master a second later, and many at once"),
+    accepted!("nolazytime", "Accepted, like lazytime"),
     flag!("sync", "Every write is on the disks of all copies before it returns", sync = true, dirsync = true),
     flag!(
         "async",

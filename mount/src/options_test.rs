@@ -33,7 +33,7 @@ fn reads_what_mount_passes() {
     let request = parse(&["sto:9521:/home", "/mnt", "-n", "-v", "-o", "rw,noatime,_netdev", "-t", "fuse.rfs"]).unwrap();
     assert_eq!(request.source.to_string(), "sto:9521:/home");
     assert_eq!(request.mount_point, Path::new("/mnt"));
-    assert!(!request.foreground && request.options.noatime && !request.options.read_only);
+    assert!(!request.foreground && request.options.access_times == AccessRule::Never && !request.options.read_only);
     assert_eq!(request.options.log_level, "debug");
     // mount.fuse.rfs is called with the options last or first.
     assert!(parse(&["-o", "ro", "rfs#master", "/mnt"]).unwrap().options.read_only);

@@ -159,6 +159,8 @@ frame_types! {
     Notice = 32, asks <= LISTS, answers <= SMALL;
     /// Ends a session cleanly.
     Goodbye = 33, asks <= SMALL, answers <= SMALL;
+    /// Times of access.
+    Touch = 34, asks <= NAMES, answers <= NAMES;
 
     /// Begins a data connection.
     DataHello = 64, asks <= SMALL, answers <= SMALL;

@@ -8,7 +8,7 @@ use crate::session::{
     GetLock, GetLockReply, GetXattr, GetXattrReply, GrantWrite, GrantWriteReply, Link, LinkReply, ListXattr,
     ListXattrReply, Locate, LocateReply, Lookup, LookupReply, Make, MakeReply, NodeReply, PunchHole, ReadDirectory,
     ReadDirectoryReply, ReadSymlink, ReadSymlinkReply, Release, Rename, RenameReply, ReportBadCopy, SetAttributes,
-    SetLock, SetLockReply, SetXattr, StatFilesystem, StatFilesystemReply, Sync, Unlink, UnlinkReply,
+    SetLock, SetLockReply, SetXattr, StatFilesystem, StatFilesystemReply, Sync, Touch, TouchReply, Unlink, UnlinkReply,
 };
 
 /// Slots that one session may have: operations connections at the same time.
@@ -67,6 +67,7 @@ calls! {
     ReportBadCopy => Empty, ReportBadCopy, Reads;
     Sync => Empty, Sync, Reads;
     Release => Empty, Release, Reads;
+    Touch => TouchReply, Touch, Reads;
     SetLock => SetLockReply, SetLock, Changes;
     GetLock => GetLockReply, GetLock, Reads;
     CancelLock => CancelLockReply, CancelLock, Changes;

@@ -1,8 +1,9 @@
 //! A cluster of real processes: one master, some chunkservers, any number of mounts.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
 use std::path::{Path, PathBuf};
@@ -293,6 +294,22 @@ impl Cluster {
     /// Port of chunkservers and administration at the master.
     pub fn cluster_port(&self) -> u16 {
         self.ports.cluster
+    }
+
+    /// How many requests of each type the master has answered to clients since its start.
+    ///
+    /// # Errors
+    /// If its counters cannot be read.
+    pub fn operations(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let mut stream = TcpStream::connect((HOST, self.ports.metrics))?;
+        write!(stream, "GET /metrics HTTP/1.0\r\nHost: {HOST}\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let counts = text.lines().filter_map(|line| {
+            let (name, count) = line.strip_prefix("rfs_master_operations_total{type=\"")?.split_once("\"} ")?;
+            Some((name.to_owned(), count.parse().ok()?))
+        });
+        Ok(counts.collect())
     }
 
     /// Everything the master has logged, through all its starts.

@@ -26,3 +26,5 @@ pub mod conformance;
 pub mod semantics;
 
 pub mod power;
+
+pub mod linearizable;

@@ -10,6 +10,8 @@ pub mod change;
 
 pub mod check;
 
+pub mod holes;
+
 pub mod on_disk;
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use rfs_common::ids::{ServerId, VolumeId};
 use rfs_common::socket::Socket;
 use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::data::{
-    ChangeReply, Digest, DigestReply, Hello, HelloReply, NextCopy, Read, ReadReply, Status, SyncChunk, Write, Zero,
+    ChangeReply, DataRange, Digest, DigestReply, Hello, HelloReply, NextCopy, Read, ReadReply, Status, SyncChunk,
+    Write, Zero,
 };
 use rfs_proto::data_calls::DataCall;
 use rfs_proto::frame::{FrameType, Header};
@@ -292,6 +293,9 @@ impl Served {
 
     fn read(&mut self, header: &Header, own: Own) -> Result<(), WireError> {
         let request: Read = self.connection.message(header)?;
+        if request.next_data {
+            return self.next_data(header, own, &request);
+        }
         let volume = VolumeId::new(request.volume);
         let served = self.check_volume(request.volume).and_then(|()| {
             requests::check_range(request.offset, request.length)?;
@@ -310,12 +314,25 @@ impl Served {
                     offset: served.offset,
                     data_length: served.data_length,
                     hashes: if request.into_memory { Default::default() } else { served.hashes.into() },
+                    data: None,
                 };
                 let payload = if request.into_memory { 0 } else { served.length };
                 self.connection.stream_mut().begin_deadline(ANSWER_LIMIT);
                 self.connection.send(Envelope::reply_to(header), &reply, &[&self.payload[..payload]])
             }
         }
+    }
+
+    fn next_data(&mut self, header: &Header, own: Own, request: &Read) -> Result<(), WireError> {
+        let volume = VolumeId::new(request.volume);
+        let found = self.check_volume(request.volume).and_then(|()| {
+            requests::check_range(request.offset, 0)?;
+            let (chunk, version) = (requests::chunk(request.chunk)?, requests::version(request.version)?);
+            self.shared.volumes.find(volume)?.next_data(chunk, version, request.offset)
+        });
+        let result = Some(copy_result(own.server, volume, found.as_ref().err()));
+        let data = found.ok().map(|found| DataRange { start: found.start, end: found.end });
+        self.answering().send(Envelope::reply_to(header), &ReadReply { result, data, ..ReadReply::default() }, &[])
     }
 
     fn digest(&mut self, header: &Header, own: Own) -> Result<(), WireError> {

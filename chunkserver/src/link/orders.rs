@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rfs_common::background;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
-use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaves};
+use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaves, hash_zero_leaf, leaf_length, leaves_of};
 use rfs_proto::cluster::command::Order;
 use rfs_proto::cluster::from_chunkserver::Message;
 use rfs_proto::cluster::{Command, CommandResult, Delete, FromChunkserver, Raise, Replicate, Source};
@@ -217,6 +217,7 @@ fn fetch(shared: &Shared, own: Own, source: &Source, volume: &Volume, incoming: 
             offset,
             length: PAYLOAD_BYTES_MAX.min(rfs_common::leaf::CHUNK_BYTES as u32 - offset),
             into_memory: false,
+            next_data: false,
         };
         let reply: ReadReply = shared
             .peers
@@ -230,16 +231,37 @@ fn fetch(shared: &Shared, own: Own, source: &Source, volume: &Volume, incoming: 
             return Err(Failed { errno: Errno::from_raw(result.errno as i32), message, version: 0 });
         }
         check_source(&reply, offset, &payload, source)?;
-        let piece = Piece { offset, bytes: &payload, hashes: &reply.hashes };
+        let pieces = pieces_but_holes(offset, &payload, &reply);
         // An empty chunk has nothing to write.
-        if !payload.is_empty() {
-            volume.change_incoming(incoming, &terms, Action::Write(&[piece]))?;
+        if !pieces.is_empty() {
+            volume.change_incoming(incoming, &terms, Action::Write(&pieces))?;
         }
         offset += payload.len() as u32;
         if offset >= reply.data_length {
             return Ok(());
         }
     }
+}
+
+/// What has to be written of fetched bytes: leaves of zeros become holes, but for the chunk's last leaf, which makes it as long as
+/// it is.
+fn pieces_but_holes<'a>(offset: u32, payload: &'a [u8], reply: &'a ReadReply) -> Vec<Piece<'a>> {
+    let first = offset / LEAF_BYTES as u32;
+    let hashes = || (first..).zip(reply.hashes.chunks_exact(LEAF_HASH_BYTES));
+    let last = leaves_of(reply.data_length).saturating_sub(1);
+    let is_hole = |leaf: u32, hash: &[u8]| {
+        let zeros = hash_zero_leaf(leaf, leaf_length(leaf, reply.data_length));
+        leaf != last && hash == &zeros.as_bytes()[..]
+    };
+    let filled: Vec<usize> =
+        hashes().filter(|(leaf, hash)| !is_hole(*leaf, hash)).map(|(leaf, _)| (leaf - first) as usize).collect();
+    let runs = filled.chunk_by(|one, next| one + 1 == *next).filter_map(|run| Some((*run.first()?, *run.last()? + 1)));
+    runs.map(|(start, end)| Piece {
+        offset: offset + (start * LEAF_BYTES) as u32,
+        bytes: &payload[start * LEAF_BYTES..(end * LEAF_BYTES).min(payload.len())],
+        hashes: &reply.hashes[start * LEAF_HASH_BYTES..end * LEAF_HASH_BYTES],
+    })
+    .collect()
 }
 
 fn check_source(reply: &ReadReply, offset: u32, payload: &[u8], source: &Source) -> Result<(), Failed> {

@@ -21,6 +21,7 @@ use crate::chunk::change::{Action, Raise, Terms};
 use crate::chunk::check::RaiseOf;
 use crate::chunk::copy::{ChunkCopy, Effort, Held, OpenFault, OpenedCopy, Served};
 use crate::chunk::fault::{Fault, IoOperation};
+use crate::chunk::holes::DataRange;
 
 use super::early_sync::EarlySyncs;
 use super::gate::{Gate, Pass};
@@ -301,6 +302,15 @@ impl Volume {
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
         self.counters.read_bytes.fetch_add(served.length as u64, Ordering::Relaxed);
         Ok(served)
+    }
+
+    /// The next part of a copy that is no hole; see [`ChunkCopy::next_data`].
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub fn next_data(&self, chunk: ChunkId, version: ChunkVersion, offset: u32) -> Result<DataRange, Fault> {
+        let found = self.copy_in_service(chunk).and_then(|copy| copy.next_data(version, offset, self.entrance()));
+        self.noted(chunk, version, found)
     }
 
     /// The file of a copy; see [`ChunkCopy::open_for_reader`].

@@ -63,7 +63,8 @@ macro_rules! dispatch {
 dispatch! {
     plain: ReadDirectory Link Unlink Rename GetAttributes SetAttributes ReadSymlink Access GetXattr ListXattr SetXattr
         StatFilesystem PunchHole;
-    special: Lookup Make Locate GrantWrite AcquireLease Commit CopyFailed ReportBadCopy Sync Release SetLock GetLock CancelLock;
+    special: Lookup Make Locate GrantWrite AcquireLease Commit CopyFailed ReportBadCopy Sync Release Touch
+        SetLock GetLock CancelLock;
 }
 
 /// Requests that never commit anything.
@@ -271,6 +272,19 @@ impl Serve for session::Sync {
         turn.chunks_synced(&chunks)?;
         served.durable = Some(turn.position());
         Ok(session::Empty {})
+    }
+}
+
+impl Serve for session::Touch {
+    fn serve(self, turn: &mut Turn<'_>, _served: &mut Served) -> Result<Self::Reply, Refusal> {
+        let Performed { outcome: touched, changes } = turn.perform(&self.operation()?)?;
+        let reply =
+            <Self as Translate>::reply(touched.clone(), &mut Remembered { session: turn.session(), placed: &[] });
+        if !changes.is_empty() {
+            turn.commit(changes, &reply)?;
+            turn.tell_accesses(&touched);
+        }
+        Ok(reply)
     }
 }
 

@@ -123,6 +123,7 @@ fn reply(engine: &Engine, announced: &Announced) -> session::HelloReply {
         cluster_port: u32::from(announced.cluster_port),
         web_port: u32::from(announced.web_port),
         slots_max: SLOTS_MAX,
+        takes_accesses: true,
         ..session::HelloReply::default()
     }
 }

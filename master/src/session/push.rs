@@ -20,8 +20,10 @@ use rfs_proto::wire::{Awaited, Connection, Envelope, WireError, cut_foreign_text
 use super::calls::{lease_from, lease_message};
 use super::lock_calls::{Wanted, wanted};
 use super::stream::SessionStream;
+use super::translate::attributes::touches;
 use crate::engine::{Engine, Failure, Push, PushMessage, ReclaimedState, Storage};
 use crate::leases::{RecallId, RecallItems};
+use crate::namespace::ops::touch::Seen;
 
 /// Frames that wait for one another thread is writing.
 const QUEUE_MAX: usize = 4_096;
@@ -196,6 +198,11 @@ fn read_frames(
             }
             FrameType::RecallDone => {
                 let done: session::RecallDone = connection.message(&header)?;
+                if let Ok(touches) = touches(&done.touched, |_| Seen::Present)
+                    && !touches.is_empty()
+                {
+                    engine.note_accesses(session, RecallId(done.recall), touches);
+                }
                 engine.recall_done(session, RecallId(done.recall));
             }
             FrameType::Reclaim => {

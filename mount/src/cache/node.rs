@@ -18,6 +18,7 @@ use super::attributes::Attributes;
 use super::entries::Entries;
 use super::order::{Stamp, Ticket};
 use super::xattrs::Xattrs;
+use crate::client::PendingAccess;
 use crate::data::ChunkPlaces;
 use crate::data::error_state::ErrorState;
 
@@ -74,6 +75,14 @@ pub struct NodeState {
     pub closing: bool,
     /// How often the kernel was told of the node, less what it has forgotten.
     pub lookups: u64,
+    /// Changes of attributes by this client that are under way.
+    pub changing: u32,
+    /// Changes of the length by this client that are under way, and how many there were.
+    pub cutting: u32,
+    /// See above.
+    pub cuts: u64,
+    /// When the last one ended.
+    pub cut_at: Option<Monotonic>,
     /// Open handles.
     pub open: u32,
     /// Those of them that may write.
@@ -88,6 +97,8 @@ pub struct NodeState {
     pub entries: Entries,
     /// Known extended attributes.
     pub xattrs: Xattrs,
+    /// An access that the master does not know yet.
+    pub accessed: Option<PendingAccess>,
     /// Target, of a symbolic link.
     pub target: Option<Arc<[u8]>>,
     /// Where the first chunk is, of a file that was not opened since its name was looked up.

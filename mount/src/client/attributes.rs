@@ -44,13 +44,21 @@ impl Client {
         core.session.wait_trusted()?;
         let node = core.node(inode);
         let request = set_request(caller, inode, changes);
-        match changes.length {
+        // What is set explicitly counts, whatever was read before.
+        let read_before = changes.accessed.and_then(|_| core.take_pending_access(&node));
+        node.state().changing += 1;
+        let changed = match changes.length {
             Some(length) => core.set_length(&node, &request, length),
             None => {
                 core.commit_if_possible(&node);
                 core.set_attributes(&node, &request)
             }
+        };
+        node.state().changing -= 1;
+        if let (Err(_), Some(pending)) = (&changed, read_before) {
+            core.put_access_back(&node, pending);
         }
+        changed
     }
 
     /// Asks the master whether the caller may (R_OK 4, W_OK 2, X_OK 1).
@@ -71,7 +79,9 @@ impl Client {
         let node = core.node(inode);
         {
             let state = node.state();
-            if let Some(target) = state.target.as_ref().filter(|_| state.mode > Mode::None) {
+            if let Some(target) = state.target.clone().filter(|_| state.mode > Mode::None) {
+                drop(state);
+                core.note_access(&node);
                 return Ok(target.to_vec());
             }
         }
@@ -84,6 +94,8 @@ impl Client {
         if answered.lease.is_some() && node.may_keep(&state, &ticket, &answered, now) {
             state.target = Some(Arc::from(&*reply.target));
         }
+        drop(state);
+        core.note_access(&node);
         Ok(reply.target.to_vec())
     }
 
@@ -274,6 +286,7 @@ impl Core {
         request: &wire::SetAttributes,
         length: u64,
     ) -> Result<AttributesAnswer, Errno> {
+        let _cutting = self.begin_cut(node);
         if node.content().is_some_and(|content| content.has_uncommitted())
             && let Err(errno) = self.commit(node, Durability::Acknowledged, None)
         {

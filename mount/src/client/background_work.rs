@@ -164,4 +164,5 @@ fn is_unneeded(state: &crate::cache::node::NodeState) -> bool {
         && !state.listed_dirty
         && state.recalls_waiting == 0
         && !state.orphan
+        && state.accessed.is_none()
 }

@@ -2,6 +2,7 @@
 //!
 //! [`crate::data`] implements it; tests put bytes in memory behind it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rfs_common::clock::Time;
@@ -75,6 +76,8 @@ pub trait FileBytes: Send + Sync {
     fn doubt_all(&self) -> Result<(), Errno>;
     /// Has every copy sync what was committed without being durable.
     fn sync_committed(&self, holds: Holds) -> Result<(), Errno>;
+    /// The first part of a chunk at or after `offset` that is no hole, if a copy tells.
+    fn next_data(&self, chunk: &ChunkPlaces, offset: u32) -> Option<Range<u32>>;
     fn offer_place(&self, place: ChunkPlaces);
     fn give_grant(&self, grant: WriteGrant);
     fn truncate(&self, length: u64);

@@ -23,6 +23,9 @@ const FILE: InodeId = InodeId::new(5);
 #[path = "client_losses_test.rs"]
 mod losses;
 
+#[path = "client_accesses_test.rs"]
+mod accesses;
+
 #[derive(Default)]
 struct RecordedKernel {
     told: Mutex<Vec<String>>,
@@ -72,13 +75,17 @@ struct Mounted {
 
 impl Mounted {
     fn new() -> Mounted {
+        Mounted::noting(Accesses::NONE)
+    }
+
+    fn noting(accesses: Accesses) -> Mounted {
         let master = FakeMaster::start();
         master.file("five", FILE.get());
         let clock = SystemClock::shared();
         let options = SessionOptions::new(master.endpoint.clone(), Arc::clone(&clock));
         let session = Session::connect(options).unwrap();
         let (bytes, kernel) = (Arc::new(MemoryBytes::default()), Arc::new(RecordedKernel::default()));
-        let client = Client::start_with(session, bytes.clone(), kernel.clone(), clock).unwrap();
+        let client = Client::start_with(session, bytes.clone(), accesses, kernel.clone(), clock).unwrap();
         let caller = Caller { user: 0, group: 0, groups: Arc::from([]), process: 1 };
         Mounted { master, client, bytes, kernel, caller }
     }
@@ -365,7 +372,7 @@ fn a_master_that_lost_what_this_client_was_told_gets_a_new_session_and_lost_chan
     assert_eq!(client.fsync(kept, false), Ok(()));
     assert_eq!([client.fsync(lost.handle, false), client.fsync(lost.handle, false)], [Err(Errno::EIO), Ok(())]);
     // Nobody was told of the directory before it was opened.
-    let directory = client.open_directory(&mounted.caller, ROOT_INODE).unwrap().handle;
+    let directory = client.open_directory(&mounted.caller, ROOT_INODE, 0).unwrap().handle;
     assert_eq!([client.fsync_directory(directory), client.fsync_directory(directory)], [Err(Errno::EIO), Ok(())]);
     eventually("the kernel", || mounted.kernel.was_told("entry 1 five") && mounted.kernel.was_told("data 5"));
 }
@@ -491,7 +498,7 @@ fn a_directory_is_read_in_parts_resumed_anywhere_and_then_kept() {
     for number in 0..4 {
         mounted.master.file(&format!("n{number}"), 20 + number);
     }
-    let handle = mounted.client.open_directory(&mounted.caller, ROOT_INODE).unwrap().handle;
+    let handle = mounted.client.open_directory(&mounted.caller, ROOT_INODE, 0).unwrap().handle;
     let read = |offset, room| {
         let mut names = Vec::new();
         let mut take = |entry: &Entry<'_>| {
@@ -521,7 +528,7 @@ fn a_directory_is_read_in_parts_resumed_anywhere_and_then_kept() {
 fn a_listing_goes_on_at_entries_that_were_removed_meanwhile() {
     let mounted = Mounted::new();
     (0..8).for_each(|number| mounted.master.file(&format!("n{number}"), 20 + number));
-    let handle = mounted.client.open_directory(&mounted.caller, ROOT_INODE).unwrap().handle;
+    let handle = mounted.client.open_directory(&mounted.caller, ROOT_INODE, 0).unwrap().handle;
     let read = |offset: u64| {
         let mut entries = Vec::new();
         let mut take = |entry: &Entry<'_>| {

@@ -28,7 +28,7 @@ use super::committer::Dirty;
 use super::handles::Handles;
 use super::kernel::{Forget, KernelNotifier};
 use super::locks::Locks;
-use super::types::{Attributes, AttributesAnswer, Caller, KERNEL_VALID, KernelCaches, Kind, NodeAnswer};
+use super::types::{Accesses, Attributes, AttributesAnswer, Caller, KERNEL_VALID, KernelCaches, Kind, NodeAnswer};
 use crate::cache;
 use crate::cache::attributes::time_to_wire;
 use crate::cache::node::{Answered, Mode, NodeState};
@@ -60,6 +60,8 @@ pub(super) struct Core {
     pub(super) handles: Handles,
     pub(super) locks: Locks,
     pub(super) later: Later,
+    /// Which accesses are noted.
+    pub(super) accesses: Accesses,
     /// Itself, for threads that it starts.
     pub(super) this: OnceLock<std::sync::Weak<Core>>,
 }
@@ -73,6 +75,8 @@ pub(super) struct Later {
     pub(super) idle_writers: Mutex<Vec<(Arc<Node>, Monotonic)>>,
     /// Orphans that may be without open handles.
     pub(super) orphans: Mutex<Vec<InodeId>>,
+    /// Nodes whose access the master is to be told of.
+    pub(super) accessed: Mutex<Vec<Arc<Node>>>,
     /// What the kernel is to forget once more, at which time.
     pub(super) forget_again: Mutex<Vec<(Monotonic, Forget)>>,
 }
@@ -164,7 +168,15 @@ impl Core {
     ) -> Option<AttributesAnswer> {
         let mut attributes = state.attributes.as_ref().or(given)?.clone();
         let local = add_local_changes(node, &mut attributes);
-        let keep = state.mode > Mode::None && state.fresh && !state.closing && state.recalls_waiting == 0;
+        if let Some(pending) = state.accessed {
+            attributes.accessed = attributes.accessed.max(pending.at);
+        }
+        // While the node changes by this client's own doing, the kernel might take in an older answer and drop a younger one.
+        let keep = state.mode > Mode::None
+            && state.fresh
+            && !state.closing
+            && state.recalls_waiting == 0
+            && state.changing == 0;
         if keep {
             state.kernel_told_at = Some(self.now());
         }
@@ -198,7 +210,7 @@ impl Core {
         self.answer(&node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)
     }
 
-    fn ask_attributes(&self, node: &Node) -> Result<(Arc<Node>, Answered), Errno> {
+    pub(super) fn ask_attributes(&self, node: &Node) -> Result<(Arc<Node>, Answered), Errno> {
         let mut ticket = self.order.begin();
         let _asking = node.ask();
         let reply = self.call(&mut ticket, &wire::GetAttributes { inode: node.inode().get() })?;

@@ -18,7 +18,7 @@ use rfs_proto::session as wire;
 use super::Client;
 use super::core::{Core, Node, caller_to_wire, lock, node_losses};
 use super::listing_places::ListingPlaces;
-use super::types::{Caller, Entry, Handle, KERNEL_VALID, Kind, NodeAnswer, Opened, Taken};
+use super::types::{Caller, Entry, Handle, KERNEL_VALID, Kind, NodeAnswer, Opened, Reads, Taken};
 use crate::cache::attributes::Kind as NodeKind;
 use crate::cache::entries::{ListedEntry, NAMES_MAX};
 use crate::cache::node::{Answered, Mode};
@@ -35,6 +35,8 @@ const AFTER_PARENT: u64 = 2;
 /// An open directory.
 pub(super) struct OpenDirectory {
     node: Arc<Node>,
+    /// Listing it is noted as an access.
+    notes_accesses: bool,
     cursor: Mutex<Cursor>,
     losses_told: Mutex<ErrorCursor>,
 }
@@ -81,11 +83,11 @@ enum Follows {
 }
 
 impl Client {
-    /// Opens a directory.
+    /// Opens a directory. Of the flags, O_NOATIME counts.
     ///
     /// # Errors
     /// ENOTDIR; ESTALE if it is gone; and the master's others.
-    pub fn open_directory(&self, _caller: &Caller, inode: InodeId) -> Result<Opened, Errno> {
+    pub fn open_directory(&self, _caller: &Caller, inode: InodeId, flags: i32) -> Result<Opened, Errno> {
         let core = &*self.core;
         let node = core.node(inode);
         if core.attributes(&node)?.attributes.kind != Kind::Directory {
@@ -96,8 +98,14 @@ impl Client {
         let keep_cache = state.mode > Mode::None && !state.closing;
         let losses_told = Mutex::new(state.losses.cursor());
         drop(state);
-        let directory = OpenDirectory { node, cursor: Mutex::default(), losses_told };
-        Ok(Opened { handle: core.handles.add_directory(directory), keep_cache, contended: false })
+        let notes_accesses = flags & libc::O_NOATIME == 0;
+        let directory = OpenDirectory { node, notes_accesses, cursor: Mutex::default(), losses_told };
+        Ok(Opened {
+            handle: core.handles.add_directory(directory),
+            keep_cache,
+            contended: false,
+            reads: Reads::MayBeCached,
+        })
     }
 
     /// Gives the entries after `offset` ("." and ".." included) to `take` until it has no room or there are no more.
@@ -115,6 +123,9 @@ impl Client {
         let core = &*self.core;
         core.session.wait_trusted()?;
         let open = core.handles.directory(handle)?;
+        if open.notes_accesses {
+            core.note_access(&open.node);
+        }
         let mut cursor = lock(&open.cursor);
         let reading = Reading { core, caller, node: &open.node, with_attributes };
         let Some(mut offset) = reading.give_dots(&mut cursor, offset, take)? else { return Ok(()) };

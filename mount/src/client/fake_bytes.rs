@@ -108,6 +108,10 @@ impl FileBytes for Shared {
         Arc::new(Shared(Arc::clone(&self.0)))
     }
 
+    fn next_data(&self, _chunk: &ChunkPlaces, _offset: u32) -> Option<std::ops::Range<u32>> {
+        None
+    }
+
     fn write(&self, offset: u64, bytes: &[u8], length_of_file: u64) -> Result<u64, Errno> {
         let mut state = self.0.state.lock().unwrap();
         let end = offset as usize + bytes.len();

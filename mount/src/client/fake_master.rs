@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub(crate) commits: Vec<wire::Commit>,
     pub(crate) reclaims: Vec<wire::Reclaim>,
     pub(crate) releases: Vec<wire::Release>,
+    /// Accesses that came with answers to recalls.
+    pub(crate) touched: Vec<wire::TouchedNode>,
     pub(crate) unclaimed_operations: u32,
     /// Where the log is.
     pub(crate) log_position: u64,
@@ -181,6 +183,14 @@ impl State {
         attributes.revision = revision;
     }
 
+    fn touch(&mut self, touched: &wire::TouchedNode) -> wire::TouchResult {
+        let applied = self.nodes.get(&touched.inode).is_some_and(|node| node.revision == touched.revision);
+        if applied {
+            self.change(touched.inode, |attributes| attributes.accessed = touched.accessed);
+        }
+        wire::TouchResult { revision: self.nodes.get(&touched.inode).map_or(0, |node| node.revision), applied }
+    }
+
     /// The node is as it was before its last changes, which nobody knows of any more.
     pub(crate) fn revert(&mut self, inode: u64, length: u64) {
         let attributes = self.nodes.get_mut(&inode).unwrap();
@@ -239,8 +249,14 @@ impl State {
                 self.change(request.inode, |attributes| {
                     attributes.length = request.length.unwrap_or(attributes.length);
                     attributes.modified = request.modified.or(attributes.modified);
+                    attributes.accessed = request.accessed.or(attributes.accessed);
                 });
                 wire::NodeReply { node: self.node(request.inode) }.encode_to_vec()
+            }
+            FrameType::Touch => {
+                let request = wire::Touch::decode(body).unwrap();
+                let results = request.nodes.iter().map(|touched| self.touch(touched)).collect();
+                wire::TouchReply { results }.encode_to_vec()
             }
             FrameType::Commit => {
                 let request = wire::Commit::decode(body).unwrap();
@@ -339,6 +355,7 @@ impl Server {
                 heartbeat_ms: HEARTBEAT_MS,
                 master_start: state.master_start,
                 slots_max: 16,
+                takes_accesses: true,
                 ..Default::default()
             };
             if connection.send(Envelope::reply_to(&header), &reply, &[]).is_err() {
@@ -368,6 +385,7 @@ impl Server {
             FrameType::RecallDone => {
                 let done: wire::RecallDone = connection.message(&header).ok()?;
                 state.done.insert(done.recall);
+                state.touched.extend(done.touched);
                 state.journal.push("RecallDone".into());
                 self.changed.notify_all();
             }

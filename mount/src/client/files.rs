@@ -20,7 +20,7 @@ use super::chunk_sync::Holds;
 use super::core::{Committed, Content, Core, Node, caller_to_wire, lock, node_losses};
 use super::handles::OpenFile;
 use super::kernel::Forget;
-use super::types::{Caller, Handle, LockFamily, Opened, SyncAfter, WriteOrigin};
+use super::types::{Caller, Handle, LockFamily, Opened, Reads, SyncAfter, WriteOrigin};
 use crate::cache::node::Mode;
 use crate::data::{Keep, ReadPatience};
 
@@ -173,6 +173,7 @@ impl Core {
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
             synchronous: SyncAfter::of_flags(flags),
+            notes_accesses: access != libc::O_WRONLY && flags & libc::O_NOATIME == 0,
             locks_lost: AtomicBool::new(false),
             losses_told: Mutex::new(node.state().losses.cursor()),
         };
@@ -184,8 +185,9 @@ impl Core {
         let age = state.attributes.as_ref().map(|known| self.clock.now().since(known.changed));
         state.others_synced |= keep_cache && state.fresh && age.is_some_and(|age| age > SYNCED_BY_THEMSELVES_AFTER);
         let contended = !keep_cache || state.noticed_at.is_some_and(|noticed| now.since(noticed) < CONTENDED_FOR);
+        let reads = if open.notes_accesses { self.reads_to_see(node, &state) } else { Reads::MayBeCached };
         drop(state);
-        Opened { handle: self.handles.add_file(open), keep_cache, contended }
+        Opened { handle: self.handles.add_file(open), keep_cache, contended, reads }
     }
 
     /// The bytes of a file, which are told where they begin if that is known: while the lease cannot go, so that whoever
@@ -219,9 +221,16 @@ impl Core {
         };
         let patience = ReadPatience::new(&go_on);
         loop {
-            match self.read_in_use(open, offset, size, into, (&patience, &once)) {
+            let read = || self.read_in_use(open, offset, size, into, (&patience, &once));
+            match self.read_between_cuts(&open.node, size, read) {
                 Err(Errno::EINTR) if wanted() => self.clock.sleep(patience.next_pause()),
-                read => return read,
+                Ok(count) => {
+                    if open.notes_accesses {
+                        self.note_access(&open.node);
+                    }
+                    return Ok(count);
+                }
+                Err(errno) => return Err(errno),
             }
         }
     }
@@ -247,11 +256,25 @@ impl Core {
         let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length, how) };
         if keep == Keep::Nothing {
             self.post(Forget::Data(open.node.inode()));
+            // What the master is asked for may wait for a recall, which waits for whoever uses the lease.
+            drop(used);
+            return got.and_then(|count| self.if_still_there(&open.node, offset, count));
         } else if open.node.state().mode == Mode::None {
             // The lease was lost with the session while it was in use, perhaps before the read looked what it may keep.
             self.content(&open.node).invalidate();
         }
         got
+    }
+
+    /// A read without a lease asked for the length first and for the bytes then. Another client may have cut the file in
+    /// between: then it gave zeros that never were, and is to be made again.
+    fn if_still_there(&self, node: &Node, offset: u64, count: usize) -> Result<usize, Errno> {
+        if count == 0 {
+            return Ok(0);
+        }
+        let (_, answered) = self.ask_attributes(node)?;
+        let length = answered.attributes.map_or(0, |attributes| attributes.length);
+        if offset + count as u64 <= length { Ok(count) } else { Err(Errno::EINTR) }
     }
 
     pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {

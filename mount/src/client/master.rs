@@ -3,6 +3,7 @@
 //! [`SessionMaster`] is what the data path asks the master through; [`FileBytes`] and its kin are implemented for the data
 //! path's types.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rfs_common::clock::Time;
@@ -194,6 +195,10 @@ impl FileBytes for DataFile {
             self.file.note_loss();
         }
         Ok(())
+    }
+
+    fn next_data(&self, chunk: &ChunkPlaces, offset: u32) -> Option<Range<u32>> {
+        self.file.next_data(chunk, offset)
     }
 
     fn offer_place(&self, place: ChunkPlaces) {

@@ -19,6 +19,10 @@ mod directories;
 
 mod listing_places;
 
+mod cuts;
+
+mod access_times;
+
 mod locks;
 
 mod core;
@@ -48,6 +52,7 @@ use rfs_common::clock::SharedClock;
 use rfs_common::ids::InodeId;
 use rfs_common::shutdown::Shutdown;
 
+use self::access_times::AccessTeller;
 use self::background_work::Releaser;
 use self::chunk_sync::ChunkSync;
 use self::committer::Committer;
@@ -58,6 +63,7 @@ use crate::cache::node::Mode;
 use crate::data::{DataPath, DataSettings};
 use crate::session::{Session, SessionEvents, Statistics};
 
+pub use access_times::PendingAccess;
 pub use bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
 pub use master::SessionMaster;
 pub use types::*;
@@ -78,6 +84,7 @@ impl Client {
     pub fn start(
         session: Session,
         settings: DataSettings,
+        accesses: Accesses,
         kernel: Arc<dyn KernelCaches>,
         clock: SharedClock,
     ) -> io::Result<Client> {
@@ -87,7 +94,7 @@ impl Client {
         let sync = ChunkSync { master: master.clone(), settings: settings.clone(), clock: Arc::clone(&clock) };
         let path = DataPath::new(settings, Arc::clone(&clock), master)?;
         let bytes = master::DataBytes { path, sync: Arc::new(sync) };
-        Client::start_with(session, Arc::new(bytes), kernel, clock)
+        Client::start_with(session, Arc::new(bytes), accesses, kernel, clock)
     }
 
     /// The same with another keeper of bytes.
@@ -97,9 +104,11 @@ impl Client {
     pub fn start_with(
         session: Session,
         bytes: Arc<dyn Bytes>,
+        accesses: Accesses,
         kernel: Arc<dyn KernelCaches>,
         clock: SharedClock,
     ) -> io::Result<Client> {
+        let accesses = if session.cluster().takes_accesses { accesses } else { Accesses::NONE };
         let notifier = KernelNotifier::start(&kernel, Arc::clone(&clock))?;
         let core = Arc::new(Core {
             session,
@@ -112,6 +121,7 @@ impl Client {
             handles: handles::Handles::default(),
             locks: locks::Locks::default(),
             later: core::Later::default(),
+            accesses,
             this: OnceLock::new(),
         });
         // It is the first to set it.
@@ -120,8 +130,12 @@ impl Client {
         core.session.start(&events)?;
         let shutdown = Shutdown::new();
         let committer = background::start(Committer::new(Arc::clone(&core))?, shutdown.clone(), Arc::clone(&clock))?;
-        let releaser = background::start(Releaser(Arc::clone(&core)), shutdown.clone(), clock)?;
-        Ok(Client { core, workers: Mutex::new(vec![committer, releaser]), shutdown })
+        let releaser = background::start(Releaser(Arc::clone(&core)), shutdown.clone(), Arc::clone(&clock))?;
+        let mut workers = vec![committer, releaser];
+        if accesses.rule != AccessRule::Never {
+            workers.push(background::start(AccessTeller(Arc::clone(&core)), shutdown.clone(), clock)?);
+        }
+        Ok(Client { core, workers: Mutex::new(workers), shutdown })
     }
 
     /// The node that is this client's root.
@@ -147,6 +161,7 @@ impl Client {
         let done = Shutdown::new();
         let told = done.clone();
         let started = background::spawn("last-commits", move || {
+            core.tell_accesses();
             for node in core.table.all() {
                 if node.state().mode == Mode::Write {
                     // What is lost here was told to nobody who is still there to hear it; lower() logs it.

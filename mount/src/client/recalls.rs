@@ -12,6 +12,7 @@ use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 use tracing::{debug, warn};
 
+use super::access_times::NODES_PER_ANSWER;
 use super::core::{Core, Lowered, Node, lock};
 use super::kernel::Forget;
 use super::types::{Forgotten, LockTicket};
@@ -32,7 +33,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 pub(super) struct Events(pub(super) Arc<Core>);
 
 impl SessionEvents for Events {
-    fn recall(&self, recall: &wire::Recall) {
+    fn recall(&self, recall: &wire::Recall) -> Vec<wire::TouchedNode> {
         let core = &*self.0;
         let mut kernel = KernelWork::default();
         for lease in &recall.leases {
@@ -45,6 +46,10 @@ impl SessionEvents for Events {
             core.recall_attributes(InodeId::new(*inode));
         }
         core.do_in_kernel(kernel);
+        let leases = recall.leases.iter().filter(|lease| Mode::from_wire(lease.mode) == Mode::None);
+        let nodes = recall.attributes.iter().copied().chain(leases.map(|lease| lease.inode));
+        let nodes = nodes.filter_map(|inode| core.table.get(InodeId::new(inode)));
+        nodes.filter_map(|node| core.take_access(&node)).take(NODES_PER_ANSWER).collect()
     }
 
     fn notice(&self, notice: &wire::Notice) {
@@ -258,7 +263,7 @@ impl Core {
     fn drop_node(&self, node: &Arc<Node>, kernel: &mut KernelWork) {
         self.add_kernel_work(node, kernel);
         let mut state = node.state();
-        (state.mode, state.grant) = (Mode::None, 0);
+        (state.mode, state.grant, state.accessed) = (Mode::None, 0, None);
         node.drop_caches(&mut state);
         drop(state);
         node.notify();

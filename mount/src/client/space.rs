@@ -1,5 +1,6 @@
 //! Calls about the layout of a file: fallocate, seeking data and holes, copying ranges.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rfs_common::errno::Errno;
@@ -11,6 +12,7 @@ use super::bytes::Durability;
 use super::core::{Core, Node, caller_to_wire};
 use super::types::{Caller, Handle, Seek, WriteOrigin};
 use crate::cache::node::Mode;
+use crate::data::ChunkPlaces;
 
 /// Bytes of a chunk.
 const CHUNK_BYTES: u64 = 64 << 20;
@@ -159,20 +161,26 @@ impl Core {
     }
 
     /// Looks at the chunks that have bytes, from the one at `offset` on, in the order of the file, as long as `look` wants
-    /// more: it gets where each begins, and how many of its bytes are valid.
-    fn walk_chunks(&self, node: &Node, offset: u64, mut look: impl FnMut(u64, u64) -> Walk) -> Result<(), Errno> {
+    /// more: it gets where each begins, and the chunk.
+    fn walk_chunks(
+        &self,
+        node: &Node,
+        offset: u64,
+        mut look: impl FnMut(u64, &ChunkPlaces) -> Walk,
+    ) -> Result<(), Errno> {
         let mut first_index = index(offset / CHUNK_BYTES)?;
         loop {
             let request =
                 wire::Locate { inode: node.inode().get(), first_index, count: CHUNKS_PER_LOCATE, existing: true };
             let chunks = self.session.call(&request)?.chunks;
-            for chunk in chunks.iter().filter(|chunk| chunk.length > 0) {
-                if look(u64::from(chunk.index) * CHUNK_BYTES, u64::from(chunk.length)) == Walk::Ends {
+            let count = chunks.len();
+            let next = chunks.last().and_then(|last| last.index.checked_add(1));
+            for chunk in chunks.into_iter().filter(|chunk| chunk.length > 0) {
+                if look(u64::from(chunk.index) * CHUNK_BYTES, &ChunkPlaces::from(chunk)) == Walk::Ends {
                     return Ok(());
                 }
             }
-            let next = chunks.last().and_then(|last| last.index.checked_add(1));
-            match next.filter(|_| chunks.len() == CHUNKS_PER_LOCATE as usize) {
+            match next.filter(|_| count == CHUNKS_PER_LOCATE as usize) {
                 Some(next) => first_index = next,
                 None => return Ok(()),
             }
@@ -181,9 +189,9 @@ impl Core {
 
     fn next_data(&self, node: &Node, offset: u64, length: u64) -> Result<Option<u64>, Errno> {
         let mut found = None;
-        self.walk_chunks(node, offset, |start, bytes| {
-            let data = offset.max(start);
-            let is_there = data < (start + bytes).min(length);
+        self.walk_chunks(node, offset, |start, chunk| {
+            let data = start + self.data_in_chunk(node, chunk, offset.saturating_sub(start)).start;
+            let is_there = data < (start + u64::from(chunk.length)).min(length);
             found = is_there.then_some(data);
             if is_there || start >= length { Walk::Ends } else { Walk::GoesOn }
         })?;
@@ -192,14 +200,29 @@ impl Core {
 
     fn next_hole(&self, node: &Node, offset: u64, length: u64) -> Result<u64, Errno> {
         let mut hole = offset;
-        self.walk_chunks(node, offset, |start, bytes| {
+        self.walk_chunks(node, offset, |start, chunk| {
             if start > hole {
                 return Walk::Ends;
             }
-            hole = hole.max(start + bytes);
-            if bytes < CHUNK_BYTES { Walk::Ends } else { Walk::GoesOn }
+            let data = self.data_in_chunk(node, chunk, hole - start);
+            if start + data.start == hole {
+                hole = start + data.end;
+            }
+            if hole < start + CHUNK_BYTES { Walk::Ends } else { Walk::GoesOn }
         })?;
         Ok(hole.min(length))
+    }
+
+    /// The first part of a chunk at or after `offset` that has bytes; empty, at the end of those that are valid, if there is
+    /// none. Where no copy tells, all of them are some.
+    fn data_in_chunk(&self, node: &Node, chunk: &ChunkPlaces, offset: u64) -> Range<u64> {
+        let length = u64::from(chunk.length);
+        if offset >= length {
+            return length..length;
+        }
+        let told = u32::try_from(offset).ok().and_then(|offset| self.content(node).next_data(chunk, offset));
+        let data = told.map_or(offset..length, |data| u64::from(data.start)..u64::from(data.end));
+        data.start.min(length)..data.end.min(length)
     }
 }
 

@@ -53,6 +53,43 @@ pub struct AttributesAnswer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(pub u64);
 
+/// Which accesses of a mount are noted, as the options of mount(8) say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accesses {
+    /// Of any node.
+    pub rule: AccessRule,
+    /// Also of directories.
+    pub directories: bool,
+}
+
+impl Accesses {
+    /// None.
+    pub const NONE: Accesses = Accesses { rule: AccessRule::Never, directories: false };
+}
+
+/// Which accesses are noted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessRule {
+    /// The first after a change, and one each day: relatime.
+    #[default]
+    WhenDue,
+    /// All: strictatime.
+    Always,
+    /// None: noatime.
+    Never,
+}
+
+/// Which reads of an open file have to come here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// Those that the kernel cannot answer from its page cache.
+    MayBeCached,
+    /// At least the first.
+    FirstIsSeen,
+    /// All of them.
+    AllAreSeen,
+}
+
 /// The answer to open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -62,6 +99,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// Another client has changed the file a moment ago, or is about to: the kernel's cache would be in the way.
     pub contended: bool,
+    /// Which reads have to come here, so that accesses are noted.
+    pub reads: Reads,
 }
 
 /// A time to be set.

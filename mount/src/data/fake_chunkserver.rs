@@ -337,6 +337,7 @@ impl Server {
             offset: start as u32,
             data_length: copy.data.len() as u32,
             hashes: hashes.into(),
+            data: None,
         };
         connection.send(Envelope::reply_to(header), &reply, &[bytes])?;
         Ok(())

@@ -409,6 +409,11 @@ impl FileData {
         }
     }
 
+    /// The first part of a chunk of the file at or after `offset` that is no hole, as a copy's file knows it.
+    pub fn next_data(&self, chunk: &ChunkPlaces, offset: u32) -> Option<Range<u32>> {
+        self.path.reader.next_data(chunk, offset)
+    }
+
     /// Where a chunk is, which came with another answer of the master. The caller holds the lease under which it may be kept.
     pub fn offer_place(&self, place: ChunkPlaces) {
         self.state().located.entry(place.index).or_insert_with(|| Some(Arc::new(place)));

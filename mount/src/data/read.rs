@@ -4,6 +4,7 @@
 //! What always holds: a byte handed out was either verified, or lies beyond the copy's `data_length` or the chunk's
 //! valid `length` and is zero.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rfs_common::clock::SharedClock;
@@ -116,6 +117,19 @@ impl Reader {
         read == LocalRead::Done
     }
 
+    /// The first part of the chunk at or after `offset` that is no hole, as the file of a copy knows it; nothing if none tells.
+    pub(crate) fn next_data(&self, chunk: &ChunkPlaces, offset: u32) -> Option<Range<u32>> {
+        let mut usable = chunk.places.iter().filter(|place| !self.connections.is_avoided(place));
+        usable.find_map(|place| {
+            let request = data::Read { next_data: true, ..read_request(place, chunk, offset, 0) };
+            let timeout = self.settings.read_timeout;
+            let answer =
+                self.connections.with(place, timeout, |connection| ask_next_data(connection, &request)).ok()?;
+            let data = answer.data.filter(|_| answer.result.unwrap_or_default().status() == Status::Ok)?;
+            (offset <= data.start && data.start <= data.end).then_some(data.start..data.end)
+        })
+    }
+
     fn read_from_copies(
         &self,
         chunk: &ChunkPlaces,
@@ -162,6 +176,7 @@ fn read_request(place: &Place, chunk: &ChunkPlaces, offset: u32, length: u32) ->
         offset,
         length,
         into_memory: false,
+        next_data: false,
     }
 }
 
@@ -177,6 +192,14 @@ fn read_into_memory(connection: &mut DataConnection, request: &data::Read) -> Re
         0 => Ok(reply.result.unwrap_or_default().status()),
         _ => Err(out_of_place(header.frame_type)),
     }
+}
+
+fn ask_next_data(connection: &mut DataConnection, request: &data::Read) -> Result<data::ReadReply, CallError> {
+    let id = connection.send(request, &[])?;
+    let (reply, header) = connection.receive_head::<data::Read>(id)?;
+    // A chunkserver that does not know the question sends bytes.
+    skip_payload(connection, header.payload_bytes as usize)?;
+    Ok(reply)
 }
 
 fn exchange(

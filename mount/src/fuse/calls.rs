@@ -294,9 +294,9 @@ impl Filesystem for Adapter {
 
     // Directories are not cached by the kernel (FOPEN_CACHE_DIR): it would not ask for attributes with the entries, and
     // would answer a reader that starts over from what it has, without asking.
-    fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let _busy = self.threads.busy();
-        match self.client.open_directory(&self.caller(request), self.inode(node)) {
+        match self.client.open_directory(&self.caller(request), self.inode(node), flags.0) {
             Ok(opened) => reply.opened(FileHandle(opened.handle.0), FopenFlags::empty()),
             Err(errno) => reply.error(reply::errno(errno)),
         }

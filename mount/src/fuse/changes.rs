@@ -26,7 +26,7 @@ impl Adapter {
     }
 
     fn sync_names(&self, caller: &Caller, parent: InodeId) -> Result<(), Errno> {
-        let opened = self.client.open_directory(caller, parent)?;
+        let opened = self.client.open_directory(caller, parent, 0)?;
         let synced = self.client.fsync_directory(opened.handle);
         self.client.release_directory(opened.handle);
         synced

@@ -7,7 +7,7 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 
 use super::{Adapter, Mapping};
-use crate::client::{AttributeChanges, Caller, Handle, KernelCaches, Opened, SyncAfter, WriteOrigin};
+use crate::client::{AttributeChanges, Caller, Handle, KernelCaches, Opened, Reads, SyncAfter, WriteOrigin};
 
 /// Set-user-id and set-group-id.
 const SET_ID_BITS: u32 = libc::S_ISUID | libc::S_ISGID;
@@ -95,14 +95,14 @@ pub(super) struct FileWrite<'a> {
 /// What an open file is to the kernel. What may be written goes past the page cache: that is several times faster, several
 /// writers of one file need not wait for each other, and reads are not cut by a length that the kernel took from an
 /// answer overtaken by another (docs/decisions/kernel-caches.md). What is only read is kept, unless other clients change it
-/// now. Where the kernel cannot map files that bypass its cache, those that may be mapped for writing go through it.
+/// now, or reads have to be seen so that accesses are noted. Where the kernel cannot map files that bypass its cache, those that may be mapped for writing go through it.
 pub(super) fn opened_as(opened: Opened, flags: i32, mapping: Mapping) -> FopenFlags {
     let only_written = flags & libc::O_ACCMODE == libc::O_WRONLY || flags & libc::O_DIRECT != 0;
-    let shared = flags & libc::O_ACCMODE == libc::O_RDWR || opened.contended;
+    let shared = flags & libc::O_ACCMODE == libc::O_RDWR || opened.contended || opened.reads == Reads::AllAreSeen;
     let bypasses_cache = only_written || (shared && mapping == Mapping::AlsoDirect);
     let mut how = FopenFlags::empty();
     how.set(FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES, bypasses_cache);
-    how.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    how.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache && opened.reads == Reads::MayBeCached);
     how
 }
 
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     fn opened(flags: i32, contended: bool, mapping: Mapping) -> FopenFlags {
-        opened_as(Opened { handle: Handle(1), keep_cache: false, contended }, flags, mapping)
+        opened_as(Opened { handle: Handle(1), keep_cache: false, contended, reads: Reads::MayBeCached }, flags, mapping)
     }
 
     #[test]
@@ -130,7 +130,10 @@ mod tests {
         assert_eq!(opened(libc::O_RDWR, false, Mapping::AlsoDirect), direct);
         assert_eq!(opened(libc::O_RDONLY, true, Mapping::AlsoDirect), direct);
         assert_eq!(opened(libc::O_RDWR, true, Mapping::OnlyCached), FopenFlags::empty());
-        let kept = Opened { handle: Handle(1), keep_cache: true, contended: false };
+        let kept = Opened { handle: Handle(1), keep_cache: true, contended: false, reads: Reads::MayBeCached };
         assert_eq!(opened_as(kept, libc::O_RDONLY, Mapping::AlsoDirect), FopenFlags::FOPEN_KEEP_CACHE);
+        let seen = |reads| opened_as(Opened { reads, ..kept }, libc::O_RDONLY, Mapping::AlsoDirect);
+        assert_eq!(seen(Reads::FirstIsSeen), FopenFlags::empty(), "cached pages go, and the next ones are kept");
+        assert_eq!(seen(Reads::AllAreSeen), direct);
     }
 }

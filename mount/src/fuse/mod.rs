@@ -37,7 +37,7 @@ use fuser::{InitFlags, KernelConfig, MountOption, Request, SessionACL};
 use rfs_common::clock::SharedClock;
 use rfs_common::shutdown::Shutdown;
 
-use crate::client::{Caller, Client};
+use crate::client::{AccessRule, Caller, Client};
 use crate::kernel::KernelNotifier;
 use crate::options::MountOptions;
 use groups::Groups;
@@ -86,6 +86,7 @@ pub struct Adapter {
     threads: Threads,
     synchronous: Synchronous,
     mapping: Mapping,
+    links: Links,
     connection: Connection,
 }
 
@@ -123,6 +124,15 @@ enum Mapping {
     OnlyCached,
 }
 
+/// Whether the kernel keeps the targets of symbolic links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// It does.
+    Cached,
+    /// It asks each time, so that each access is noted.
+    Asked,
+}
+
 /// What is durable before the call returns, by mount option.
 #[derive(Debug, Clone, Copy)]
 struct Synchronous {
@@ -150,6 +160,7 @@ impl Adapter {
             threads: Threads::new(options.threads, threads_of(options)),
             synchronous: Synchronous { writes: options.sync, names: options.dirsync },
             mapping: Mapping::OnlyCached,
+            links: if options.access_times == AccessRule::Always { Links::Asked } else { Links::Cached },
             connection,
         }
     }
@@ -162,7 +173,8 @@ impl Adapter {
 
     /// Agrees with the kernel on how they work together.
     fn configure(&mut self, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
+        let not_wanted = |capability| capability == InitFlags::FUSE_CACHE_SYMLINKS && self.links == Links::Asked;
+        for capability in CAPABILITIES.into_iter().filter(|capability| !not_wanted(*capability)) {
             if config.add_capabilities(capability).is_err() {
                 tracing::warn!(?capability, "this kernel lacks a capability that rfs uses; Linux 6.6 has all of them");
             } else if capability == InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP {
@@ -193,9 +205,16 @@ pub fn session_config(options: &MountOptions, source_name: &str, as_root: bool) 
         either(options.suid && as_root, MountOption::Suid, MountOption::NoSuid),
         either(options.dev && as_root, MountOption::Dev, MountOption::NoDev),
         either(options.exec, MountOption::Exec, MountOption::NoExec),
-        either(options.noatime, MountOption::NoAtime, MountOption::Atime),
+        match options.access_times {
+            AccessRule::WhenDue => MountOption::Atime,
+            AccessRule::Always => MountOption::StrictAtime,
+            AccessRule::Never => MountOption::NoAtime,
+        },
         either(options.sync, MountOption::Sync, MountOption::Async),
     ];
+    if !options.directory_access_times {
+        config.mount_options.push(MountOption::NoDirAtime);
+    }
     if options.dirsync {
         config.mount_options.push(MountOption::DirSync);
     }

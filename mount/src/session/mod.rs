@@ -86,8 +86,8 @@ pub struct Holdings {
 /// What the session tells the client's core. `recall` and `notice` run on threads of the session that wait for nothing
 /// else; the others on the push thread, before any operation goes on.
 pub trait SessionEvents: Send + Sync + 'static {
-    /// Carries out a recall; RecallDone is sent when it returns.
-    fn recall(&self, recall: &wire::Recall);
+    /// Carries out a recall; RecallDone is sent when it returns, with the accesses of recalled nodes that it returns.
+    fn recall(&self, recall: &wire::Recall) -> Vec<wire::TouchedNode>;
     /// Takes note.
     fn notice(&self, notice: &wire::Notice);
     /// What is to be reclaimed.
@@ -145,6 +145,8 @@ pub struct Cluster {
     pub cluster_port: u16,
     /// Port of the web page.
     pub web_port: u16,
+    /// The master can be told of accesses.
+    pub takes_accesses: bool,
 }
 
 struct Shared {
@@ -193,6 +195,7 @@ impl Session {
             root: InodeId::new(reply.root),
             cluster_port: u16::try_from(reply.cluster_port).unwrap_or(0),
             web_port: u16::try_from(reply.web_port).unwrap_or(0),
+            takes_accesses: reply.takes_accesses,
         };
         let shared = Shared {
             cluster,

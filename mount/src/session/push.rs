@@ -120,10 +120,10 @@ fn carry_out(shared: &Shared, events: &dyn SessionEvents, receiver: &Mutex<Recei
         let pushed = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match pushed {
             Ok(Pushed::Recall(recall)) => {
-                events.recall(&recall);
+                let touched = events.recall(&recall);
                 shared.statistics.recalled();
                 shared.push.under_way().remove(&recall.recall);
-                shared.push.send(FrameType::RecallDone, 0, &wire::RecallDone { recall: recall.recall });
+                shared.push.send(FrameType::RecallDone, 0, &wire::RecallDone { recall: recall.recall, touched });
             }
             Ok(Pushed::Notice(notice)) => events.notice(&notice),
             Err(_) => return,

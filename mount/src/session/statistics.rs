@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rfs_proto::frame::FrameType;
 
-const KINDS: usize = 34;
+const KINDS: usize = 35;
 
 /// Counts since the start.
 #[derive(Debug)]

@@ -15,6 +15,8 @@ mod times;
 
 mod time_limits;
 
+pub mod access_times;
+
 mod modes;
 
 mod owners;
@@ -126,16 +128,7 @@ pub enum Ground {
 }
 
 /// Cases in which rfs differs on purpose, and why; docs/known-limits.md says what an application sees.
-const RFS_DIFFERS: &[(&str, &str)] = &[
-    (
-        "times::reading_touches_access_as_relatime_says",
-        "the kernel's FUSE leaves access times to the server (S_NOATIME) and does not tell it of reads from the page cache",
-    ),
-    (
-        "times::readdir_touches_access_as_relatime_says",
-        "as for files: every listing of a changed folder would be a change at the master",
-    ),
-];
+const RFS_DIFFERS: &[(&str, &str)] = &[];
 
 /// Why a case is left out on this ground.
 fn differs(name: &str, case: &Case, ground: Ground) -> Option<&'static str> {

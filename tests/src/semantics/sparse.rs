@@ -14,6 +14,9 @@ use super::{Case, cases};
 pub(super) const CASES: &[Case] = cases![
     a_hole_reads_as_zeros_and_takes_no_space,
     data_and_holes_are_found,
+    holes_are_found_exactly,
+    punched_holes_are_found,
+    holes_of_large_files_are_found,
     seeking_beyond_the_end,
     blocks_are_those_written,
     fallocate_grows,
@@ -54,6 +57,65 @@ fn data_and_holes_are_found(folder: &Path) -> anyhow::Result<()> {
     let hole = seek(&file, SeekFrom::Hole(32 * MIB))?;
     ensure!((33 * MIB..=100 * MIB).contains(&hole), "SEEK_HOLE within data: {hole}");
     same(seek(&file, SeekFrom::Hole(100 * MIB - 1)).map(|at| at >= 100 * MIB - 1), Ok(true), "near the end")
+}
+
+/// All parts of the file that are not holes.
+fn data_of(file: &File) -> anyhow::Result<Vec<(u64, u64)>> {
+    let (mut found, mut at) = (Vec::new(), 0);
+    loop {
+        let start = match seek(file, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => return Ok(found),
+            start => start?,
+        };
+        at = seek(file, SeekFrom::Hole(start))?;
+        ensure!(at > start, "data from {start} to {at}");
+        found.push((start, at));
+    }
+}
+
+const KIB: u64 = 1 << 10;
+
+fn holes_are_found_exactly(folder: &Path) -> anyhow::Result<()> {
+    let file = open_new(&folder.join("file"))?;
+    let places = [(20 * KIB, 4 * KIB), (MIB, 8 * KIB), (5 * MIB + 12 * KIB, 100 * KIB), (40 * MIB, MIB)];
+    for (offset, length) in places {
+        file.write_all_at(&vec![1; usize::try_from(length)?], offset)?;
+        // Else a filesystem may keep what it has set aside behind the end of the file.
+        file.sync_all()?;
+    }
+    file.set_len(100 * MIB)?;
+    same(data_of(&file)?, places.map(|(offset, length)| (offset, offset + length)).to_vec(), "data")?;
+    same(seek(&file, SeekFrom::Hole(MIB + 100))?, MIB + 8 * KIB, "SEEK_HOLE within data")?;
+    same(seek(&file, SeekFrom::Hole(3 * MIB))?, 3 * MIB, "SEEK_HOLE within a hole")?;
+    same(seek(&file, SeekFrom::Data(3 * MIB + 1))?, 5 * MIB + 12 * KIB, "SEEK_DATA within a hole")?;
+    refused(seek(&file, SeekFrom::Data(41 * MIB)), Errno::NXIO, "SEEK_DATA in the hole at the end")?;
+    let name = folder.join("file");
+    same(data_of(&File::open(name)?)?.len(), places.len(), "through another descriptor")
+}
+
+fn punched_holes_are_found(folder: &Path) -> anyhow::Result<()> {
+    let file = open_new(&folder.join("file"))?;
+    file.write_all_at(&vec![7; 4 << 20], 0)?;
+    if !allocate(&file, PUNCH, 64 * KIB, 16 * KIB)? {
+        return Ok(());
+    }
+    allocate(&file, PUNCH, MIB + 4 * KIB, 4 * KIB)?;
+    allocate(&file, PUNCH, 3 * MIB, 4 * MIB)?;
+    let expected = [(0, 64 * KIB), (80 * KIB, MIB + 4 * KIB), (MIB + 8 * KIB, 3 * MIB)];
+    same(data_of(&file)?, expected.to_vec(), "data")?;
+    file.write_all_at(b"again", 66 * KIB)?;
+    same(seek(&file, SeekFrom::Data(64 * KIB))?, 64 * KIB, "written into a hole")?;
+    same(seek(&file, SeekFrom::Hole(64 * KIB))?, 68 * KIB, "and a hole behind it")
+}
+
+fn holes_of_large_files_are_found(folder: &Path) -> anyhow::Result<()> {
+    let file = open_new(&folder.join("file"))?;
+    let places = [(0, 4 * KIB), (64 * MIB - 8 * KIB, 16 * KIB), (200 * MIB, 4 * KIB), (256 * MIB, 4 * KIB)];
+    for (offset, length) in places {
+        file.write_all_at(&vec![1; usize::try_from(length)?], offset)?;
+        file.sync_all()?;
+    }
+    same(data_of(&file)?, places.map(|(offset, length)| (offset, offset + length)).to_vec(), "data")
 }
 
 fn seeking_beyond_the_end(folder: &Path) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@
 //! | `link`, `unlink`, `rename` | names of nodes that exist |
 //! | `inspect` | attributes, access, symbolic link, space |
 //! | `set_attributes` | chmod, chown, truncate, utimes, goal |
+//! | `touch` | times of access |
 //! | `xattrs` | extended attributes and access control lists |
 //! | `locate` | which chunks a file has |
 //! | `write` | grants of chunks, commit, holes, failed copies |
@@ -33,6 +34,8 @@ pub mod rename;
 pub mod inspect;
 
 pub mod set_attributes;
+
+pub mod touch;
 
 pub mod xattrs;
 

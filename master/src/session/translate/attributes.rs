@@ -4,16 +4,19 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 use rfs_proto::session;
 
-use super::parts::{caller, inodes, node, time};
+use super::parts::{caller, inodes, list, node, time};
 use super::{Surroundings, translations};
 use crate::namespace::ops::inspect::{Access, GetAttributes, ReadSymlink, StatFilesystem};
 use crate::namespace::ops::release::ReleaseOrphans;
 use crate::namespace::ops::set_attributes::{LengthRight, SetAttributes, TimeChange};
+use crate::namespace::ops::touch::{AccessRule, Seen, Touch, TouchNodes};
 use crate::namespace::ops::xattrs::{GetXattr, ListXattr, SetXattr, XattrChange};
 use crate::namespace::records::SystemRecord;
 
 /// Nodes of one Release.
 const RELEASED_MAX: usize = 100_000;
+/// Nodes of one Touch.
+const TOUCHED_MAX: usize = 1_024;
 /// What statfs takes for the limit of nodes; there is none but the master's disk.
 const INODES_MAX: u64 = 1 << 40;
 
@@ -29,6 +32,15 @@ translations! {
     session::SetAttributes => SetAttributes,
         |request| set_attributes(request)?,
         |changed, surroundings| session::NodeReply { node: node(&changed, surroundings) };
+
+    session::Touch => TouchNodes,
+        |request| TouchNodes { touches: touches(&request.nodes, |node| Seen::Revision(node.revision))? },
+        |touched, _| session::TouchReply {
+            results: touched
+                .iter()
+                .map(|touched| session::TouchResult { revision: touched.revision, applied: touched.applied })
+                .collect(),
+        };
 
     session::ReadSymlink => ReadSymlink,
         |request| ReadSymlink { inode: InodeId::new(request.inode) },
@@ -84,6 +96,22 @@ fn set_attributes(request: &session::SetAttributes) -> Result<SetAttributes, Err
         kill_set_id: request.kill_set_id,
         ..SetAttributes::of(caller(request.caller.as_ref())?, InodeId::new(request.inode))
     })
+}
+
+/// Accesses of nodes as a client tells them.
+///
+/// # Errors
+/// `EINVAL` if there are too many, or one says no time.
+pub(in crate::session) fn touches(
+    nodes: &[session::TouchedNode],
+    seen: impl Fn(&session::TouchedNode) -> Seen,
+) -> Result<Vec<Touch>, Errno> {
+    let touch = |node: &session::TouchedNode| {
+        let accessed = time(node.accessed.as_ref())?.ok_or(Errno::EINVAL)?;
+        let rule = if node.always { AccessRule::Always } else { AccessRule::WhenDue };
+        Ok(Touch { inode: InodeId::new(node.inode), accessed, seen: seen(node), rule })
+    };
+    list(nodes, TOUCHED_MAX)?.iter().map(touch).collect()
 }
 
 fn time_change(given: Option<&session::Time>, now: bool) -> Result<TimeChange, Errno> {

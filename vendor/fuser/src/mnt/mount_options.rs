@@ -62,6 +62,10 @@ pub enum MountOption {
     Atime,
     /// Don't update inode access time
     NoAtime,
+    /// Update inode access time with every read
+    StrictAtime,
+    /// Don't update access times of directories
+    NoDirAtime,
     /// All modifications to directories will be done synchronously
     DirSync,
     /// All I/O will be done synchronously
@@ -88,6 +92,8 @@ impl MountOption {
             "noexec" => MountOption::NoExec,
             "atime" => MountOption::Atime,
             "noatime" => MountOption::NoAtime,
+            "strictatime" => MountOption::StrictAtime,
+            "nodiratime" => MountOption::NoDirAtime,
             "dirsync" => MountOption::DirSync,
             "sync" => MountOption::Sync,
             "async" => MountOption::Async,
@@ -131,6 +137,7 @@ fn conflicts_with(option: &MountOption) -> Vec<MountOption> {
         | MountOption::Subtype(_)
         | MountOption::CUSTOM(_)
         | MountOption::DirSync
+        | MountOption::NoDirAtime
         | MountOption::AutoUnmount
         | MountOption::DefaultPermissions => vec![],
         MountOption::Dev => vec![MountOption::NoDev],
@@ -142,7 +149,8 @@ fn conflicts_with(option: &MountOption) -> Vec<MountOption> {
         MountOption::Exec => vec![MountOption::NoExec],
         MountOption::NoExec => vec![MountOption::Exec],
         MountOption::Atime => vec![MountOption::NoAtime],
-        MountOption::NoAtime => vec![MountOption::Atime],
+        MountOption::NoAtime => vec![MountOption::Atime, MountOption::StrictAtime],
+        MountOption::StrictAtime => vec![MountOption::NoAtime],
         MountOption::Sync => vec![MountOption::Async],
         MountOption::Async => vec![MountOption::Sync],
     }
@@ -167,6 +175,8 @@ pub(crate) fn option_to_string(option: &MountOption) -> String {
         MountOption::NoExec => "noexec".to_string(),
         MountOption::Atime => "atime".to_string(),
         MountOption::NoAtime => "noatime".to_string(),
+        MountOption::StrictAtime => "strictatime".to_string(),
+        MountOption::NoDirAtime => "nodiratime".to_string(),
         MountOption::DirSync => "dirsync".to_string(),
         MountOption::Sync => "sync".to_string(),
         MountOption::Async => "async".to_string(),
@@ -190,6 +200,8 @@ pub(crate) fn option_group(option: &MountOption) -> MountOptionGroup {
         MountOption::NoExec => MountOptionGroup::KernelFlag,
         MountOption::Atime => MountOptionGroup::KernelFlag,
         MountOption::NoAtime => MountOptionGroup::KernelFlag,
+        MountOption::StrictAtime => MountOptionGroup::KernelFlag,
+        MountOption::NoDirAtime => MountOptionGroup::KernelFlag,
         MountOption::DirSync => MountOptionGroup::KernelFlag,
         MountOption::Sync => MountOptionGroup::KernelFlag,
         MountOption::Async => MountOptionGroup::KernelFlag,
@@ -211,6 +223,8 @@ pub(crate) fn option_to_flag(option: &MountOption) -> io::Result<nix::mount::MsF
         MountOption::NoExec => Ok(nix::mount::MsFlags::MS_NOEXEC),
         MountOption::Atime => Ok(nix::mount::MsFlags::empty()),
         MountOption::NoAtime => Ok(nix::mount::MsFlags::MS_NOATIME),
+        MountOption::StrictAtime => Ok(nix::mount::MsFlags::MS_STRICTATIME),
+        MountOption::NoDirAtime => Ok(nix::mount::MsFlags::MS_NODIRATIME),
         MountOption::Async => Ok(nix::mount::MsFlags::empty()),
         MountOption::Sync => Ok(nix::mount::MsFlags::MS_SYNCHRONOUS),
         MountOption::DirSync => Ok(nix::mount::MsFlags::MS_DIRSYNC),
@@ -327,6 +341,8 @@ mod test {
             NoExec,
             Atime,
             NoAtime,
+            StrictAtime,
+            NoDirAtime,
             DirSync,
             Sync,
             Async,
