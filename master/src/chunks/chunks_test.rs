@@ -264,6 +264,27 @@ fn copies_stay_apart_as_far_as_there_are_machines() {
     assert_eq!(chunks.choose_new(Goal::ONE, &[]).unwrap().len(), 1);
 }
 
+#[test]
+fn places_are_waited_for_while_volumes_may_come_back() {
+    let mut chunks = table(ChunksConfig::default());
+    let may_pass = |chunks: &mut Chunks| chunks.choose_new(Goal::TWO, &[]).unwrap_err().may_pass();
+    connect(&mut chunks, 1, &[]);
+    pass(&mut chunks, 3_600, &[1]);
+    assert!(!may_pass(&mut chunks), "there never was another");
+    let (server, stream, now) = (ServerId::new(2), StreamId(2), chunks.now);
+    chunks.register(now, registration(2, vec![report(20, "")]), stream, Signal::default()).unwrap();
+    assert!(may_pass(&mut chunks), "it has just come and has yet to say what it holds");
+    chunks.inventory(now, server, stream, VolumeId::new(20), &[], WHOLE);
+    assert_eq!(chunks.choose_new(Goal::TWO, &[]).unwrap().len(), 2);
+    for (state, is_awaited) in [(VolumeState::Stalled, true), (VolumeState::Out, false)] {
+        let report = VolumeReport { state, ..report(20, "") };
+        chunks.heartbeat(now, server, stream, vec![report], Traffic::default());
+        assert_eq!(may_pass(&mut chunks), is_awaited, "{state:?}");
+    }
+    chunks.disconnected(now, server, stream);
+    assert!(may_pass(&mut chunks), "away");
+}
+
 /// The orders to delete of a server, carried out.
 fn deletions(chunks: &mut Chunks, server: u64) -> Vec<u32> {
     let commands = chunks.take_commands(ServerId::new(server), StreamId(server));

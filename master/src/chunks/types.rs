@@ -106,16 +106,14 @@ pub struct NoSpace {
     pub connected: usize,
     /// Their volumes without room: with 0 it is servers that are missing, not space.
     pub full: usize,
-    /// Chunkservers that are known and not connected.
-    pub away: usize,
-    /// Since the master started, some have not yet said what they hold.
-    pub waits: bool,
+    /// Volumes are known that are away or stalled, or have yet to say what they hold.
+    pub more_expected: bool,
 }
 
 impl NoSpace {
-    /// Whether it is worth to wait: servers are away that may come back, as after a restart of the master.
+    /// Whether it is worth to wait: volumes may come back, as after a restart of the master.
     pub fn may_pass(&self) -> bool {
-        self.full == 0 && (self.away > 0 || self.waits)
+        self.full == 0 && self.more_expected
     }
 }
 
