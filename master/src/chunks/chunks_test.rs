@@ -619,6 +619,22 @@ fn a_volume_in_dispute_is_refused_and_its_server_is_not() {
 }
 
 #[test]
+fn a_second_daemon_that_says_it_is_a_server_waits_until_the_first_is_gone() {
+    let mut chunks = table(ChunksConfig::default());
+    chunks.load(ChunkId::new(1), info(3, 3, Goal::TWO));
+    connect(&mut chunks, 1, &[held(1, 3)]);
+    let elsewhere = || Registration { address: "copy:1".to_owned(), ..registration(1, vec![report(10, "")]) };
+    let second = |chunks: &mut Chunks| chunks.register(chunks.now, elsewhere(), StreamId(7), Signal::default());
+    let refused = second(&mut chunks).unwrap_err();
+    assert!(matches!(refused, RegistrationRefusal::ConnectedElsewhere { .. }), "{refused}");
+    assert_eq!(&*chunks.places(ChunkId::new(1))[0].address, "h1:1");
+    // The first itself may connect anew, also before its old connection is seen to be broken.
+    connect(&mut chunks, 1, &[held(1, 3)]);
+    pass(&mut chunks, 60, &[]);
+    second(&mut chunks).expect("nobody else is it any more");
+}
+
+#[test]
 fn sizes_that_cannot_be_do_not_overflow() {
     let mut chunks = table(ChunksConfig::default());
     for server in 1..=2 {

@@ -369,6 +369,19 @@ pub enum RegistrationRefusal {
     /// Volumes that another connected server has registered.
     #[error("{}", describe_duplicates(.0))]
     DuplicateVolumes(Vec<(VolumeId, String, ServerId, String)>),
+    /// The server itself is connected from another address: two daemons say that they are it.
+    #[error(
+        "chunkserver {server} is connected from {address} on {host}; one of the two runs on a copy of the other's volume: stop \
+         it, and run `chunkserver init` on the copy after emptying it"
+    )]
+    ConnectedElsewhere {
+        /// Which.
+        server: ServerId,
+        /// Where the one is that serves.
+        address: Arc<str>,
+        /// The machine it runs on.
+        host: String,
+    },
     /// More volumes than the master can number.
     #[error(
         "the master knows {0} volumes already, which is all it can; forget servers that are gone (rfs admin forget-server)"
