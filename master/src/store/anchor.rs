@@ -32,7 +32,10 @@ pub fn shown(path: &Path) -> String {
     let below = || {
         let mut parts = path.strip_prefix(DESCRIPTORS).ok()?.iter();
         let folder = std::fs::read_link(Path::new(DESCRIPTORS).join(parts.next()?)).ok()?;
-        Some(folder.join(parts.as_path()).display().to_string())
+        let rest = parts.as_path();
+        // Joining nothing would add a slash.
+        let path = if rest.as_os_str().is_empty() { folder } else { folder.join(rest) };
+        Some(path.display().to_string())
     };
     below().unwrap_or_else(|| path.display().to_string())
 }
@@ -48,6 +51,7 @@ mod tests {
         std::fs::create_dir(&before).unwrap();
         let anchor = Anchor::of(&before).unwrap();
         assert_eq!(shown(&anchor.path().join("log/1")), before.join("log/1").display().to_string());
+        assert_eq!(shown(&anchor.path()), before.display().to_string());
         assert_eq!(shown(&before), before.display().to_string());
         std::fs::rename(&before, &after).unwrap();
         std::fs::create_dir(&before).unwrap();
