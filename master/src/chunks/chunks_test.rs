@@ -265,6 +265,27 @@ fn copies_stay_apart_as_far_as_there_are_machines() {
     assert_eq!(chunks.choose_new(Goal::ONE, &[]).unwrap().len(), 1);
 }
 
+#[test]
+fn places_are_waited_for_while_volumes_may_come_back() {
+    let mut chunks = table(ChunksConfig::default());
+    let may_pass = |chunks: &mut Chunks| chunks.choose_new(Goal::TWO, &[]).unwrap_err().may_pass();
+    connect(&mut chunks, 1, &[]);
+    pass(&mut chunks, 3_600, &[1]);
+    assert!(!may_pass(&mut chunks), "there never was another");
+    let (server, stream, now) = (ServerId::new(2), StreamId(2), chunks.now);
+    chunks.register(now, registration(2, vec![report(20, "")]), stream, Signal::default()).unwrap();
+    assert!(may_pass(&mut chunks), "it has just come and has yet to say what it holds");
+    chunks.inventory(now, server, stream, VolumeId::new(20), &[], WHOLE);
+    assert_eq!(chunks.choose_new(Goal::TWO, &[]).unwrap().len(), 2);
+    for (state, is_awaited) in [(VolumeState::Stalled, true), (VolumeState::Out, false)] {
+        let report = VolumeReport { state, ..report(20, "") };
+        chunks.heartbeat(now, server, stream, vec![report], Traffic::default());
+        assert_eq!(may_pass(&mut chunks), is_awaited, "{state:?}");
+    }
+    chunks.disconnected(now, server, stream);
+    assert!(may_pass(&mut chunks), "away");
+}
+
 /// The orders to delete of a server, carried out.
 fn deletions(chunks: &mut Chunks, server: u64) -> Vec<u32> {
     let commands = chunks.take_commands(ServerId::new(server), StreamId(server));
@@ -596,6 +617,22 @@ fn a_volume_in_dispute_is_refused_and_its_server_is_not() {
     // A server all of whose volumes are another's is refused itself.
     let again = chunks.register(now, registration(1, both()), StreamId(3), Signal::default());
     assert!(matches!(again, Err(RegistrationRefusal::DuplicateVolumes(_))));
+}
+
+#[test]
+fn a_second_daemon_that_says_it_is_a_server_waits_until_the_first_is_gone() {
+    let mut chunks = table(ChunksConfig::default());
+    chunks.load(ChunkId::new(1), info(3, 3, Goal::TWO));
+    connect(&mut chunks, 1, &[held(1, 3)]);
+    let elsewhere = || Registration { address: "copy:1".to_owned(), ..registration(1, vec![report(10, "")]) };
+    let second = |chunks: &mut Chunks| chunks.register(chunks.now, elsewhere(), StreamId(7), Signal::default());
+    let refused = second(&mut chunks).unwrap_err();
+    assert!(matches!(refused, RegistrationRefusal::ConnectedElsewhere { .. }), "{refused}");
+    assert_eq!(&*chunks.places(ChunkId::new(1))[0].address, "h1:1");
+    // The first itself may connect anew, also before its old connection is seen to be broken.
+    connect(&mut chunks, 1, &[held(1, 3)]);
+    pass(&mut chunks, 60, &[]);
+    second(&mut chunks).expect("nobody else is it any more");
 }
 
 #[test]

@@ -74,6 +74,12 @@ impl Chunks {
     }
 
     fn check_registration(&mut self, registration: &Registration) -> Result<Vec<VolumeId>, RegistrationRefusal> {
+        // Taking turns with it, each would serve writes that the other's copies do not get.
+        let known = self.servers.servers.get(&registration.server).filter(|server| server.stream.is_some());
+        if let Some(server) = known.filter(|server| *server.address != *registration.address) {
+            let (address, host) = (Arc::clone(&server.address), server.host.clone());
+            return Err(RegistrationRefusal::ConnectedElsewhere { server: server.id, address, host });
+        }
         let duplicates = registration.volumes.iter().filter_map(|report| {
             let volume = self.servers.volume(self.servers.slot(report.volume)?);
             let holder = self.servers.servers.get(&volume.server)?;

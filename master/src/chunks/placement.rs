@@ -30,8 +30,7 @@ impl Chunks {
         let connected = self.servers.servers.values().filter(|server| server.stream.is_some()).count();
         let is_full = |state: VolumeState, free: u64| state == VolumeState::Full || free == 0;
         let full = self.servers.volumes().filter(|(_, v)| v.counts && is_full(v.report.state, v.report.free)).count();
-        let away = self.servers.servers.len() - connected;
-        Err(NoSpace { found: places.len(), needed, connected, full, away, waits: self.is_waiting_for_servers() })
+        Err(NoSpace { found: places.len(), needed, connected, full, more_expected: self.expects_volumes() })
     }
 
     /// Up to `wanted` volumes on servers that are not excluded, away from the copies on the slots in `beside`.

@@ -14,7 +14,7 @@ use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 use super::Chunks;
 use super::orders::Purpose;
 use super::servers::Volume;
-use super::types::{Order, Place};
+use super::types::{Order, Place, VolumeState};
 
 /// A writer is asked for its lease once in this time.
 const ASK_BACK_AGAIN: Duration = Duration::from_secs(30);
@@ -182,7 +182,7 @@ impl Chunks {
         !self.servers.all_inventoried() && self.now.since(self.started) < self.config.startup_wait
     }
 
-    /// Whether the volume is away and may come back, or has just come and is about to say what it holds.
+    /// Whether the volume is away or stalled and may come back, or has just come and is about to say what it holds.
     pub fn may_come_back(&self, volume: VolumeId) -> bool {
         self.servers.slot(volume).is_some_and(|slot| self.is_expected(self.servers.volume(slot)))
     }
@@ -195,7 +195,9 @@ impl Chunks {
     fn is_expected(&self, volume: &Volume) -> bool {
         let server = self.servers.servers.get(&volume.server);
         let away = server.is_some_and(|server| server.stream.is_none());
-        !volume.counts && !volume.forgotten && (away || volume.report.state.is_readable())
+        // One that is stalled has lost nothing: it waits for a path to its disk.
+        let state = volume.report.state;
+        !volume.counts && !volume.forgotten && (away || state.is_readable() || state == VolumeState::Stalled)
     }
 
     /// Whether every known volume is there and has said what is on it: a copy that nobody has named is nowhere.

@@ -106,16 +106,14 @@ pub struct NoSpace {
     pub connected: usize,
     /// Their volumes without room: with 0 it is servers that are missing, not space.
     pub full: usize,
-    /// Chunkservers that are known and not connected.
-    pub away: usize,
-    /// Since the master started, some have not yet said what they hold.
-    pub waits: bool,
+    /// Volumes are known that are away or stalled, or have yet to say what they hold.
+    pub more_expected: bool,
 }
 
 impl NoSpace {
-    /// Whether it is worth to wait: servers are away that may come back, as after a restart of the master.
+    /// Whether it is worth to wait: volumes may come back, as after a restart of the master.
     pub fn may_pass(&self) -> bool {
-        self.full == 0 && (self.away > 0 || self.waits)
+        self.full == 0 && self.more_expected
     }
 }
 
@@ -371,6 +369,19 @@ pub enum RegistrationRefusal {
     /// Volumes that another connected server has registered.
     #[error("{}", describe_duplicates(.0))]
     DuplicateVolumes(Vec<(VolumeId, String, ServerId, String)>),
+    /// The server itself is connected from another address: two daemons say that they are it.
+    #[error(
+        "chunkserver {server} is connected from {address} on {host}; one of the two runs on a copy of the other's volume: stop \
+         it, and run `chunkserver init` on the copy after emptying it"
+    )]
+    ConnectedElsewhere {
+        /// Which.
+        server: ServerId,
+        /// Where the one is that serves.
+        address: Arc<str>,
+        /// The machine it runs on.
+        host: String,
+    },
     /// More volumes than the master can number.
     #[error(
         "the master knows {0} volumes already, which is all it can; forget servers that are gone (rfs admin forget-server)"
