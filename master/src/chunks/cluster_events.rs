@@ -196,7 +196,11 @@ impl Chunks {
         } else {
             self.orphans.remove(&(slot, held.chunk));
         }
-        self.servers.add_chunk(slot, held.chunk);
+        let bytes = entry.bytes();
+        self.servers.add_chunk(slot, held.chunk, bytes);
+        if u64::from(held.length) > bytes {
+            self.has_length(held.chunk, held.length);
+        }
         self.refresh(held.chunk);
         if newly_unreadable {
             self.notice_unreadable(slot, held.chunk);
@@ -305,7 +309,7 @@ impl Chunks {
         matches!(self.servers.volume(slot).inventory, Inventory::Receiving(_))
     }
 
-    fn refresh_volume(&mut self, slot: u16) {
+    pub(super) fn refresh_volume(&mut self, slot: u16) {
         let chunks: Vec<ChunkId> = self.servers.volume(slot).chunks.iter().copied().collect();
         for chunk in chunks {
             self.refresh(chunk);
@@ -423,7 +427,8 @@ impl Chunks {
     pub fn bad_copy(&mut self, volume: VolumeId, chunk: ChunkId, version: ChunkVersion, fault: &CopyFault) {
         let Some(slot) = self.servers.slot(volume) else { return };
         if version.get() == 0 && matches!(fault, CopyFault::Found(_)) {
-            let unreadable = Held { chunk, version, open: false, suspect: false, unreadable: true, bad: false };
+            let unreadable =
+                Held { chunk, version, length: 0, open: false, suspect: false, unreadable: true, bad: false };
             return self.hold(slot, &unreadable);
         }
         let Some(entry) = self.entries.get(&chunk) else { return };
@@ -454,6 +459,7 @@ impl Chunks {
         self.expire_servers();
         self.expire_commands();
         self.schedule_orphans();
+        self.watch_drains();
         self.asked_back.retain(|_, asked| self.now.since(*asked).as_secs() < 60);
         self.schedule();
     }
@@ -474,6 +480,7 @@ impl Chunks {
 
     pub(super) fn schedule(&mut self) {
         self.schedule_repairs();
+        self.schedule_moves();
         self.schedule_deletions();
     }
 

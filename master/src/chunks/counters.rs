@@ -23,6 +23,8 @@ pub struct Summary {
     pub last_copy: u64,
     /// Every chunk has its goal of live current copies on distinct servers.
     pub fully_replicated: bool,
+    /// About how many bytes have to be copied until none lacks copies, chunks without any left out.
+    pub missing_bytes: u64,
     /// Chunks that a writer holds.
     pub unsettled: u64,
     /// Repairs under way.
@@ -45,27 +47,32 @@ pub struct Summary {
 pub(super) struct Counters {
     chunks: [[u64; LIVE_MAX as usize + 1]; GOALS],
     unsettled: u64,
+    missing_bytes: u64,
 }
 
 impl Default for Counters {
     fn default() -> Counters {
-        Counters { chunks: [[0; LIVE_MAX as usize + 1]; GOALS], unsettled: 0 }
+        Counters { chunks: [[0; LIVE_MAX as usize + 1]; GOALS], unsettled: 0, missing_bytes: 0 }
     }
 }
 
 impl Counters {
-    pub(super) fn add(&mut self, counted: Counted) {
+    /// A chunk whose copies have so many bytes each.
+    pub(super) fn add(&mut self, counted: Counted, bytes: u64) {
         self.chunks[usize::from(counted.goal)][usize::from(counted.live)] += 1;
+        self.missing_bytes += counted.missing() * bytes;
         self.unsettled += u64::from(!counted.settled);
     }
 
-    pub(super) fn remove(&mut self, counted: Counted) {
+    pub(super) fn remove(&mut self, counted: Counted, bytes: u64) {
         self.chunks[usize::from(counted.goal)][usize::from(counted.live)] -= 1;
+        self.missing_bytes -= counted.missing() * bytes;
         self.unsettled -= u64::from(!counted.settled);
     }
 
     pub(super) fn summary(&self) -> Summary {
-        let mut summary = Summary { unsettled: self.unsettled, ..Summary::default() };
+        let mut summary =
+            Summary { unsettled: self.unsettled, missing_bytes: self.missing_bytes, ..Summary::default() };
         for (goal, row) in self.chunks.iter().enumerate() {
             for (live, count) in row.iter().enumerate().filter(|(_, count)| **count > 0) {
                 summary.chunks.push((goal as u8, live as u8, *count));

@@ -4,7 +4,6 @@ use rfs_common::ids::{ChunkId, InodeId};
 
 use super::Chunks;
 use super::index::Entry;
-use super::types::VolumeState;
 use super::view::CopyView;
 
 /// Why a chunk has not got its missing copies back.
@@ -106,9 +105,7 @@ impl Chunks {
     }
 
     fn no_place(&self) -> Hindrance {
-        let connected = self.servers.servers.values().filter(|server| server.stream.is_some()).count();
-        let is_full = |state: VolumeState, free: u64| state == VolumeState::Full || free == 0;
-        let full = self.servers.volumes().filter(|(_, v)| v.counts && is_full(v.report.state, v.report.free)).count();
+        let (connected, full) = self.connected_and_full();
         Hindrance::NoPlace { connected, full }
     }
 }

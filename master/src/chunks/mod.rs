@@ -18,9 +18,11 @@ pub mod types;
 mod cluster_events;
 mod counters;
 mod deletion;
+mod drain;
 mod index;
 mod lacking;
 mod orders;
+mod pace;
 mod placement;
 mod repair;
 mod servers;
@@ -37,6 +39,7 @@ use rfs_common::random::SharedRandom;
 
 pub use self::cluster_events::InventoryPart;
 pub use self::counters::Summary;
+pub use self::drain::{DrainHindrance, DrainMark, DrainView};
 pub use self::lacking::{Hindrance, LackingChunk};
 pub use self::servers::{Signal, Traffic};
 pub use self::settle::{SettleCandidate, SettleView};
@@ -275,6 +278,24 @@ impl Chunks {
         self.freed(chunk);
     }
 
+    /// So many bytes of the chunk are valid, as a record says.
+    pub fn has_length(&mut self, chunk: ChunkId, length: u32) {
+        let Some(entry) = self.entries.get_mut(&chunk) else { return };
+        let before = entry.bytes();
+        if !entry.set_length(length) {
+            return;
+        }
+        let after = entry.bytes();
+        if let Some(counted) = entry.counted {
+            self.counters.remove(counted, before);
+            self.counters.add(counted, after);
+        }
+        for copy in entry.copies() {
+            let volume = self.servers.volume_mut(copy.slot);
+            volume.bytes = volume.bytes - before + after;
+        }
+    }
+
     /// What is known of a chunk's record.
     pub fn info(&self, chunk: ChunkId) -> Option<ChunkInfo> {
         self.entries.get(&chunk).filter(|entry| !entry.is_doomed()).map(Entry::info)
@@ -346,11 +367,12 @@ impl Chunks {
     pub fn granted(&mut self, chunk: ChunkId, version_from: ChunkVersion, version: ChunkVersion, places: &[Place]) {
         let slots: Vec<u16> = places.iter().filter_map(|place| self.servers.slot(place.volume)).collect();
         let Some(entry) = self.entries.get_mut(&chunk) else { return };
+        let bytes = entry.bytes();
         let before = entry.grant(version_from, version, &slots);
         self.servers.grants_ended(&before);
         self.servers.grants_begun(&slots);
         for slot in slots {
-            self.servers.add_chunk(slot, chunk);
+            self.servers.add_chunk(slot, chunk, bytes);
         }
         self.refresh(chunk);
     }
@@ -440,6 +462,9 @@ impl Chunks {
         }
     }
 }
+
+#[cfg(test)]
+mod simulated;
 
 #[cfg(test)]
 #[path = "property_test.rs"]

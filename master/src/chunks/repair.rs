@@ -13,7 +13,8 @@ use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 
 use super::Chunks;
 use super::orders::Purpose;
-use super::servers::Volume;
+use super::placement::Room;
+use super::servers::{Drain, Volume};
 use super::types::{Order, Place};
 
 /// A writer is asked for its lease once in this time.
@@ -55,11 +56,20 @@ impl Chunks {
             return;
         };
         let entry = &self.entries[&chunk];
+        let is_written = !entry.is_settled() || self.has_writer(chunk, entry);
+        if is_written && self.under_for(entry.under_since_s) < self.config.repair_delay {
+            return;
+        }
+        self.copy_or_ask_back(chunk, target);
+    }
+
+    /// Has one more copy made, or asks for the lease of whoever writes the chunk first.
+    pub(super) fn copy_or_ask_back(&mut self, chunk: ChunkId, target: u16) {
+        let Some(entry) = self.entries.get(&chunk) else { return };
         if !entry.is_settled() || self.has_writer(chunk, entry) {
             let inode = entry.inode();
             let asked = self.asked_back.get(&inode).is_some_and(|asked| self.now.since(*asked) < ASK_BACK_AGAIN);
-            let waited = self.under_for(entry.under_since_s) >= self.config.repair_delay;
-            if waited && !asked {
+            if !asked {
                 self.asked_back.insert(inode, self.now);
                 self.wanted_back.insert(inode);
             }
@@ -104,14 +114,15 @@ impl Chunks {
     }
 
     /// A volume for one more copy: on a server without any, else in the place of a stale copy. A server that holds
-    /// such a copy gets the new one on the same volume, so that it never has two.
+    /// such a copy gets the new one on the same volume, so that it never has two. For the last copy, if there is nothing else, a
+    /// volume that is being drained.
     pub(super) fn repair_place(&self, chunk: ChunkId) -> Option<u16> {
         let entry = &self.entries[&chunk];
         let slots: Vec<u16> = entry.copies().iter().map(|copy| copy.slot).collect();
         let mut servers: Vec<ServerId> = slots.iter().map(|slot| self.servers.volume(*slot).server).collect();
         servers.extend(self.orders.making(chunk));
         let beside: Vec<u16> = slots.iter().copied().filter(|slot| self.servers.volume(*slot).counts).collect();
-        let fresh = self.choose_slots(1, &servers, &beside).first().copied();
+        let fresh = self.choose_slots(1, &servers, &beside, Room::Staying).first().copied();
         if fresh.is_some() {
             return fresh;
         }
@@ -124,9 +135,13 @@ impl Chunks {
             let volume = self.servers.volume(copy.slot);
             let deleting = copy.flags.has(super::index::CopyFlags::DELETING);
             let older = copy.version < entry.version();
-            nothing_good && older && volume.takes_writes() && !deleting
+            nothing_good && older && volume.keeps_copies() && !deleting
         });
-        replaceable.map(|copy| copy.slot)
+        replaceable.map(|copy| copy.slot).or_else(|| {
+            let last_copy = self.live_servers(entry) == 1 && entry.goal() > 1;
+            let drained_too = || self.choose_slots(1, &servers, &beside, Room::LastResort).first().copied();
+            last_copy.then(drained_too).flatten()
+        })
     }
 
     /// Has a copy made that can be written, beside copies on volumes that only serve reads. True: one is being made.
@@ -195,7 +210,10 @@ impl Chunks {
     fn is_expected(&self, volume: &Volume) -> bool {
         let server = self.servers.servers.get(&volume.server);
         let away = server.is_some_and(|server| server.stream.is_none());
-        !volume.counts && !volume.forgotten && (away || volume.report.state.is_readable())
+        !volume.counts
+            && !volume.forgotten
+            && volume.drain != Drain::Noted
+            && (away || volume.report.state.is_readable())
     }
 
     /// Whether every known volume is there and has said what is on it: a copy that nobody has named is nowhere.
@@ -224,8 +242,11 @@ impl Chunks {
     }
 
     fn mass_disappearance(&self) -> Option<String> {
-        let known = self.servers.volumes().count();
-        let away = || self.servers.volumes().map(|(_, volume)| volume).filter(|volume| !volume.counts);
+        // What was drained is taken away on purpose.
+        let expected =
+            || self.servers.volumes().map(|(_, volume)| volume).filter(|volume| volume.drain != Drain::Noted);
+        let known = expected().count();
+        let away = || expected().filter(|volume| !volume.counts);
         let last = away().filter_map(|volume| volume.vanished).max()?;
         // Those that went one by one have nothing shared to blame, and are repaired one by one.
         let together = |vanished: Monotonic| last.since(vanished) < self.config.mass_window;
@@ -255,7 +276,7 @@ impl Chunks {
     /// A storage machine with volumes on several servers, none of which counts.
     fn vanished_storage_machine(&self) -> Option<String> {
         let mut machines: std::collections::BTreeMap<&str, (bool, Vec<ServerId>)> = std::collections::BTreeMap::new();
-        for (_, volume) in self.servers.volumes() {
+        for (_, volume) in self.servers.volumes().filter(|(_, volume)| volume.drain != Drain::Noted) {
             let Some(name) = volume.storage_machine() else { continue };
             let (any_counts, servers) = machines.entry(name).or_default();
             *any_counts |= volume.counts;

@@ -234,6 +234,8 @@ pub struct Held {
     pub chunk: ChunkId,
     /// The copy's version.
     pub version: ChunkVersion,
+    /// How many bytes of data it holds.
+    pub length: u32,
     /// Marked as taking writes.
     pub open: bool,
     /// It was open in a crash or power cut.

@@ -8,6 +8,7 @@ use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 
 use super::Chunks;
 use super::counters::Summary;
+use super::drain::DrainView;
 use super::index::{CopyFlags, Entry, HeldCopy};
 use super::servers::{Server, Traffic};
 use super::types::VolumeReport;
@@ -46,6 +47,8 @@ pub struct VolumeView {
     pub copies: u64,
     /// Its server named it when it registered last, or has not registered yet.
     pub named: bool,
+    /// How far it is emptied, if it is to be.
+    pub drain: Option<DrainView>,
 }
 
 impl VolumeView {
@@ -54,6 +57,9 @@ impl VolumeView {
         match (connected, self.counts) {
             (false, _) => "away",
             (true, false) if self.report.state.is_readable() => "taking inventory",
+            (true, true) if self.report.state.is_writable() && self.drain.is_some() => {
+                if self.drain.as_ref().is_some_and(|drain| drain.drained) { "drained" } else { "draining" }
+            }
             (true, _) => self.report.state.text(),
         }
     }
@@ -163,11 +169,13 @@ impl Chunks {
     }
 
     fn server_view(&self, server: &Server) -> ServerView {
-        let volumes = server.slots.iter().map(|slot| self.servers.volume(*slot)).map(|volume| VolumeView {
+        let volumes = server.slots.iter().map(|slot| (*slot, self.servers.volume(*slot)));
+        let volumes = volumes.map(|(slot, volume)| VolumeView {
             report: volume.report.clone(),
             counts: volume.counts,
             copies: volume.chunks.len() as u64,
             named: volume.named,
+            drain: self.drain_view(slot),
         });
         ServerView {
             server: server.id,

@@ -88,7 +88,10 @@ metrics! {
     VOLUME_TOTAL, Gauge, "rfs_volume_total_bytes", "Size of a volume.";
     VOLUME_FREE, Gauge, "rfs_volume_free_bytes", "Free space of a volume, above its reserve.";
     VOLUME_CHUNKS, Gauge, "rfs_volume_chunks", "Chunks on a volume.";
-    VOLUME_IN_SERVICE, Gauge, "rfs_volume_in_service", "1 if the volume is in service.";
+    VOLUME_IN_SERVICE, Gauge, "rfs_volume_in_service", "1 if the volume is in service and not being drained.";
+    VOLUME_DRAINING, Gauge, "rfs_volume_draining", "1 if the volume is being drained, 2 if it is drained, else 0.";
+    VOLUME_DRAIN_LEFT_CHUNKS, Gauge, "rfs_volume_drain_left_chunks", "Chunks on a volume that is being drained, else 0.";
+    VOLUME_DRAIN_LEFT_BYTES, Gauge, "rfs_volume_drain_left_bytes", "About how many bytes these have.";
     SERVER_CONNECTED, Gauge, "rfs_server_connected", "1 if the chunkserver is connected.";
     SERVER_READS, Counter, "rfs_server_chunk_reads_total", "Reads of chunks that a chunkserver answered.";
     SERVER_WRITES, Counter, "rfs_server_chunk_writes_total", "Writes to chunks that a chunkserver answered.";

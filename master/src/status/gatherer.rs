@@ -99,6 +99,7 @@ impl Gatherer {
             health: verdict.health,
             summary: verdict.summary,
             problems: verdict.problems,
+            notes: verdict.notes,
             cluster: cluster.to_string(),
             cluster_bytes: cluster.get().to_be_bytes(),
             version: self.version.clone(),

@@ -1,8 +1,9 @@
 //! Numbers into words: the one line at the top, and each problem with what it concerns and what to do.
 
-use crate::chunks::{LackingChunk, ServerView, Summary, VolumeState};
+use crate::chunks::{LackingChunk, ServerView, Summary, VolumeState, VolumeView};
 
 use super::affected::why;
+use super::drain::DrainRow;
 use super::report::{Health, MetadataReport};
 
 /// What health is judged by.
@@ -27,6 +28,7 @@ pub(super) struct Verdict {
     pub(super) health: Health,
     pub(super) summary: String,
     pub(super) problems: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// Judges.
@@ -38,7 +40,7 @@ pub(super) fn judge(findings: &Findings<'_>) -> Verdict {
     let health = problems.iter().map(|(health, _)| *health).max().unwrap_or(Health::Ok);
     problems.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
     let problems: Vec<String> = problems.into_iter().map(|(_, text)| text).collect();
-    Verdict { health, summary: line(findings, &problems), problems }
+    Verdict { health, summary: line(findings, &problems), problems, notes: notes(findings.servers) }
 }
 
 fn line(findings: &Findings<'_>, problems: &[String]) -> String {
@@ -124,6 +126,9 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     let connected = findings.servers.iter().filter(|server| server.connected).count();
     for server in findings.servers {
         let (id, host) = (server.server, &server.host);
+        if !server.connected && is_drained(server) {
+            continue;
+        }
         if !server.connected {
             let away_s = server.last_heard.map_or(findings.uptime_s, |ago| ago.as_secs());
             let since = match (server.last_heard, away_s) {
@@ -147,8 +152,15 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
         for volume in &server.volumes {
             let (path, reason) = (&volume.report.path, &volume.report.reason);
             let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            let drain = volume.drain.clone().map(DrainRow::from);
+            if let Some(drain) = drain.as_ref().filter(|drain| drain.stuck) {
+                let text = format!("Volume {path} on {host} is being drained, {}.", drain.words);
+                problems.push((Health::Degraded, text));
+            }
             let text = match volume.report.state {
                 VolumeState::InService => continue,
+                VolumeState::Full if drain.is_some() => continue,
+                VolumeState::Out if drain.as_ref().is_some_and(|drain| drain.drained) => continue,
                 VolumeState::Full => format!("Volume {path} on {host} is full; add space or delete data."),
                 VolumeState::ReadOnly => format!("Volume {path} on {host} is read-only{why}; check the volume."),
                 VolumeState::Stalled => {
@@ -184,6 +196,42 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     problems
 }
 
+/// Whether nothing that is needed is on any of its volumes, as an administrator wanted it.
+fn is_drained(server: &ServerView) -> bool {
+    let drained = |volume: &VolumeView| volume.drain.as_ref().is_some_and(|drain| drain.drained);
+    !server.volumes.is_empty() && server.volumes.iter().all(drained)
+}
+
+/// What was asked for and is under way, or waits for an administrator.
+fn notes(servers: &[ServerView]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for server in servers {
+        let (id, host) = (server.server, &server.host);
+        if !server.connected && is_drained(server) {
+            notes.push(format!(
+                "Chunkserver {id} on {host} is drained and away; `rfs admin forget-server {id}` forgets it."
+            ));
+            continue;
+        }
+        for volume in &server.volumes {
+            let Some(drain) = volume.drain.clone().map(DrainRow::from) else { continue };
+            let (volume_id, path) = (volume.report.volume, &volume.report.path);
+            let gone = volume.report.state == VolumeState::Out && !volume.named;
+            let note = match (drain.drained, drain.stuck) {
+                (true, _) if gone => format!(
+                    "Volume {path} on {host} is drained and taken out; `rfs admin forget-volume {volume_id}` forgets it."
+                ),
+                (true, _) => format!("Volume {volume_id} ({path} on {host}) is drained: {}.", drain.words),
+                // It stands among the problems.
+                (false, true) => continue,
+                (false, false) => format!("Volume {volume_id} ({path} on {host}) is being drained: {}.", drain.words),
+            };
+            notes.push(note);
+        }
+    }
+    notes
+}
+
 /// "1 chunk", "2 chunks".
 pub(crate) fn counted(count: u64, what: &str) -> String {
     match (count, what.strip_suffix('y')) {
@@ -193,7 +241,7 @@ pub(crate) fn counted(count: u64, what: &str) -> String {
     }
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),

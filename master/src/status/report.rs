@@ -7,6 +7,8 @@ use serde::Serialize;
 use crate::chunks::{ScrubReport, ServerView, Severity};
 use crate::events::Event;
 
+use super::drain::DrainRow;
+
 /// How things are, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,6 +28,7 @@ pub struct StatusReport {
     pub health: Health,
     pub summary: String,
     pub problems: Vec<String>,
+    pub notes: Vec<String>,
     pub cluster: String,
     #[serde(skip)]
     pub cluster_bytes: [u8; 16],
@@ -138,6 +141,7 @@ pub struct VolumeRow {
     pub chunks: u64,
     pub storage_machine: String,
     pub scrub: ScrubRow,
+    pub drain: Option<DrainRow>,
 }
 
 /// How far a volume's scrub is.
@@ -209,6 +213,7 @@ impl From<ServerView> for ServerRow {
             chunks: if volume.counts { volume.report.chunks } else { volume.copies },
             storage_machine: volume.report.storage_machine,
             scrub: volume.report.scrub.into(),
+            drain: volume.drain.map(DrainRow::from),
         });
         ServerRow {
             server: view.server.to_string(),
@@ -258,6 +263,7 @@ impl From<StatusReport> for wire::Status {
             health: wire::Health::from(report.health).into(),
             summary: report.summary,
             problems: report.problems,
+            notes: report.notes,
             cluster: report.cluster_bytes.to_vec().into(),
             version: report.version,
             uptime_ms: report.uptime_ms,
@@ -325,6 +331,7 @@ impl From<ServerRow> for wire::Server {
                 completed: volume.scrub.completed,
                 found: volume.scrub.found,
             }),
+            drain: volume.drain.map(wire::Drain::from),
         });
         wire::Server {
             server: row.id,

@@ -70,11 +70,14 @@ fn render_servers(text: &mut String, servers: &[ServerRow]) {
 }
 
 fn render_volumes(text: &mut String, servers: &[ServerRow]) {
-    let each: [(Metric, Value<VolumeRow>); 4] = [
+    let each: [(Metric, Value<VolumeRow>); 7] = [
         (names::VOLUME_TOTAL, |volume| volume.total),
         (names::VOLUME_FREE, |volume| volume.free),
         (names::VOLUME_CHUNKS, |volume| volume.chunks),
         (names::VOLUME_IN_SERVICE, |volume| (volume.state == "in service").into()),
+        (names::VOLUME_DRAINING, |volume| volume.drain.as_ref().map_or(0, |drain| 1 + u64::from(drain.drained))),
+        (names::VOLUME_DRAIN_LEFT_CHUNKS, |volume| volume.drain.as_ref().map_or(0, |drain| drain.chunks_left)),
+        (names::VOLUME_DRAIN_LEFT_BYTES, |volume| volume.drain.as_ref().map_or(0, |drain| drain.bytes_left)),
     ];
     for (metric, value) in each {
         metric.write_head(text);

@@ -62,6 +62,10 @@ pub enum Command {
     Getgoal(PathsArguments),
     /// Sets the goal of files and folders.
     Setgoal(SetgoalArguments),
+    /// What is done with one volume: emptying it before it is taken away.
+    Volume(VolumeArguments),
+    /// What is done with one chunkserver: emptying it before it is taken away.
+    Server(ServerArguments),
     /// Administration: export, restore and fold the metadata, forget a chunkserver or volume.
     Admin(AdminArguments),
     /// Starts a whole cluster on this machine in the background and mounts it; or ends it.
@@ -110,6 +114,63 @@ pub struct SetgoalArguments {
     /// Also everything below.
     #[arg(short, long)]
     pub recursive: bool,
+}
+
+/// Arguments of `rfs volume`.
+#[derive(Debug, Args)]
+pub struct VolumeArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: VolumeCommand,
+}
+
+/// What is done with a volume.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Moves everything away from a volume: nothing new is put there, each copy is made elsewhere first and then removed.
+    /// Goes on by itself, also after a restart of the master; asked again it tells how far it is, as `rfs status` does.
+    Drain {
+        /// Its id, 16 hexadecimal digits, as `rfs volumes` shows it.
+        volume: rfs_common::ids::VolumeId,
+        /// Leave it as it is, and take it into use again.
+        #[arg(long, conflicts_with = "wait")]
+        cancel: bool,
+        /// Whether to wait.
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+}
+
+/// Arguments of `rfs server`.
+#[derive(Debug, Args)]
+pub struct ServerArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ServerCommand,
+}
+
+/// What is done with a chunkserver.
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Moves everything away from all volumes of a chunkserver, those that it gets later included.
+    Drain {
+        /// Its id, 16 hexadecimal digits, as `rfs servers` shows it.
+        server: rfs_common::ids::ServerId,
+        /// Leave its volumes as they are, and take them into use again.
+        #[arg(long, conflicts_with = "wait")]
+        cancel: bool,
+        /// Whether to wait.
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+}
+
+/// Waiting for the end of something.
+#[derive(Debug, Args)]
+pub struct WaitArguments {
+    /// Wait, showing progress, until it is done; at most this long (for example 2h).
+    #[arg(long, value_name = "TIME")]
+    pub wait: Option<rfs_common::size::Period>,
 }
 
 /// Arguments of `rfs admin`.

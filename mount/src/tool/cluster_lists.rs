@@ -2,7 +2,7 @@
 
 use rfs_common::clock::Time;
 use rfs_common::ids::{ServerId, VolumeId};
-use rfs_proto::admin::{Event, EventsRequest, ListRequest, Scrub, Server, Session, VolumeStatus};
+use rfs_proto::admin::{Drain, Event, EventsRequest, ListRequest, Scrub, Server, Session, VolumeStatus};
 use serde_json::{Value, json};
 
 use super::cli::EventsArguments;
@@ -77,6 +77,11 @@ pub(super) fn volumes(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
     )?;
     // Reasons are long, and would push everything else off the screen.
     for server in &servers {
+        for volume in &server.volumes {
+            let Some(drain) = &volume.drain else { continue };
+            let (id, state) = (VolumeId::new(volume.volume), if drain.drained { "drained" } else { "being drained" });
+            print_text(&format!("{} on {} ({id}) is {state}: {}", volume.path, server.host, drain.words))?;
+        }
         for volume in server.volumes.iter().filter(|volume| !volume.reason.is_empty()) {
             print_text(&format!(
                 "{} on {} ({}) is {}: {}",
@@ -169,6 +174,22 @@ fn volume_document(server: &Server, volume: &VolumeStatus) -> Value {
         "chunks": volume.chunks,
         "storage_machine": volume.storage_machine,
         "scrub": scrub_document(volume.scrub.unwrap_or_default()),
+        "drain": volume.drain.as_ref().map(drain_document),
+    })
+}
+
+/// How far the drain of a volume is.
+pub(super) fn drain_document(drain: &Drain) -> Value {
+    json!({
+        "drained": drain.drained,
+        "chunks_left": drain.chunks_left,
+        "bytes_left": drain.bytes_left,
+        "kept": drain.kept,
+        "time_left_ms": drain.time_left_ms,
+        "with_server": drain.with_server,
+        "hindrance": drain.hindrance,
+        "stuck": drain.stuck,
+        "words": drain.words,
     })
 }
 

@@ -90,6 +90,9 @@ fn show(status: &Status, affected: &AffectedFiles) -> anyhow::Result<()> {
     for problem in status.problems.iter().skip(1) {
         print_text(&format!("  - {problem}"))?;
     }
+    for note in &status.notes {
+        print_text(&format!("  * {note}"))?;
+    }
     print_text("")?;
     show_affected(affected)?;
     show_facts(status)?;
@@ -230,6 +233,7 @@ fn document(status: &Status, affected: &AffectedFiles) -> Value {
         "health": health_word(status.health()).to_lowercase(),
         "summary": status.summary,
         "problems": status.problems,
+        "notes": status.notes,
         "fully_replicated": status.fully_replicated,
         "cluster": cluster(status),
         "version": status.version,
