@@ -10,6 +10,7 @@ mod exports;
 mod files;
 mod forget;
 mod goals;
+mod maintenance;
 
 use std::sync::Arc;
 
@@ -161,6 +162,14 @@ impl Admin for AdminService {
     ) -> Result<Response<wire::DrainReply>, Status> {
         let request = request.into_inner();
         self.blocking(move |gatherer| drain::server(&**gatherer.state(), &request)).await
+    }
+
+    async fn set_maintenance(
+        &self,
+        request: Request<wire::MaintenanceRequest>,
+    ) -> Result<Response<wire::MaintenanceReply>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |gatherer| maintenance::set(&**gatherer.state(), &request)).await
     }
 
     async fn forget_volume(

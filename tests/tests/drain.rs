@@ -1,4 +1,4 @@
-//! What an administrator takes away is empty before it goes, and clients notice nothing.
+//! What an administrator takes away is empty before it goes, what goes away for a while is waited for, and clients notice nothing.
 
 use std::fs;
 use std::path::Path;
@@ -126,5 +126,49 @@ fn a_disk_is_replaced_where_no_other_server_has_a_place() {
     assert_eq!((cluster.chunk_files(0).len(), Cluster::chunk_files_in(&new).len()), (0, FILES));
     check(mount.path(), 0..FILES);
     assert_eq!(cluster.status().expect("status")["health"], "ok");
+    mount.unmount().expect("unmounted");
+}
+
+#[test]
+fn a_chunkserver_in_maintenance_is_waited_for_and_what_only_it_has_is_named() {
+    // Nothing else is to delay a repair.
+    let settings = ["repair_delay=0s", "mass_outage_wait=0s"].map(str::to_owned).to_vec();
+    let mut cluster = Cluster::start_shaped(Shape { master_settings: settings, ..Shape::default() }).expect("a cluster");
+    let mount = cluster.mount().expect("a mount");
+    write(mount.path(), 0..FILES);
+    let lone = mount.path().join("lone");
+    fs::write(&lone, content(3, 3)).expect("written");
+    run(cluster.rfs(&["setgoal", "1"]).arg(&lone)).expect("goal 1");
+    let copies = |cluster: &Cluster| (0..3).map(|index| cluster.chunk_files(index).len()).sum::<usize>();
+    assert!(cluster.wait(SOON, || copies(&cluster) == FILES * 2 + 1), "{} copies", copies(&cluster));
+    let info = cluster.rfs_json(&["fileinfo", "--from-root", "/lone"]).expect("fileinfo");
+    let host = info.to_string();
+    let index = (0..3).find(|index| host.contains(&format!("chunkserver{}", index + 1))).expect("a host");
+    let server = id(&volume_at(&cluster, cluster.chunkserver_folder(index)), "server");
+
+    let on = cluster.rfs(&["server", "maintenance", "on", &server, "--for", "12s"]).output().expect("run");
+    let warned = String::from_utf8_lossy(&on.stderr).into_owned();
+    assert!(on.status.success() && warned.contains("1 chunk") && warned.contains("/lone"), "{on:?}");
+    let begun = cluster.now();
+    cluster.stop_chunkserver(index).expect("stopped");
+    cluster
+        .wait_for_status(SOON, "it is waited for", |status| {
+            let notes = status["notes"].as_array().cloned().unwrap_or_default();
+            status["servers_up"] == 2 && notes.iter().any(|note| note.to_string().contains("in maintenance and away"))
+        })
+        .expect("a note");
+    check(mount.path(), 0..FILES);
+    let here = |cluster: &Cluster| -> usize {
+        (0..3).filter(|other| *other != index).map(|other| cluster.chunk_files(other).len()).sum()
+    };
+    let before = here(&cluster);
+    let replicated = |cluster: &Cluster| here(cluster) >= FILES * 2;
+    assert!(before < FILES * 2, "{before} of {} copies are on the others", FILES * 2);
+    assert!(cluster.wait(SOON, || replicated(&cluster)), "{} copies are here after the time", here(&cluster));
+    let took = cluster.now().since(begun).as_secs();
+    assert!(took >= 11, "copies were made anew after {took} s");
+    cluster.start_chunkserver(index).expect("started");
+    cluster.wait_until_fully_replicated().expect("replicated");
+    check(mount.path(), 0..FILES);
     mount.unmount().expect("unmounted");
 }

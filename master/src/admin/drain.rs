@@ -33,7 +33,7 @@ pub(super) fn volume(state: &dyn MasterState, request: &wire::DrainVolumeRequest
     };
     let mut follow = |chunks: &mut Chunks| chunks.set_drain_mark(id, new(chunks));
     ask(state, &what, request.cancel, &asks, &mut follow)?;
-    Ok(reply(state, &[id]))
+    reply(state, &[id])
 }
 
 /// Drains a chunkserver with all volumes that it has or gets, or no longer.
@@ -43,7 +43,6 @@ pub(super) fn server(state: &dyn MasterState, request: &wire::DrainServerRequest
     let view = view.ok_or_else(|| Status::not_found(format!("no chunkserver {id} is known; see `rfs servers`")))?;
     let what = format!("chunkserver {id} on {}", view.host);
     let volumes: Vec<VolumeId> = view.volumes.iter().map(|volume| volume.report.volume).collect();
-    let record = AskedOfServerRecord { drain: !request.cancel };
     let marked = |chunks: &Chunks| -> Vec<VolumeId> {
         volumes.iter().copied().filter(|volume| chunks.drain_mark(*volume) != DrainMark::default()).collect()
     };
@@ -51,7 +50,10 @@ pub(super) fn server(state: &dyn MasterState, request: &wire::DrainServerRequest
         // The end of it is that of its volumes' own drains as well, and of what is known of them.
         let unmarked: Vec<VolumeId> = if request.cancel { marked(chunks) } else { Vec::new() };
         let changes = unmarked.iter().map(|volume| asked::change_of_volume(*volume, DrainMark::default()));
-        let of_server = (chunks.is_server_draining(id) == request.cancel).then(|| asked::change_of_server(id, &record));
+        let of_server = (chunks.is_server_draining(id) == request.cancel).then(|| {
+            let record = AskedOfServerRecord { drain: !request.cancel, ..AskedOfServerRecord::of(chunks, id) };
+            asked::change_of_server(id, &record)
+        });
         let changes: Vec<Change> = changes.chain(of_server).collect();
         (!changes.is_empty()).then_some(changes)
     };
@@ -61,7 +63,7 @@ pub(super) fn server(state: &dyn MasterState, request: &wire::DrainServerRequest
         chunks.set_server_draining(id, !request.cancel);
     };
     ask(state, &what, request.cancel, &asks, &mut follow)?;
-    Ok(reply(state, &volumes))
+    reply(state, &volumes)
 }
 
 /// Has it recorded; what is so already is no change.
@@ -78,13 +80,12 @@ fn ask(
             false => Ok(()),
         };
     }
-    state.wait_until_durable().map_err(Status::internal)?;
     let told = if cancel { "is not drained any more" } else { "is to be drained" };
     state.report(Severity::Information, format!("{what} {told}, as an administrator asked"));
     Ok(())
 }
 
-fn reply(state: &dyn MasterState, volumes: &[VolumeId]) -> wire::DrainReply {
+fn reply(state: &dyn MasterState, volumes: &[VolumeId]) -> Result<wire::DrainReply, Status> {
     let mut reply = wire::DrainReply::default();
     for server in state.with_chunks(|chunks, _| chunks.servers()) {
         for view in server.volumes.iter().filter(|view| volumes.contains(&view.report.volume)) {
@@ -99,5 +100,7 @@ fn reply(state: &dyn MasterState, volumes: &[VolumeId]) -> wire::DrainReply {
             });
         }
     }
-    reply
+    // Nor does a power cut take back that a volume is drained.
+    state.wait_until_durable().map_err(Status::internal)?;
+    Ok(reply)
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use rfs_common::ids::{ChunkId, ServerId, VolumeId};
 
 use super::Chunks;
+use super::excuse::Maintenance;
 use super::index::{CopyFlags, Entry, HeldCopy};
 use super::pace::Left;
 use super::placement::Room;
@@ -32,15 +33,17 @@ pub struct DrainMark {
     pub drained: bool,
 }
 
-/// All marks.
+/// What was asked of volumes and chunkservers.
 #[derive(Debug, Default)]
-pub(super) struct DrainMarks {
+pub(super) struct Marks {
     pub(super) volumes: BTreeMap<VolumeId, DrainMark>,
     pub(super) servers: BTreeSet<ServerId>,
+    /// Chunkservers that may go away for a while (`excuse.rs`).
+    pub(super) maintenance: BTreeMap<ServerId, Maintenance>,
 }
 
-impl DrainMarks {
-    pub(super) fn is_empty(&self) -> bool {
+impl Marks {
+    fn is_nothing_drained(&self) -> bool {
         self.volumes.is_empty() && self.servers.is_empty()
     }
 }
@@ -48,7 +51,7 @@ impl DrainMarks {
 /// How far the drain of a volume is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DrainView {
-    /// Nothing is there any more, or nothing but what [`DrainView::kept`] counts and what a volume that cannot be written keeps.
+    /// That is on record: nothing is there any more, or nothing but what [`DrainView::kept`] counts and what a volume that cannot be written keeps.
     pub drained: bool,
     /// Chunks with a copy on it.
     pub chunks_left: u64,
@@ -106,7 +109,7 @@ impl Servers {
     }
 
     fn draining(&self) -> impl Iterator<Item = (u16, &Volume)> {
-        let none = self.marks.is_empty();
+        let none = self.marks.is_nothing_drained();
         self.volumes().filter(move |(_, volume)| !none && volume.is_draining())
     }
 }
@@ -195,7 +198,7 @@ impl Chunks {
 
     /// Keeps the lists of needed copies in step with the entry.
     pub(super) fn refresh_needed(&mut self, chunk: ChunkId) {
-        if self.servers.marks.is_empty() {
+        if self.servers.marks.is_nothing_drained() {
             return;
         }
         let Some(entry) = self.entries.get(&chunk) else { return };
@@ -306,8 +309,8 @@ impl Chunks {
         let volume = self.servers.volume(slot);
         let drained = match (volume.drain, volume.counts) {
             (Drain::No, _) => return None,
-            (_, true) => self.is_emptied(slot),
-            (on_record, false) => on_record == Drain::Noted,
+            // Whoever hears it takes the volume away: the next master has to know it as well.
+            (on_record, here) => on_record == Drain::Noted && (!here || self.is_emptied(slot)),
         };
         Some(DrainView {
             drained,

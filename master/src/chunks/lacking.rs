@@ -3,6 +3,7 @@
 use rfs_common::ids::{ChunkId, InodeId};
 
 use super::Chunks;
+use super::excuse::Excused;
 use super::index::Entry;
 use super::view::CopyView;
 
@@ -17,6 +18,8 @@ pub enum Hindrance {
     BeingWritten,
     /// No repair is begun at the moment, for this reason.
     RepairsWait(String),
+    /// A chunkserver that has a copy is away on purpose, and is waited for.
+    Excused(Excused),
     /// It lacked copies only just now; in this many seconds they are made.
     Delay(u64),
     /// No volume can take another copy: every chunkserver that is there has one, or has no room.
@@ -82,6 +85,9 @@ impl Chunks {
         }
         if entry.is_repairing() {
             return Hindrance::BeingMade;
+        }
+        if let Some(excused) = self.waits_for(entry, live, &self.excused()) {
+            return Hindrance::Excused(excused.clone());
         }
         if self.is_waiting_for_servers()
             && let Some(reason) = self.repairs_wait()

@@ -2,7 +2,7 @@
 //!
 //! Never two on one server; on different hosts and different storage machines where there are enough of them; among the
 //! rest by chance in proportion to free space, and less often where many writers are at work already. Volumes that are being
-//! drained take something only where a writer would have too few places or a chunk would stay with one copy otherwise.
+//! drained, or whose server is about to go away for maintenance, take something only where a writer would have too few places or a chunk would stay with one copy otherwise.
 
 use rfs_common::ids::ServerId;
 
@@ -18,7 +18,7 @@ const ROOMY_BYTES: u64 = 64 << 20;
 pub(super) enum Room {
     /// Those that stay.
     Staying,
-    /// If there is nothing else, also those that are being drained and were never empty since.
+    /// If there is nothing else, also those that are being drained and were never empty since, or in maintenance.
     LastResort,
 }
 
@@ -79,7 +79,7 @@ impl Chunks {
     fn candidates_in_random_order(&self, exclude: &[ServerId], room: Room) -> Vec<u16> {
         let takes = |(slot, volume): (u16, &Volume)| {
             let takes = match room {
-                Room::Staying => volume.takes_new_chunks(),
+                Room::Staying => volume.takes_new_chunks() && self.maintenance(volume.server).is_none(),
                 Room::LastResort => volume.has_room() && volume.drain != Drain::Noted,
             };
             if !takes || exclude.contains(&volume.server) {

@@ -19,20 +19,32 @@ use super::types::{Order, Place};
 
 /// A writer is asked for its lease once in this time.
 const ASK_BACK_AGAIN: Duration = Duration::from_secs(30);
+/// Chunks that are looked at in one go, and how many of them may wait for a chunkserver that is excused beside them.
+const EXAMINED_MAX: usize = 256;
+const SEEN_MAX: usize = 4096;
 /// Repairs wait for an inventory that is coming in, but not longer than this.
 const INVENTORY_WAIT: Duration = Duration::from_secs(60);
 
 impl Chunks {
     /// Orders repairs, a bounded number at a time.
     pub(super) fn schedule_repairs(&mut self) {
-        const EXAMINED_MAX: usize = 256;
         if self.under_goal.is_empty() || self.repairs_wait().is_some() {
             return;
         }
+        let excused = self.excused();
         let after = self.repair_cursor.map_or(Bound::Unbounded, Bound::Excluded);
-        let part: Vec<(u8, ChunkId)> =
-            self.under_goal.range((after, Bound::Unbounded)).take(EXAMINED_MAX).copied().collect();
-        self.repair_cursor = if part.len() < EXAMINED_MAX { None } else { part.last().copied() };
+        let mut part = Vec::new();
+        let mut last = None;
+        let mut rest = self.under_goal.range((after, Bound::Unbounded)).take(SEEN_MAX);
+        while let Some((live, chunk)) = rest.next().filter(|_| part.len() < EXAMINED_MAX) {
+            last = Some((*live, *chunk));
+            let entry = &self.entries[chunk];
+            if excused.is_empty() || self.waits_for(entry, *live, &excused).is_none() {
+                part.push((*live, *chunk));
+            }
+        }
+        let is_end = last.is_none_or(|last| self.under_goal.last() == Some(&last));
+        self.repair_cursor = if is_end { None } else { last };
         for (live, chunk) in part {
             self.repair(chunk, live);
         }
@@ -242,9 +254,12 @@ impl Chunks {
     }
 
     fn mass_disappearance(&self) -> Option<String> {
-        // What was drained is taken away on purpose.
-        let expected =
-            || self.servers.volumes().map(|(_, volume)| volume).filter(|volume| volume.drain != Drain::Noted);
+        // What was drained, or announced, goes away on purpose.
+        let excused: Vec<ServerId> = self.excused().into_iter().map(|one| one.server).collect();
+        let expected = || {
+            let volumes = self.servers.volumes().map(|(_, volume)| volume);
+            volumes.filter(|volume| volume.drain != Drain::Noted && !excused.contains(&volume.server))
+        };
         let known = expected().count();
         let away = || expected().filter(|volume| !volume.counts);
         let last = away().filter_map(|volume| volume.vanished).max()?;
@@ -259,7 +274,7 @@ impl Chunks {
         servers.sort_unstable();
         servers.dedup();
         let most = away.len() * 2 > known && servers.len() >= 2;
-        let machine = self.vanished_storage_machine();
+        let machine = self.vanished_storage_machine(&excused);
         if !most && machine.is_none() {
             return None;
         }
@@ -274,9 +289,10 @@ impl Chunks {
     }
 
     /// A storage machine with volumes on several servers, none of which counts.
-    fn vanished_storage_machine(&self) -> Option<String> {
+    fn vanished_storage_machine(&self, excused: &[ServerId]) -> Option<String> {
         let mut machines: std::collections::BTreeMap<&str, (bool, Vec<ServerId>)> = std::collections::BTreeMap::new();
-        for (_, volume) in self.servers.volumes().filter(|(_, volume)| volume.drain != Drain::Noted) {
+        let on_purpose = |volume: &Volume| volume.drain == Drain::Noted || excused.contains(&volume.server);
+        for (_, volume) in self.servers.volumes().filter(|(_, volume)| !on_purpose(volume)) {
             let Some(name) = volume.storage_machine() else { continue };
             let (any_counts, servers) = machines.entry(name).or_default();
             *any_counts |= volume.counts;

@@ -11,7 +11,7 @@ use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ServerId, VolumeId};
 use tokio::sync::Notify;
 
-use super::drain::DrainMarks;
+use super::drain::Marks;
 use super::index::ChunkSet;
 use super::pace::Pace;
 use super::types::{Command, Place, StreamId, VolumeReport, VolumeState};
@@ -156,7 +156,7 @@ pub(super) struct Servers {
     pub(super) servers: BTreeMap<ServerId, Server>,
     volumes: Vec<Volume>,
     slots: HashMap<VolumeId, u16>,
-    pub(super) marks: DrainMarks,
+    pub(super) marks: Marks,
 }
 
 impl Servers {
@@ -333,6 +333,7 @@ impl Servers {
     pub(super) fn forget(&mut self, id: ServerId) {
         if let Some(server) = self.servers.remove(&id) {
             self.marks.servers.remove(&id);
+            self.marks.maintenance.remove(&id);
             for slot in server.slots {
                 self.forget_volume(slot);
             }

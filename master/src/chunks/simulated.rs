@@ -92,10 +92,15 @@ impl Simulated {
 
     /// Every server connects and says what it holds.
     pub(super) fn connect(&mut self) {
+        self.connect_without(ServerId::new(0));
+    }
+
+    /// The same, but for one that this master has not seen since it started.
+    pub(super) fn connect_without(&mut self, away: ServerId) {
         let mut servers: Vec<ServerId> = self.disks.values().map(|disk| disk.server).collect();
         servers.dedup();
         servers.iter().for_each(|server| self.chunks.know_server(self.registration(*server)));
-        servers.into_iter().for_each(|server| self.connect_one(server));
+        servers.into_iter().filter(|server| *server != away).for_each(|server| self.connect_one(server));
     }
 
     fn registration(&self, server: ServerId) -> Registration {
@@ -162,13 +167,13 @@ impl Simulated {
                 self.chunks.heartbeat(now, server, stream, reports, Traffic::default());
             }
             self.chunks.tick(now);
+            self.carry_out();
             for (volume, mark) in self.chunks.drain_marks_to_record() {
                 assert!(
                     !mark.drained || self.disks[&volume].held.is_empty() || !self.disks[&volume].state.is_writable()
                 );
                 self.chunks.set_drain_mark(volume, mark);
             }
-            self.carry_out();
         }
     }
 

@@ -32,6 +32,10 @@ pub struct ServerView {
     pub last_heard: Option<Duration>,
     /// Its volumes.
     pub volumes: Vec<VolumeView>,
+    /// It may be away for so much longer without its copies being made anew.
+    pub maintenance: Option<Duration>,
+    /// All that it has is to be moved away.
+    pub draining: bool,
     /// What it has served.
     pub traffic: Traffic,
 }
@@ -186,6 +190,8 @@ impl Chunks {
             leaving: server.leaving,
             last_heard: server.last_heard.map(|heard| self.now.since(heard)),
             volumes: volumes.collect(),
+            maintenance: self.maintenance(server.id).map(|maintenance| self.now.until(maintenance.until)),
+            draining: self.is_server_draining(server.id),
             traffic: server.traffic,
         }
     }

@@ -4,13 +4,18 @@
 //! removed; what is forgotten takes its record along.
 
 use std::ops::{Bound, ControlFlow};
+use std::time::Duration;
 
 use prost::Message;
+use rfs_common::clock::SharedClock;
 use rfs_common::ids::{ServerId, VolumeId};
 
-use crate::chunks::{Chunks, DrainMark};
+use crate::chunks::{Chunks, DrainMark, Maintenance};
 use crate::namespace::records::{SystemKind, system_key};
 use crate::namespace::source::{Change, Source, StoreError, Table};
+
+/// Nobody may be away for longer: also a clock that was set does not make it more.
+pub(crate) const MAINTENANCE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What was asked of a volume.
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -29,6 +34,17 @@ pub(crate) struct AskedOfServerRecord {
     /// All volumes that it has or gets are to be emptied.
     #[prost(bool, tag = "1")]
     pub(crate) drain: bool,
+    /// Until when it may be away without its copies being made anew, in seconds since 1970; 0: no maintenance.
+    #[prost(sint64, tag = "2")]
+    pub(crate) maintenance_until_s: i64,
+}
+
+impl AskedOfServerRecord {
+    /// As it is recorded.
+    pub(crate) fn of(chunks: &Chunks, server: ServerId) -> AskedOfServerRecord {
+        let until = chunks.maintenance(server).map_or(0, |maintenance| maintenance.until_s);
+        AskedOfServerRecord { drain: chunks.is_server_draining(server), maintenance_until_s: until }
+    }
 }
 
 /// The change that stores what is asked of a volume.
@@ -62,18 +78,25 @@ pub(crate) fn changes_to_forget_volume(chunks: &Chunks, volume: VolumeId) -> Vec
 pub(crate) fn changes_to_forget_server(chunks: &Chunks, server: ServerId) -> Vec<Change> {
     let volumes = chunks.server(server).map(|view| view.volumes).unwrap_or_default();
     let of_volumes = volumes.iter().flat_map(|volume| changes_to_forget_volume(chunks, volume.report.volume));
-    let asked = chunks.is_server_draining(server);
+    let asked = AskedOfServerRecord::of(chunks, server) != AskedOfServerRecord::default();
     let of_server = asked.then(|| change_of_server(server, &AskedOfServerRecord::default()));
     of_volumes.chain(of_server).collect()
 }
 
 /// Tells the chunk table what the records say.
-pub(super) fn load(source: &dyn Source, chunks: &mut Chunks) -> Result<(), StoreError> {
+pub(super) fn load(source: &dyn Source, chunks: &mut Chunks, clock: &SharedClock) -> Result<(), StoreError> {
     for (id, record) in scan::<AskedOfVolumeRecord>(source, SystemKind::AskedOfVolume)? {
         chunks.set_drain_mark(VolumeId::new(id), DrainMark { wanted: record.drain, drained: record.drained });
     }
     for (id, record) in scan::<AskedOfServerRecord>(source, SystemKind::AskedOfServer)? {
-        chunks.set_server_draining(ServerId::new(id), record.drain);
+        let server = ServerId::new(id);
+        chunks.set_server_draining(server, record.drain);
+        if record.maintenance_until_s != 0 {
+            // One that is over by now is taken off the records like any other.
+            let left_s = record.maintenance_until_s.saturating_sub(clock.now().seconds());
+            let until = clock.monotonic() + Duration::from_secs(left_s.try_into().unwrap_or(0)).min(MAINTENANCE_MAX);
+            chunks.set_maintenance(server, Some(Maintenance { until, until_s: record.maintenance_until_s }));
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 //! says so), or when the same server registers anew.
 
 pub(crate) mod asked;
-pub mod drains;
+pub mod keeper;
 pub mod known;
 mod translate;
 
@@ -64,7 +64,7 @@ impl ClusterService {
         for registration in known::known_servers(state.source())? {
             state.with_chunks(|chunks, _| chunks.know_server(registration));
         }
-        state.with_chunks(|chunks, _| asked::load(state.source(), chunks))?;
+        state.with_chunks(|chunks, _| asked::load(state.source(), chunks, state.clock()))?;
         let strangers = Arc::new(Strangers::new("cluster", state.clock().clone()));
         Ok(ClusterService { state, strangers, next_stream: AtomicU64::new(1) })
     }

@@ -93,6 +93,7 @@ metrics! {
     VOLUME_DRAIN_LEFT_CHUNKS, Gauge, "rfs_volume_drain_left_chunks", "Chunks on a volume that is being drained, else 0.";
     VOLUME_DRAIN_LEFT_BYTES, Gauge, "rfs_volume_drain_left_bytes", "About how many bytes these have.";
     SERVER_CONNECTED, Gauge, "rfs_server_connected", "1 if the chunkserver is connected.";
+    SERVER_MAINTENANCE, Gauge, "rfs_server_maintenance", "1 if the chunkserver is in maintenance.";
     SERVER_READS, Counter, "rfs_server_chunk_reads_total", "Reads of chunks that a chunkserver answered.";
     SERVER_WRITES, Counter, "rfs_server_chunk_writes_total", "Writes to chunks that a chunkserver answered.";
     SERVER_READ_BYTES, Counter, "rfs_server_chunk_read_bytes_total", "Bytes of chunks that a chunkserver sent.";

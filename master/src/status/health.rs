@@ -35,7 +35,7 @@ pub(super) struct Verdict {
 pub(super) fn judge(findings: &Findings<'_>) -> Verdict {
     let mut problems: Vec<(Health, String)> = Vec::new();
     problems.extend(metadata_problems(findings));
-    problems.extend(chunk_problems(findings.summary, findings.stuck));
+    problems.extend(chunk_problems(findings));
     problems.extend(server_problems(findings));
     let health = problems.iter().map(|(health, _)| *health).max().unwrap_or(Health::Ok);
     problems.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
@@ -91,7 +91,8 @@ fn metadata_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     problems
 }
 
-fn chunk_problems(summary: &Summary, stuck: Option<&LackingChunk>) -> Vec<(Health, String)> {
+fn chunk_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
+    let (summary, stuck) = (findings.summary, findings.stuck);
     let mut problems = Vec::new();
     if summary.unavailable > 0 {
         let what = counted(summary.unavailable, "chunk");
@@ -111,7 +112,10 @@ fn chunk_problems(summary: &Summary, stuck: Option<&LackingChunk>) -> Vec<(Healt
         let doing = match (stuck, &summary.repairs_wait, summary.repairs_running) {
             (Some(chunk), _, _) => why(chunk),
             (None, Some(reason), _) => format!("repairs wait: {reason}"),
-            (None, None, 0) => "new ones are made soon".to_owned(),
+            (None, None, 0) => match findings.servers.iter().find(|server| is_excused(server)) {
+                Some(server) => format!("those on {} are waited for: it is in maintenance", server.host),
+                None => "new ones are made soon".to_owned(),
+            },
             (None, None, running) => {
                 format!("{} being made", if running == 1 { "1 is".to_owned() } else { format!("{running} are") })
             }
@@ -126,7 +130,7 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     let connected = findings.servers.iter().filter(|server| server.connected).count();
     for server in findings.servers {
         let (id, host) = (server.server, &server.host);
-        if !server.connected && is_drained(server) {
+        if !server.connected && (is_drained(server) || is_excused(server)) {
             continue;
         }
         if !server.connected {
@@ -196,6 +200,11 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     problems
 }
 
+/// Whether it is away and may be.
+fn is_excused(server: &ServerView) -> bool {
+    !server.connected && server.maintenance.is_some_and(|left| !left.is_zero())
+}
+
 /// Whether nothing that is needed is on any of its volumes, as an administrator wanted it.
 fn is_drained(server: &ServerView) -> bool {
     let drained = |volume: &VolumeView| volume.drain.as_ref().is_some_and(|drain| drain.drained);
@@ -207,6 +216,12 @@ fn notes(servers: &[ServerView]) -> Vec<String> {
     let mut notes = Vec::new();
     for server in servers {
         let (id, host) = (server.server, &server.host);
+        if let Some(left) = server.maintenance.filter(|left| !left.is_zero()) {
+            let (left, away) = (duration(left.as_secs().max(1)), if server.connected { "" } else { " and away" });
+            notes.push(format!(
+                "Chunkserver {id} on {host} is in maintenance{away}: what it holds is not made anew for {left} more."
+            ));
+        }
         if !server.connected && is_drained(server) {
             notes.push(format!(
                 "Chunkserver {id} on {host} is drained and away; `rfs admin forget-server {id}` forgets it."
@@ -304,6 +319,8 @@ mod tests {
                 version: String::new(),
                 connected: false,
                 leaving: false,
+                maintenance: None,
+                draining: false,
                 last_heard: Some(std::time::Duration::from_secs(ago)),
                 volumes: Vec::new(),
                 traffic: Default::default(),

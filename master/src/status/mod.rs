@@ -12,6 +12,7 @@ mod rates;
 mod redundancy;
 mod report;
 
+pub(crate) use self::affected::files_only_on;
 pub use self::affected::{AffectedFile, AffectedFiles};
 pub(crate) use self::drain::DrainRow;
 pub use self::gatherer::{Gatherer, StoreHandle};

@@ -119,6 +119,8 @@ pub struct ServerRow {
     pub version: String,
     pub connected: bool,
     pub last_seen_ms: Option<u64>,
+    pub maintenance_left_ms: Option<u64>,
+    pub draining: bool,
     pub reads: u64,
     pub writes: u64,
     pub read_bytes: u64,
@@ -223,6 +225,8 @@ impl From<ServerView> for ServerRow {
             version: view.version,
             connected,
             last_seen_ms: view.last_heard.map(|heard| heard.as_millis() as u64),
+            maintenance_left_ms: view.maintenance.map(|left| left.as_millis() as u64),
+            draining: view.draining,
             reads: view.traffic.reads,
             writes: view.traffic.writes,
             read_bytes: view.traffic.read_bytes,
@@ -341,6 +345,8 @@ impl From<ServerRow> for wire::Server {
             connected: row.connected,
             last_seen_ms: row.last_seen_ms.unwrap_or(0),
             volumes: volumes.collect(),
+            maintenance_left_ms: row.maintenance_left_ms,
+            draining: row.draining,
         }
     }
 }

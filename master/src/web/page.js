@@ -129,7 +129,8 @@ function servers(rows) {
       : `away for ${duration(server.last_seen_ms)}`;
     const title = element("tr", { class: "server" },
       element("th", { scope: "row" }, server.host || "?"),
-      cell(seen, server.connected ? "good" : "bad"),
+      cell([seen, server.maintenance_left_ms ? `, maintenance for ${duration(server.maintenance_left_ms)}` : "",
+        server.draining ? ", draining" : ""].join(""), server.connected ? "good" : server.maintenance_left_ms ? "warn" : "bad"),
       element("td", { colspan: "2" }, server.address),
       cell(`version ${server.version}`, "wide-only"),
       cell("", "wide-only"),

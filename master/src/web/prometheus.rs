@@ -53,8 +53,9 @@ fn gauges(status: &StatusReport, sessions: usize) -> Vec<(Metric, u64)> {
 }
 
 fn render_servers(text: &mut String, servers: &[ServerRow]) {
-    let each: [(Metric, Value<ServerRow>); 5] = [
+    let each: [(Metric, Value<ServerRow>); 6] = [
         (names::SERVER_CONNECTED, |server| server.connected.into()),
+        (names::SERVER_MAINTENANCE, |server| server.maintenance_left_ms.is_some_and(|left| left > 0).into()),
         (names::SERVER_READS, |server| server.reads),
         (names::SERVER_WRITES, |server| server.writes),
         (names::SERVER_READ_BYTES, |server| server.read_bytes),

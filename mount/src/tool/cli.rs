@@ -64,7 +64,7 @@ pub enum Command {
     Setgoal(SetgoalArguments),
     /// What is done with one volume: emptying it before it is taken away.
     Volume(VolumeArguments),
-    /// What is done with one chunkserver: emptying it before it is taken away.
+    /// What is done with one chunkserver: emptying it before it is taken away, and maintenance.
     Server(ServerArguments),
     /// Administration: export, restore and fold the metadata, forget a chunkserver or volume.
     Admin(AdminArguments),
@@ -162,6 +162,30 @@ pub enum ServerCommand {
         /// Whether to wait.
         #[command(flatten)]
         wait: WaitArguments,
+    },
+    /// For a while the chunkserver may go away without what it holds being made anew; new copies go elsewhere meanwhile.
+    Maintenance {
+        /// What to do.
+        #[command(subcommand)]
+        command: MaintenanceCommand,
+    },
+}
+
+/// Maintenance of a chunkserver.
+#[derive(Debug, Subcommand)]
+pub enum MaintenanceCommand {
+    /// Begins it, or gives it another end. Names what nobody can read while the chunkserver is away.
+    On {
+        /// Its id, 16 hexadecimal digits, as `rfs servers` shows it.
+        server: rfs_common::ids::ServerId,
+        /// How long from now (for example 30m; 7d at most).
+        #[arg(long = "for", value_name = "TIME", default_value = "30m")]
+        time: rfs_common::size::Period,
+    },
+    /// Ends it before its time: what the chunkserver holds is made anew if it is away.
+    Off {
+        /// Its id, 16 hexadecimal digits, as `rfs servers` shows it.
+        server: rfs_common::ids::ServerId,
     },
 }
 

@@ -25,6 +25,12 @@ pub(super) fn servers(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
                 (false, 1..1000) => "away since just now".to_owned(),
                 (false, away_ms) => format!("away for {}", ago(away_ms)),
             };
+            let maintenance = server.maintenance_left_ms.filter(|left| *left > 0);
+            let state = match (maintenance, server.draining) {
+                (Some(left), _) => format!("{state}, maintenance for {}", ago(left)),
+                (None, true) => format!("{state}, draining"),
+                (None, false) => state,
+            };
             vec![
                 ServerId::new(server.server).to_string(),
                 server.host.clone(),
@@ -140,7 +146,7 @@ pub(super) fn events(link: &mut MasterLink, arguments: &EventsArguments, form: F
     print_table(&["when", "severity", "what"], rows, "Nothing has happened yet.")
 }
 
-fn moment(unix_ms: i64) -> String {
+pub(super) fn moment(unix_ms: i64) -> String {
     // Whole seconds are enough for people.
     Time::from_seconds(unix_ms.div_euclid(1000)).to_string().replace(".000000000Z", "Z")
 }
@@ -157,6 +163,8 @@ fn server_document(server: &Server) -> Value {
         "version": server.version,
         "connected": server.connected,
         "last_seen_ms": server.last_seen_ms,
+        "maintenance_left_ms": server.maintenance_left_ms,
+        "draining": server.draining,
         "volumes": server.volumes.iter().map(|volume| volume_document(server, volume)).collect::<Vec<_>>(),
     })
 }

@@ -123,7 +123,7 @@ fn show_affected(affected: &AffectedFiles) -> anyhow::Result<()> {
     print_text("")
 }
 
-fn file_name(file: &AffectedFile) -> String {
+pub(super) fn file_name(file: &AffectedFile) -> String {
     if file.path.is_empty() { format!("inode {} (find -inum names it)", file.inode) } else { file.path.clone() }
 }
 

@@ -1,19 +1,22 @@
-//! `rfs volume` and `rfs server`: emptying what is to be taken away.
+//! `rfs volume` and `rfs server`: emptying what is to be taken away, and maintenance.
 
 use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use rfs_common::clock::SystemClock;
 use rfs_common::ids::VolumeId;
-use rfs_proto::admin::{DrainReply, DrainServerRequest, DrainVolumeRequest, DrainedVolume};
+use rfs_proto::admin::{
+    AffectedFile, DrainReply, DrainServerRequest, DrainVolumeRequest, DrainedVolume, MaintenanceRequest,
+};
 use serde_json::{Value, json};
 
-use super::cli::{ServerArguments, ServerCommand, VolumeArguments, VolumeCommand, WaitArguments};
-use super::cluster_lists::drain_document;
+use super::cli::{MaintenanceCommand, ServerArguments, ServerCommand, VolumeArguments, VolumeCommand, WaitArguments};
+use super::cluster_lists::{drain_document, moment};
 use super::master_link::MasterLink;
-use super::output::{Form, complain, print_json, print_text, spinner};
+use super::output::{Form, complain, counted, print_json, print_text, spinner};
+use super::status::file_name;
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -30,10 +33,52 @@ pub(super) fn volume(link: Link<'_>, arguments: &VolumeArguments, form: Form) ->
 
 /// `rfs server`
 pub(super) fn server(link: Link<'_>, arguments: &ServerArguments, form: Form) -> anyhow::Result<()> {
-    let ServerCommand::Drain { server, cancel, wait } = &arguments.command;
+    let (server, cancel, wait) = match &arguments.command {
+        ServerCommand::Drain { server, cancel, wait } => (server, cancel, wait),
+        ServerCommand::Maintenance { command } => return maintenance(&mut link(None)?, command, form),
+    };
     let request = DrainServerRequest { server: server.get(), cancel: *cancel };
     let ask = || link(None)?.call(|mut client| async move { client.drain_server(request).await });
     drain(&format!("Chunkserver {server}"), *cancel, wait, form, &ask)
+}
+
+fn maintenance(link: &mut MasterLink, command: &MaintenanceCommand, form: Form) -> anyhow::Result<()> {
+    let (server, for_ms) = match command {
+        MaintenanceCommand::On { server, time } => (server, time.get().as_millis() as u64),
+        MaintenanceCommand::Off { server } => (server, 0),
+    };
+    ensure!(for_ms > 0 || matches!(command, MaintenanceCommand::Off { .. }), "--for must be longer than nothing");
+    let request = MaintenanceRequest { server: server.get(), for_ms };
+    let reply = link.call(|mut client| async move { client.set_maintenance(request).await })?;
+    let files = reply.lone_files.unwrap_or_default();
+    if form == Form::Programs {
+        let file = |file: &AffectedFile| json!({ "path": file.path, "inode": file.inode, "chunks": file.chunks });
+        return print_json(&json!({
+            "server": server.to_string(), "until": reply.until, "lone_chunks": reply.lone_chunks,
+            "lone_files": files.files.iter().map(file).collect::<Vec<_>>(), "more": files.more,
+        }));
+    }
+    if reply.lone_chunks > 0 {
+        let chunks = counted(reply.lone_chunks, "chunk");
+        complain(&format!(
+            "rfs: warning: {chunks} on it have no other live copy, and cannot be read while it is away:"
+        ));
+        for file in &files.files {
+            complain(&format!("  {} ({})", file_name(file), counted(file.chunks, "chunk")));
+        }
+        if files.more {
+            complain("  and others");
+        }
+    }
+    match (command, reply.until) {
+        (MaintenanceCommand::On { time, .. }, until) => {
+            let until = moment(until.saturating_mul(1000));
+            print_text(&format!("Chunkserver {server} is in maintenance for {time}, until {until}: stop it now."))
+        }
+        (MaintenanceCommand::Off { .. }, _) => {
+            print_text(&format!("Chunkserver {server} is not in maintenance any more."))
+        }
+    }
 }
 
 /// Asks for it; asking again changes nothing and tells how far it is.

@@ -1,26 +1,27 @@
-//! Notes, as records and events, which volumes have been emptied, and which that were hold something again.
+//! Notes, as records and events, which volumes have been emptied, which that were hold something again, and which maintenance is
+//! over.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rfs_common::background::{Step, Worker};
-use rfs_common::ids::VolumeId;
+use rfs_common::ids::{ServerId, VolumeId};
 
-use super::asked;
+use super::asked::{self, AskedOfServerRecord};
 use crate::chunks::{Chunks, DrainMark, Severity};
 use crate::status::{MasterState, MasterStateExt};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Looks once a second; to be started as a worker.
-pub struct DrainKeeper {
+pub struct AskedKeeper {
     state: Arc<dyn MasterState>,
 }
 
-impl DrainKeeper {
+impl AskedKeeper {
     /// Of this master.
-    pub fn new(state: Arc<dyn MasterState>) -> DrainKeeper {
-        DrainKeeper { state }
+    pub fn new(state: Arc<dyn MasterState>) -> AskedKeeper {
+        AskedKeeper { state }
     }
 
     /// A store that takes no changes now is asked again a second later.
@@ -33,6 +34,25 @@ impl DrainKeeper {
             if let Ok(true) = self.state.commit_with_chunks(&decide, &mut follow) {
                 self.tell(volume, mark);
             }
+        }
+        for server in self.state.with_chunks(|chunks, _| chunks.maintenance_over()) {
+            self.end_maintenance(server);
+        }
+    }
+
+    fn end_maintenance(&self, server: ServerId) {
+        let decide = |chunks: &Chunks| {
+            let record = AskedOfServerRecord { maintenance_until_s: 0, ..AskedOfServerRecord::of(chunks, server) };
+            chunks.maintenance_over().contains(&server).then(|| vec![asked::change_of_server(server, &record)])
+        };
+        let mut follow = |chunks: &mut Chunks| chunks.set_maintenance(server, None);
+        if let Ok(true) = self.state.commit_with_chunks(&decide, &mut follow) {
+            let view = self.state.with_chunks(|chunks, _| chunks.server(server));
+            let (severity, then) = match view.is_some_and(|view| view.connected) {
+                true => (Severity::Information, "it is here"),
+                false => (Severity::Warning, "it is still away, and what it holds is made anew"),
+            };
+            self.state.report(severity, format!("the maintenance of chunkserver {server} is over: {then}"));
         }
     }
 
@@ -56,9 +76,9 @@ pub(crate) fn place_of(chunks: &Chunks, volume: VolumeId) -> String {
     found.unwrap_or_else(|| "not here".to_owned())
 }
 
-impl Worker for DrainKeeper {
+impl Worker for AskedKeeper {
     fn name(&self) -> String {
-        "drains".to_owned()
+        "asked".to_owned()
     }
 
     fn step(&mut self) -> Step {
@@ -67,17 +87,16 @@ impl Worker for DrainKeeper {
     }
 
     fn state(&self) -> String {
-        "looks once a second which volumes have been emptied".to_owned()
+        "looks once a second which volumes have been emptied and which maintenance is over".to_owned()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use rfs_common::ids::ServerId;
-
     use super::*;
-    use crate::chunks::{InventoryPart, Registration, ScrubReport, Signal, StreamId, VolumeReport, VolumeState};
-    use crate::cluster::asked::AskedOfServerRecord;
+    use crate::chunks::{
+        InventoryPart, Maintenance, Registration, ScrubReport, Signal, StreamId, VolumeReport, VolumeState,
+    };
     use crate::status::test_master::TestMaster;
 
     fn registration(volume: VolumeId) -> Registration {
@@ -103,7 +122,7 @@ mod tests {
         let (server, volume, stream) = (ServerId::new(1), VolumeId::new(7), StreamId(1));
         let wanted = DrainMark { wanted: true, drained: false };
         let master = TestMaster::new();
-        let keeper = DrainKeeper::new(master.clone());
+        let keeper = AskedKeeper::new(master.clone());
         master.with_chunks(|chunks, now| {
             chunks.register(now, registration(volume), stream, Signal::default()).unwrap();
             chunks.set_drain_mark(volume, wanted);
@@ -122,17 +141,48 @@ mod tests {
         assert_eq!(told, 1);
 
         let again = TestMaster::new();
-        again.with_chunks(|chunks, _| asked::load(&master.records, chunks)).unwrap();
+        again.with_chunks(|chunks, _| asked::load(&master.records, chunks, master.clock())).unwrap();
         assert_eq!(mark(&again), drained);
-        master.records.apply(&[asked::change_of_server(server, &AskedOfServerRecord { drain: true })]);
-        again.with_chunks(|chunks, _| asked::load(&master.records, chunks)).unwrap();
+        master
+            .records
+            .apply(&[asked::change_of_server(server, &AskedOfServerRecord { drain: true, maintenance_until_s: 0 })]);
+        again.with_chunks(|chunks, _| asked::load(&master.records, chunks, master.clock())).unwrap();
         assert!(again.with_chunks(|chunks, _| chunks.is_server_draining(server)));
         // Forgotten, it takes its records along.
         again.with_chunks(|chunks, _| chunks.know_server(registration(volume)));
         master.records.apply(&again.with_chunks(|chunks, _| asked::changes_to_forget_server(chunks, server)));
         let empty = TestMaster::new();
-        empty.with_chunks(|chunks, _| asked::load(&master.records, chunks)).unwrap();
+        empty.with_chunks(|chunks, _| asked::load(&master.records, chunks, master.clock())).unwrap();
         assert_eq!(mark(&empty), DrainMark::default());
         assert!(!empty.with_chunks(|chunks, _| chunks.is_server_draining(server)));
+    }
+
+    #[test]
+    fn a_maintenance_outlives_the_master_and_ends_by_itself() {
+        let server = ServerId::new(1);
+        let master = TestMaster::new();
+        let record = |until_s| AskedOfServerRecord { drain: false, maintenance_until_s: until_s };
+        let now_s = master.clock().now().seconds();
+        let until_s = now_s + 600;
+        master.records.apply(&[asked::change_of_server(server, &record(until_s))]);
+        let load = || master.with_chunks(|chunks, _| asked::load(&master.records, chunks, master.clock())).unwrap();
+        load();
+        let until = master.clock().monotonic() + Duration::from_secs(600);
+        let maintenance = || master.with_chunks(|chunks, _| chunks.maintenance(server));
+        assert_eq!(maintenance(), Some(Maintenance { until, until_s }));
+        let keeper = AskedKeeper::new(master.clone());
+        keeper.keep();
+        assert!(maintenance().is_some());
+        master.with_chunks(|chunks, _| chunks.tick(until));
+        keeper.keep();
+        assert_eq!(maintenance(), None);
+        load();
+        assert_eq!(maintenance(), None, "the record is gone");
+        // One that ended while the master was away.
+        master.records.apply(&[asked::change_of_server(server, &record(now_s - 5))]);
+        load();
+        keeper.keep();
+        assert_eq!(maintenance(), None);
+        assert_eq!(master.events_after(0).len(), 2);
     }
 }
