@@ -61,6 +61,7 @@ impl Chunks {
         server.last_heard = Some(now);
         server.registered = Some(now);
         server.leaving = false;
+        server.stopped = None;
         let named: Vec<VolumeId> = registration.volumes.iter().map(|report| report.volume).collect();
         for report in registration.volumes {
             let slot = self.servers.adopt(id, report);
@@ -412,6 +413,7 @@ impl Chunks {
     fn end_stream(&mut self, id: ServerId) {
         let Some(server) = self.servers.servers.get_mut(&id).filter(|server| server.stream.is_some()) else { return };
         server.stream = None;
+        server.stopped = server.leaving.then_some(self.now);
         server.outbox.clear();
         server.signal.raise();
         let slots = server.slots.clone();
@@ -460,6 +462,7 @@ impl Chunks {
         self.expire_commands();
         self.schedule_orphans();
         self.watch_drains();
+        self.pace.look(self.now, self.counters.left());
         self.asked_back.retain(|_, asked| self.now.since(*asked).as_secs() < 60);
         self.schedule();
     }

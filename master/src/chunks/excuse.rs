@@ -1,6 +1,7 @@
 //! Chunkservers whose absence is expected: what they hold is not made anew while they are *excused*.
 //!
-//! An administrator says beforehand that a chunkserver goes away for a while (maintenance). A chunk waits for such a server
+//! An administrator says beforehand that a chunkserver goes away for a while (maintenance), or it says so itself when it is
+//! stopped: most that are stopped are started again in a moment. A chunk waits for such a server
 //! only if it then has its goal: each excused server that holds, or may hold, a good copy of the chunk stands for one copy,
 //! and a chunk that lacks more gets what is lacking beyond that. A writer waits for nobody: it gets the copies that it needs.
 //!
@@ -24,6 +25,15 @@ pub struct Maintenance {
     pub until_s: i64,
 }
 
+/// Why a chunkserver may be away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excuse {
+    /// An administrator said so.
+    Maintenance,
+    /// It said goodbye.
+    CleanStop,
+}
+
 /// A chunkserver that is away, and whose copies are waited for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excused {
@@ -31,6 +41,8 @@ pub struct Excused {
     pub server: ServerId,
     /// Its machine.
     pub host: String,
+    /// Why.
+    pub why: Excuse,
     /// For how much longer.
     pub left: Duration,
 }
@@ -71,17 +83,20 @@ impl Chunks {
         chunks
     }
 
-    /// Until when the server is excused, if it is away and is.
-    fn excused_until(&self, server: &Server) -> Option<Monotonic> {
-        let until = self.maintenance(server.id)?.until;
-        (server.stream.is_none() && until > self.now).then_some(until)
+    /// Until when the server is excused, if it is away and is, and why.
+    fn excused_until(&self, server: &Server) -> Option<(Monotonic, Excuse)> {
+        let maintenance = self.maintenance(server.id).map(|maintenance| (maintenance.until, Excuse::Maintenance));
+        let stopped = server.stopped.map(|stopped| (stopped + self.config.clean_stop_wait, Excuse::CleanStop));
+        let excuses = maintenance.into_iter().chain(stopped);
+        let longest = excuses.max_by_key(|(until, _)| *until)?;
+        (server.stream.is_none() && longest.0 > self.now).then_some(longest)
     }
 
     /// All that are excused now.
     pub fn excused(&self) -> Vec<Excused> {
         let each = self.servers.servers.values().filter_map(|server| {
-            let left = self.now.until(self.excused_until(server)?);
-            Some(Excused { server: server.id, host: server.host.clone(), left })
+            let (until, why) = self.excused_until(server)?;
+            Some(Excused { server: server.id, host: server.host.clone(), why, left: self.now.until(until) })
         });
         each.collect()
     }

@@ -86,6 +86,29 @@ fn the_end_of_a_maintenance_that_is_taken_back_is_now() {
 }
 
 #[test]
+fn a_server_that_said_goodbye_has_a_minute_to_come_back() {
+    for goodbye in [true, false] {
+        let mut simulated = cluster(&[(2, &[1, 2]), (3, &[1, 2, 3])]);
+        match goodbye {
+            true => simulated.stop(ServerId::new(1)),
+            false => simulated.disconnect(ServerId::new(1)),
+        }
+        simulated.pass(50);
+        assert_eq!(simulated.made, if goodbye { 0 } else { 2 });
+        let excused = simulated.chunks.summary().excused;
+        assert_eq!(excused.iter().map(|one| one.why).collect::<Vec<_>>(), vec![Excuse::CleanStop; goodbye.into()]);
+        simulated.pass(20);
+        assert_eq!((simulated.made, simulated.chunks.summary().under_goal), (2, 0));
+    }
+    let mut simulated = cluster(&[(2, &[1, 2])]);
+    simulated.stop(ServerId::new(1));
+    simulated.pass(30);
+    simulated.connect_one(ServerId::new(1));
+    simulated.pass(100);
+    assert_eq!(simulated.made, 0);
+}
+
+#[test]
 fn a_master_that_has_not_seen_the_server_since_its_start_waits_as_well() {
     let mut simulated = Simulated::new(4, ChunksConfig::default(), &[&[LARGE][..]; 4]);
     simulated.put(2, MEBIBYTE, &on(&[1, 2]));

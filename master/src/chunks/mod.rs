@@ -41,7 +41,7 @@ use rfs_common::random::SharedRandom;
 pub use self::cluster_events::InventoryPart;
 pub use self::counters::Summary;
 pub use self::drain::{DrainHindrance, DrainMark, DrainView};
-pub use self::excuse::{Excused, Maintenance};
+pub use self::excuse::{Excuse, Excused, Maintenance};
 pub use self::lacking::{Hindrance, LackingChunk};
 pub use self::servers::{Signal, Traffic};
 pub use self::settle::{SettleCandidate, SettleView};
@@ -56,6 +56,7 @@ use self::counters::Counters;
 use self::deletion::Orphans;
 use self::index::{ChunkMap, CopyFlags, Entry};
 use self::orders::Orders;
+use self::pace::Pace;
 use self::servers::Servers;
 
 /// Where the copies of every chunk are. See the module's page.
@@ -89,6 +90,10 @@ pub struct Chunks {
     to_settle: BTreeSet<ChunkId>,
     /// Where the last look for work stopped, so that what cannot be helped does not keep the rest waiting.
     repair_cursor: Option<(u8, ChunkId)>,
+    /// Chunks with so many live copies waited for volumes to be free in this look: those with more come after them.
+    repair_class: Option<u8>,
+    /// How fast chunks get the copies that they lack.
+    pace: Pace,
     cleanup_cursor: Option<ChunkId>,
     /// See [`Chunks::take_left_open`].
     left_open: BTreeSet<ChunkId>,
@@ -131,6 +136,8 @@ impl Chunks {
             surplus: 0,
             to_settle: BTreeSet::new(),
             repair_cursor: None,
+            repair_class: None,
+            pace: Pace::default(),
             cleanup_cursor: None,
             left_open: BTreeSet::new(),
             asked_back: BTreeMap::new(),

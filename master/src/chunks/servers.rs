@@ -58,6 +58,8 @@ pub(super) struct Volume {
     /// Grants that include it: writers spread over volumes by this.
     pub(super) grants: u32,
     pub(super) repairs: u32,
+    /// Before this moment it takes no more of them, so that their rate stays within the limit.
+    pub(super) repairs_paced_until: Monotonic,
     pub(super) deletions: u32,
     pub(super) vanished: Option<Monotonic>,
     /// When its inventory was asked for, or expected unasked.
@@ -123,6 +125,8 @@ pub(super) struct Server {
     pub(super) last_heard: Option<Monotonic>,
     pub(super) registered: Option<Monotonic>,
     pub(super) leaving: bool,
+    /// When its stream ended after it had said goodbye, unless it is back.
+    pub(super) stopped: Option<Monotonic>,
     pub(super) slots: Vec<u16>,
     pub(super) outbox: VecDeque<Command>,
     pub(super) traffic: Traffic,
@@ -193,6 +197,7 @@ impl Servers {
             last_heard: None,
             registered: None,
             leaving: false,
+            stopped: None,
             slots: Vec::new(),
             outbox: VecDeque::new(),
             traffic: Traffic::default(),
@@ -238,6 +243,7 @@ impl Servers {
             bytes: 0,
             grants: 0,
             repairs: 0,
+            repairs_paced_until: Monotonic::START,
             deletions: 0,
             vanished: None,
             inventory_asked: None,

@@ -29,7 +29,12 @@ impl Chunks {
             }
         }
         if let Some(counted) = under {
-            self.under_goal.insert((counted.live, chunk));
+            let is_new = self.under_goal.insert((counted.live, chunk));
+            if is_new && self.repair_cursor.is_some_and(|(live, _)| counted.live < live) {
+                // Greater need than what is looked at now.
+                self.repair_cursor = None;
+                self.repair_class = None;
+            }
         }
         put(&mut self.unavailable, chunk, counted.is_some_and(|counted| counted.live == 0));
         put(&mut self.to_settle, chunk, suspect || lost);

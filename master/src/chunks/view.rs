@@ -132,6 +132,8 @@ impl Chunks {
         summary.repairs_running = self.orders.repairs_running;
         summary.deletions_waiting = (self.doomed.len() + self.surplus) as u64;
         summary.orphans = self.orphans.len() as u64;
+        summary.time_left = self.pace.time_left();
+        summary.excused = self.excused();
         summary.repairs_wait = if self.under_goal.is_empty() { None } else { self.repairs_wait() };
         let servers = self.servers.servers.values();
         let connected = servers.clone().filter(|server| server.stream.is_some()).count();

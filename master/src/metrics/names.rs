@@ -76,6 +76,8 @@ metrics! {
     CHUNKS_UNAVAILABLE, Gauge, "rfs_chunks_unavailable", "Chunks without a live copy.";
     CHUNKS_UNSETTLED, Gauge, "rfs_chunks_unsettled", "Chunks being written.";
     REPAIRS_RUNNING, Gauge, "rfs_repairs_running", "Copies being made by repair.";
+    REPAIR_LEFT_COPIES, Gauge, "rfs_repair_left_copies", "Copies to be made until no chunk with a live copy lacks any.";
+    REPAIR_LEFT_BYTES, Gauge, "rfs_repair_left_bytes", "About how many bytes these have.";
     DELETIONS_WAITING, Gauge, "rfs_deletions_waiting", "Chunks with copies to delete.";
     SERVERS_CONNECTED, Gauge, "rfs_servers_connected", "Chunkservers connected.";
     SERVERS_KNOWN, Gauge, "rfs_servers_known", "Chunkservers known.";

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::health::{counted, duration};
 use super::master_state::{MasterState, MasterStateExt};
-use crate::chunks::{CopyState, CopyView, Hindrance, LackingChunk};
+use crate::chunks::{CopyState, CopyView, Excuse, Excused, Hindrance, LackingChunk};
 use crate::namespace::names::paths_of;
 
 /// Chunks that are looked at: the engine's lock is held meanwhile.
@@ -122,14 +122,19 @@ pub(super) fn why(chunk: &LackingChunk) -> String {
             "a client has the right to write it, which is asked back first; then a copy is made".to_owned()
         }
         Hindrance::RepairsWait(reason) => format!("repairs wait: {reason}"),
-        Hindrance::Excused(one) => format!(
-            "a copy is on {}, which is in maintenance; one is made anew if it is not back in {}",
-            one.host,
-            duration(one.left.as_secs().max(1))
-        ),
+        Hindrance::Excused(one) => format!("a copy is on {}; one is made anew if it is not back by then", excuse(one)),
         Hindrance::Delay(seconds) => format!("a copy is made in {seconds} s"),
         Hindrance::Queued => "a copy is made soon".to_owned(),
         Hindrance::NoPlace { connected, full } => no_place(chunk, *connected, *full),
+    }
+}
+
+/// "h1, which is in maintenance for 5 min more".
+pub(super) fn excuse(one: &Excused) -> String {
+    let left = duration(one.left.as_secs().max(1));
+    match one.why {
+        Excuse::Maintenance => format!("{}, which is in maintenance for {left} more", one.host),
+        Excuse::CleanStop => format!("{}, which was stopped cleanly and is waited for for {left} more", one.host),
     }
 }
 

@@ -125,13 +125,13 @@ mod tests {
 
     #[test]
     fn a_drain_is_told_in_one_clause() {
-        assert_eq!(DrainRow::from(view()).words, "34 chunks with about 1.0 GiB left, about 5 min");
+        assert_eq!(DrainRow::from(view()).words, "34 chunks with about 1.0GiB left, about 5 min");
         let no_place = DrainHindrance::NoPlace { chunk: ChunkId::new(255), goal: 2, connected: 2, full: 1 };
         let stuck = DrainRow::from(DrainView { hindrance: Some(no_place), ..view() });
         assert!(stuck.stuck);
         assert_eq!(
             stuck.words,
-            "34 chunks with about 1.0 GiB left; it cannot finish: chunk 00000000000000ff of goal 2 has no other place (2 \
+            "34 chunks with about 1.0GiB left; it cannot finish: chunk 00000000000000ff of goal 2 has no other place (2 \
              chunkservers connected, 1 volume without room); add chunkservers or space, lower the goal, or cancel the drain"
         );
         let waits = DrainRow::from(DrainView { hindrance: Some(DrainHindrance::NotHere), ..view() });

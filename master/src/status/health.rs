@@ -2,7 +2,7 @@
 
 use crate::chunks::{LackingChunk, ServerView, Summary, VolumeState, VolumeView};
 
-use super::affected::why;
+use super::affected::{excuse, why};
 use super::drain::DrainRow;
 use super::report::{Health, MetadataReport};
 
@@ -112,12 +112,14 @@ fn chunk_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
         let doing = match (stuck, &summary.repairs_wait, summary.repairs_running) {
             (Some(chunk), _, _) => why(chunk),
             (None, Some(reason), _) => format!("repairs wait: {reason}"),
-            (None, None, 0) => match findings.servers.iter().find(|server| is_excused(server)) {
-                Some(server) => format!("those on {} are waited for: it is in maintenance", server.host),
+            (None, None, 0) => match summary.excused.iter().max_by_key(|one| one.left) {
+                Some(one) => format!("copies are on {}", excuse(one)),
                 None => "new ones are made soon".to_owned(),
             },
             (None, None, running) => {
-                format!("{} being made", if running == 1 { "1 is".to_owned() } else { format!("{running} are") })
+                let made = if running == 1 { "1 is".to_owned() } else { format!("{running} are") };
+                let left = summary.time_left.map(|left| format!(", about {} left", duration(left.as_secs().max(1))));
+                format!("{made} being made{}", left.unwrap_or_default())
             }
         };
         problems.push((Health::Degraded, format!("{what} {lack} copies{last}; {doing}.")));

@@ -63,7 +63,9 @@ function figures(status) {
     figure("Files", number(counts.files), `${bytes(counts.bytes)} in ${counted(counts.directories, "directory", "directories")}`),
     figure("Chunks", number(counts.chunks), counted(counts.copies, "live copy", "live copies")),
     figure("Lacking copies", number(status.under_goal),
-      `${number(status.unavailable)} unreadable; ${counted(status.repairs_running, "repair", "repairs")} running`),
+      `${number(status.unavailable)} unreadable; ${counted(status.repairs_running, "repair", "repairs")} running`
+      + (status.missing_copies ? `; ${bytes(status.missing_bytes)} to copy` : "")
+      + (status.repair_time_left_ms ? `, about ${duration(status.repair_time_left_ms)}` : "")),
     figure("Chunkservers", `${status.servers_up} of ${status.servers_known}`,
       `${status.volumes_in_service} of ${status.volumes_known} volumes`),
     figure("Being written", number(status.unsettled), `${counted(status.deletions_waiting, "deletion", "deletions")} waiting`),
