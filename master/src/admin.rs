@@ -5,22 +5,25 @@
 //! recursively walks the tree in batches of bounded size, each its own transaction, so that clients are not held up; what
 //! is created meanwhile inherits the goal of its directory.
 
+mod drain;
 mod exports;
 mod files;
 mod forget;
 mod goals;
+mod maintenance;
 
 use std::sync::Arc;
 
 use rfs_common::errno::Errno;
-use rfs_common::ids::Goal;
+use rfs_common::ids::{Goal, VolumeId};
 use rfs_proto::admin as wire;
 use rfs_proto::admin::admin_server::{Admin, AdminServer};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::status::Gatherer;
+use crate::chunks::{ServerView, VolumeView};
+use crate::status::{Gatherer, MasterState, MasterStateExt};
 
 /// Progress messages that wait for the network.
 const PROGRESS_MAX: usize = 16;
@@ -145,6 +148,30 @@ impl Admin for AdminService {
         self.blocking(move |gatherer| forget::server(&**gatherer.state(), &request)).await
     }
 
+    async fn drain_volume(
+        &self,
+        request: Request<wire::DrainVolumeRequest>,
+    ) -> Result<Response<wire::DrainReply>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |gatherer| drain::volume(&**gatherer.state(), &request)).await
+    }
+
+    async fn drain_server(
+        &self,
+        request: Request<wire::DrainServerRequest>,
+    ) -> Result<Response<wire::DrainReply>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |gatherer| drain::server(&**gatherer.state(), &request)).await
+    }
+
+    async fn set_maintenance(
+        &self,
+        request: Request<wire::MaintenanceRequest>,
+    ) -> Result<Response<wire::MaintenanceReply>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |gatherer| maintenance::set(&**gatherer.state(), &request)).await
+    }
+
     async fn forget_volume(
         &self,
         request: Request<wire::ForgetVolumeRequest>,
@@ -152,6 +179,16 @@ impl Admin for AdminService {
         let request = request.into_inner();
         self.blocking(move |gatherer| forget::volume(&**gatherer.state(), &request)).await
     }
+}
+
+/// The volume with its chunkserver.
+fn find_volume(state: &dyn MasterState, id: VolumeId) -> Result<(ServerView, VolumeView), Status> {
+    let servers = state.with_chunks(|chunks, _| chunks.servers());
+    let found = servers.into_iter().find_map(|server| {
+        let volume = server.volumes.iter().find(|volume| volume.report.volume == id).cloned()?;
+        Some((server, volume))
+    });
+    found.ok_or_else(|| Status::not_found(format!("no volume {id} is known; see `rfs volumes`")))
 }
 
 fn checkpoint(gatherer: &Gatherer) -> Result<wire::CheckpointReply, Status> {

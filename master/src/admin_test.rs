@@ -119,6 +119,7 @@ async fn what_loses_its_other_copies_while_a_server_is_forgotten_is_noted_before
     let held = |chunk| Held {
         chunk: ChunkId::new(chunk),
         version,
+        length: 0,
         open: false,
         suspect: false,
         unreadable: false,

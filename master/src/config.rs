@@ -57,6 +57,9 @@ pub struct MasterConfig {
     pub copies_min: usize,
     /// How long a chunk may lack copies before new ones are made, unless only one is left.
     pub repair_delay: Period,
+    /// How long a chunkserver that was stopped cleanly is waited for before what it held is made anew, also what it had the
+    /// last copy but one of.
+    pub clean_stop_wait: Period,
     /// How long repairs wait when most volumes vanished together.
     pub mass_outage_wait: Period,
     /// Volumes that vanish within this time of each other vanish together.
@@ -65,6 +68,8 @@ pub struct MasterConfig {
     pub orphan_chunk_grace: Period,
     /// Repairs that read from or write to one volume at a time.
     pub repairs_per_volume: u32,
+    /// Bytes a second that repairs and moves read from or write to one volume, on average; 0: no limit.
+    pub repair_rate: ByteSize,
     /// A chunkserver is away after this long without a heartbeat.
     pub chunkserver_expiry: Period,
 
@@ -124,10 +129,12 @@ impl Default for MasterConfig {
             connections_max: listener.connections_max,
             copies_min: engine.chunks.copies_min,
             repair_delay: Period::new(engine.chunks.repair_delay),
+            clean_stop_wait: Period::new(engine.chunks.clean_stop_wait),
             mass_outage_wait: Period::new(engine.chunks.mass_wait),
             mass_outage_window: Period::new(engine.chunks.mass_window),
             orphan_chunk_grace: Period::new(engine.chunks.orphan_grace),
             repairs_per_volume: engine.chunks.repairs_per_volume,
+            repair_rate: ByteSize::new(engine.chunks.repair_bytes_per_second),
             chunkserver_expiry: Period::new(engine.chunks.server_expiry),
             export_interval: Period::hours(1),
             export_folder: PathBuf::new(),
@@ -201,10 +208,12 @@ impl MasterConfig {
             chunks: ChunksConfig {
                 copies_min: self.copies_min,
                 repair_delay: self.repair_delay.get(),
+                clean_stop_wait: self.clean_stop_wait.get(),
                 mass_wait: self.mass_outage_wait.get(),
                 mass_window: self.mass_outage_window.get(),
                 orphan_grace: self.orphan_chunk_grace.get(),
                 repairs_per_volume: self.repairs_per_volume,
+                repair_bytes_per_second: self.repair_rate.get(),
                 server_expiry: self.chunkserver_expiry.get(),
                 ..ChunksConfig::default()
             },

@@ -26,6 +26,7 @@ use tonic::service::Routes;
 use crate::admin::AdminService;
 use crate::chunks::Severity;
 use crate::cluster::ClusterService;
+use crate::cluster::keeper::AskedKeeper;
 use crate::config::MasterConfig;
 use crate::engine::{CompareCopies, CopyDigests, Engine, Storage, Ticker};
 use crate::exports::{ExportWorker, Exports};
@@ -176,6 +177,7 @@ fn start_workers(
         background::start(ticker, shutdown.clone(), clock.clone()),
         background::start(export, shutdown.clone(), clock.clone()),
         background::start(gatherer.sampler(), shutdown.clone(), clock.clone()),
+        background::start(AskedKeeper::new(Arc::clone(gatherer.state())), shutdown.clone(), clock.clone()),
         background::start(RedundancyWatch::new(Arc::clone(gatherer.state())), shutdown.clone(), clock.clone()),
     ];
     started.into_iter().collect::<Result<_, _>>().context("cannot start a thread")

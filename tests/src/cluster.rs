@@ -84,6 +84,8 @@ pub struct Cluster {
     chunkservers: Vec<Daemon>,
     ports: Ports,
     volumes: Vec<XfsVolume>,
+    /// Folders that chunkservers have beside their first.
+    more_folders: Vec<(usize, PathBuf)>,
     mounts_made: Mutex<usize>,
     clock: SharedClock,
     // Last, so that it removes what the fields above have let go of.
@@ -159,6 +161,7 @@ impl Cluster {
             shape,
             ports,
             volumes: Vec::new(),
+            more_folders: Vec::new(),
             mounts_made: Mutex::new(0),
             clock: SystemClock::shared(),
             guardian,
@@ -335,11 +338,29 @@ impl Cluster {
         }
         let mut arguments: Vec<String> =
             ["--data", &daemon.data.display().to_string(), "--master", &master].map(str::to_owned).to_vec();
+        for (_, folder) in self.more_folders.iter().filter(|(owner, _)| *owner == index) {
+            arguments.extend(["--data".to_owned(), folder.display().to_string()]);
+        }
         let listen = format!("listen={HOST}:{}", self.ports.data[index]);
         for setting in std::iter::once(&listen).chain(&self.shape.chunkserver_settings) {
             arguments.extend(["-o".to_owned(), setting.clone()]);
         }
         daemon.start(&arguments, &self.guardian)
+    }
+
+    /// Makes one more volume for a chunkserver, which serves it from its next start on.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn add_volume(&mut self, index: usize) -> anyhow::Result<PathBuf> {
+        let folder = self.folder.join(format!("more{}", self.more_folders.len()));
+        fs::create_dir(&folder)?;
+        let daemon = &self.chunkservers[index];
+        let mut init = Command::new(program("chunkserver"));
+        init.arg("init").arg(&daemon.data).arg(&folder).args(["--master", &self.master_address()]);
+        run(init.args(["--host", &daemon.name, "--not-a-mount-point"]))?;
+        self.more_folders.push((index, folder.clone()));
+        Ok(folder)
     }
 
     /// Ends a chunkserver with SIGKILL.
@@ -383,8 +404,13 @@ impl Cluster {
 
     /// All chunk files of a chunkserver's volume.
     pub fn chunk_files(&self, index: usize) -> Vec<PathBuf> {
+        Self::chunk_files_in(self.chunkserver_folder(index))
+    }
+
+    /// All chunk files of the volume in a folder.
+    pub fn chunk_files_in(volume: &Path) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        let mut folders = vec![self.chunkserver_folder(index).join("chunks")];
+        let mut folders = vec![volume.join("chunks")];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let path = entry.path();

@@ -10,8 +10,9 @@ use rfs_common::ids::{ChunkId, ServerId, VolumeId};
 use rfs_proto::admin as wire;
 use tonic::Status;
 
+use super::find_volume;
 use crate::chunks::{Chunks, ServerView, Severity, VolumeView};
-use crate::cluster::known;
+use crate::cluster::{asked, known};
 use crate::namespace::source::Change;
 use crate::status::{MasterState, MasterStateExt, counted};
 
@@ -37,7 +38,10 @@ pub(super) fn server(
         &Giving {
             last_copies: &|chunks| chunks.last_copies_of(server),
             is_away: &|chunks| chunks.server(server).is_some_and(|view| !view.connected),
-            change: &|| Ok(vec![known::change_to_forget(server)]),
+            change: &|| {
+                let asked = state.with_chunks(|chunks, _| asked::changes_to_forget_server(chunks, server));
+                Ok(asked.into_iter().chain([known::change_to_forget(server)]).collect())
+            },
             forget: &|chunks| chunks.forget_server(server),
         },
     )?;
@@ -50,10 +54,7 @@ pub(super) fn volume(
     request: &wire::ForgetVolumeRequest,
 ) -> Result<wire::ForgetVolumeReply, Status> {
     let id = VolumeId::new(request.volume);
-    let servers = state.with_chunks(|chunks, _| chunks.servers());
-    let found = servers.iter().find_map(|server| Some((server, volume_of(server, id)?)));
-    let (server, volume) =
-        found.ok_or_else(|| Status::not_found(format!("no volume {id} is known; see `rfs volumes`")))?;
+    let (server, volume) = find_volume(state, id)?;
     let what = format!("volume {id} ({} on {})", volume.report.path, server.host);
     if server.connected && volume.named {
         return Err(Status::failed_precondition(format!(
@@ -74,7 +75,9 @@ pub(super) fn volume(
             },
             change: &|| {
                 let change = known::change_to_forget_volume(state.source(), id);
-                Ok(change.map_err(|error| crate::grpc::failed(error.to_string()))?.into_iter().collect())
+                let change = change.map_err(|error| crate::grpc::failed(error.to_string()))?;
+                let asked = state.with_chunks(|chunks, _| asked::changes_to_forget_volume(chunks, id));
+                Ok(change.into_iter().chain(asked).collect())
             },
             forget: &|chunks| chunks.forget_volume(id),
         },

@@ -56,6 +56,7 @@ fn held(chunk: u64, version: u32) -> Held {
     Held {
         chunk: ChunkId::new(chunk),
         version: ChunkVersion::new(version),
+        length: 0,
         open: false,
         suspect: false,
         unreadable: version == 0,

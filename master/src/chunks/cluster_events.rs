@@ -61,6 +61,7 @@ impl Chunks {
         server.last_heard = Some(now);
         server.registered = Some(now);
         server.leaving = false;
+        server.stopped = None;
         let named: Vec<VolumeId> = registration.volumes.iter().map(|report| report.volume).collect();
         for report in registration.volumes {
             let slot = self.servers.adopt(id, report);
@@ -204,7 +205,11 @@ impl Chunks {
         } else {
             self.orphans.remove(&(slot, held.chunk));
         }
-        self.servers.add_chunk(slot, held.chunk);
+        let bytes = entry.bytes();
+        self.servers.add_chunk(slot, held.chunk, bytes);
+        if u64::from(held.length) > bytes {
+            self.has_length(held.chunk, held.length);
+        }
         self.refresh(held.chunk);
         if newly_unreadable {
             self.notice_unreadable(slot, held.chunk);
@@ -318,7 +323,7 @@ impl Chunks {
         matches!(self.servers.volume(slot).inventory, Inventory::Receiving(_))
     }
 
-    fn refresh_volume(&mut self, slot: u16) {
+    pub(super) fn refresh_volume(&mut self, slot: u16) {
         let chunks: Vec<ChunkId> = self.servers.volume(slot).chunks.iter().copied().collect();
         for chunk in chunks {
             self.refresh(chunk);
@@ -421,6 +426,7 @@ impl Chunks {
     fn end_stream(&mut self, id: ServerId) {
         let Some(server) = self.servers.servers.get_mut(&id).filter(|server| server.stream.is_some()) else { return };
         server.stream = None;
+        server.stopped = server.leaving.then_some(self.now);
         server.outbox.clear();
         server.signal.raise();
         let slots = server.slots.clone();
@@ -436,7 +442,8 @@ impl Chunks {
     pub fn bad_copy(&mut self, volume: VolumeId, chunk: ChunkId, version: ChunkVersion, fault: &CopyFault) {
         let Some(slot) = self.servers.slot(volume) else { return };
         if version.get() == 0 && matches!(fault, CopyFault::Found(_)) {
-            let unreadable = Held { chunk, version, open: false, suspect: false, unreadable: true, bad: false };
+            let unreadable =
+                Held { chunk, version, length: 0, open: false, suspect: false, unreadable: true, bad: false };
             return self.hold(slot, &unreadable);
         }
         let Some(entry) = self.entries.get(&chunk) else { return };
@@ -467,6 +474,8 @@ impl Chunks {
         self.expire_servers();
         self.expire_commands();
         self.schedule_orphans();
+        self.watch_drains();
+        self.pace.look(self.now, self.counters.left());
         self.asked_back.retain(|_, asked| self.now.since(*asked).as_secs() < 60);
         self.schedule();
     }
@@ -487,6 +496,7 @@ impl Chunks {
 
     pub(super) fn schedule(&mut self) {
         self.schedule_repairs();
+        self.schedule_moves();
         self.schedule_deletions();
     }
 

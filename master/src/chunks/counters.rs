@@ -1,6 +1,10 @@
 //! How many chunks have how many of the copies they should have, kept up to date with every change of an entry.
 
+use std::time::Duration;
+
+use super::excuse::Excused;
 use super::index::Counted;
+use super::pace::Left;
 
 const GOALS: usize = 10;
 /// Live copies are counted up to this number; what has more is counted here.
@@ -23,6 +27,10 @@ pub struct Summary {
     pub last_copy: u64,
     /// Every chunk has its goal of live current copies on distinct servers.
     pub fully_replicated: bool,
+    /// Copies that have to be made until no chunk lacks any, chunks without any left out.
+    pub missing_copies: u64,
+    /// About how many bytes have to be copied until none lacks copies, chunks without any left out.
+    pub missing_bytes: u64,
     /// Chunks that a writer holds.
     pub unsettled: u64,
     /// Repairs under way.
@@ -31,6 +39,10 @@ pub struct Summary {
     pub deletions_waiting: u64,
     /// Copies that no record knows or that are newer than their record.
     pub orphans: u64,
+    /// At the present pace it takes so long until none lacks copies; nothing if nothing becomes less.
+    pub time_left: Option<Duration>,
+    /// Chunkservers that are away on purpose and waited for.
+    pub excused: Vec<Excused>,
     /// Why repairs wait, if they do.
     pub repairs_wait: Option<String>,
     /// Known servers and those connected.
@@ -45,27 +57,44 @@ pub struct Summary {
 pub(super) struct Counters {
     chunks: [[u64; LIVE_MAX as usize + 1]; GOALS],
     unsettled: u64,
+    missing_copies: u64,
+    missing_bytes: u64,
 }
 
 impl Default for Counters {
     fn default() -> Counters {
-        Counters { chunks: [[0; LIVE_MAX as usize + 1]; GOALS], unsettled: 0 }
+        Counters { chunks: [[0; LIVE_MAX as usize + 1]; GOALS], unsettled: 0, missing_copies: 0, missing_bytes: 0 }
     }
 }
 
 impl Counters {
-    pub(super) fn add(&mut self, counted: Counted) {
+    /// A chunk whose copies have so many bytes each.
+    pub(super) fn add(&mut self, counted: Counted, bytes: u64) {
         self.chunks[usize::from(counted.goal)][usize::from(counted.live)] += 1;
+        self.missing_copies += counted.missing();
+        self.missing_bytes += counted.missing() * bytes;
         self.unsettled += u64::from(!counted.settled);
     }
 
-    pub(super) fn remove(&mut self, counted: Counted) {
+    pub(super) fn remove(&mut self, counted: Counted, bytes: u64) {
         self.chunks[usize::from(counted.goal)][usize::from(counted.live)] -= 1;
+        self.missing_copies -= counted.missing();
+        self.missing_bytes -= counted.missing() * bytes;
         self.unsettled -= u64::from(!counted.settled);
     }
 
+    /// What repair has to do.
+    pub(super) fn left(&self) -> Left {
+        Left { copies: self.missing_copies, bytes: self.missing_bytes }
+    }
+
     pub(super) fn summary(&self) -> Summary {
-        let mut summary = Summary { unsettled: self.unsettled, ..Summary::default() };
+        let mut summary = Summary {
+            unsettled: self.unsettled,
+            missing_copies: self.missing_copies,
+            missing_bytes: self.missing_bytes,
+            ..Summary::default()
+        };
         for (goal, row) in self.chunks.iter().enumerate() {
             for (live, count) in row.iter().enumerate().filter(|(_, count)| **count > 0) {
                 summary.chunks.push((goal as u8, live as u8, *count));

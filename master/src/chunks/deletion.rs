@@ -49,7 +49,7 @@ impl Chunks {
         let mut slots: Vec<u16> = copies.iter().filter(reachable).filter(is_useless).map(|copy| copy.slot).collect();
         slots.extend(self.second_copies(entry));
         if slots.is_empty() && live > entry.goal() && self.writable_copies(entry) > usize::from(entry.goal()) {
-            slots.extend(self.fullest(entry));
+            slots.extend(self.least_wanted(entry));
         }
         slots
     }
@@ -64,11 +64,14 @@ impl Chunks {
         !entry.is_settled() || entry.is_repairing() || self.writers.contains_key(&chunk)
     }
 
-    /// Good copies whose server has another good one.
+    /// Good copies whose server has another good one: those on volumes that are being drained rather than others.
     fn second_copies(&self, entry: &Entry) -> Vec<u16> {
         let mut servers: Vec<ServerId> = Vec::new();
         let mut second = Vec::new();
-        for copy in entry.copies().iter().filter(|copy| self.is_live_and_good(entry, copy)) {
+        let mut good: Vec<&HeldCopy> =
+            entry.copies().iter().filter(|copy| self.is_live_and_good(entry, copy)).collect();
+        good.sort_by_key(|copy| self.servers.volume(copy.slot).is_draining());
+        for copy in good {
             let volume = self.servers.volume(copy.slot);
             if !servers.contains(&volume.server) {
                 servers.push(volume.server);
@@ -79,15 +82,18 @@ impl Chunks {
         second
     }
 
-    /// The good live copy on the volume with the smallest share of free space.
-    fn fullest(&self, entry: &Entry) -> Option<u16> {
+    /// The good live copy on a volume that is being drained, else on the one with the smallest share of free space.
+    fn least_wanted(&self, entry: &Entry) -> Option<u16> {
         let live = entry.copies().iter().filter(|copy| self.is_live_and_good(entry, copy));
         let writable = live.filter(|copy| self.servers.volume(copy.slot).takes_writes());
         let free_share = |slot: u16| {
             let report = &self.servers.volume(slot).report;
             u128::from(report.free) * 1_000_000 / u128::from(report.total.max(1))
         };
-        writable.map(|copy| copy.slot).min_by_key(|slot| free_share(*slot))
+        writable.map(|copy| copy.slot).min_by_key(|slot| {
+            let stays = !self.servers.volume(*slot).is_draining();
+            (stays, free_share(*slot))
+        })
     }
 
     /// Orders deletions, a bounded number at a time.

@@ -39,6 +39,10 @@ pub(super) type IdHash = BuildHasherDefault<IdHasher>;
 pub(super) type ChunkSet = std::collections::HashSet<ChunkId, IdHash>;
 pub(super) type ChunkMap<T> = std::collections::HashMap<ChunkId, T, IdHash>;
 
+/// Lengths are remembered in units of this: those of whole chunks fit into two bytes then.
+const PAGE_BYTES: u64 = 4096;
+const _: () = assert!(rfs_common::leaf::CHUNK_BYTES as u64 / PAGE_BYTES <= u16::MAX as u64);
+
 /// What is remarkable about a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct CopyFlags(u8);
@@ -146,6 +150,13 @@ pub(super) struct Counted {
     pub(super) settled: bool,
 }
 
+impl Counted {
+    /// How many copies can be made and are not there.
+    pub(super) fn missing(self) -> u64 {
+        if self.live == 0 { 0 } else { u64::from(self.goal.saturating_sub(self.live)) }
+    }
+}
+
 /// A chunk.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
@@ -156,6 +167,8 @@ pub(super) struct Entry {
     /// Since when it lacks copies, in seconds of the chunk table's clock plus one; 0: it does not.
     pub(super) under_since_s: u32,
     pub(super) counted: Option<Counted>,
+    /// Its length in pages, rounded up, as far as it is known: for sums and estimates, never to decide what a copy has to hold.
+    pages: u16,
     /// Whether it was counted among the chunks with copies that should go.
     pub(super) counted_surplus: bool,
     goal: u8,
@@ -172,6 +185,7 @@ impl Entry {
             granted: info.granted.get(),
             copies: Copies::Few(0, [HeldCopy::default(); Copies::FEW_MAX]),
             under_since_s: 0,
+            pages: 0,
             counted: None,
             counted_surplus: false,
             goal: info.goal.get(),
@@ -269,6 +283,17 @@ impl Entry {
         let copy = self.copies()[index];
         self.copies.remove(index);
         Some(copy)
+    }
+
+    /// About how long each copy is.
+    pub(super) fn bytes(&self) -> u64 {
+        u64::from(self.pages) * PAGE_BYTES
+    }
+
+    /// Takes over a length; returns whether that changed [`Entry::bytes`].
+    pub(super) fn set_length(&mut self, length: u32) -> bool {
+        let pages = u64::from(length).div_ceil(PAGE_BYTES) as u16;
+        std::mem::replace(&mut self.pages, pages) != pages
     }
 
     pub(super) fn inode(&self) -> InodeId {

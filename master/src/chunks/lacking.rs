@@ -3,8 +3,8 @@
 use rfs_common::ids::{ChunkId, InodeId};
 
 use super::Chunks;
+use super::excuse::Excused;
 use super::index::Entry;
-use super::types::VolumeState;
 use super::view::CopyView;
 
 /// Why a chunk has not got its missing copies back.
@@ -18,6 +18,8 @@ pub enum Hindrance {
     BeingWritten,
     /// No repair is begun at the moment, for this reason.
     RepairsWait(String),
+    /// A chunkserver that has a copy is away on purpose, and is waited for.
+    Excused(Excused),
     /// It lacked copies only just now; in this many seconds they are made.
     Delay(u64),
     /// No volume can take another copy: every chunkserver that is there has one, or has no room.
@@ -84,6 +86,9 @@ impl Chunks {
         if entry.is_repairing() {
             return Hindrance::BeingMade;
         }
+        if let Some(excused) = self.waits_for(entry, live, &self.excused()) {
+            return Hindrance::Excused(excused.clone());
+        }
         if self.is_waiting_for_servers()
             && let Some(reason) = self.repairs_wait()
         {
@@ -106,9 +111,7 @@ impl Chunks {
     }
 
     fn no_place(&self) -> Hindrance {
-        let connected = self.servers.servers.values().filter(|server| server.stream.is_some()).count();
-        let is_full = |state: VolumeState, free: u64| state == VolumeState::Full || free == 0;
-        let full = self.servers.volumes().filter(|(_, v)| v.counts && is_full(v.report.state, v.report.free)).count();
+        let (connected, full) = self.connected_and_full();
         Hindrance::NoPlace { connected, full }
     }
 }

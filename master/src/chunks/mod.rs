@@ -18,9 +18,12 @@ pub mod types;
 mod cluster_events;
 mod counters;
 mod deletion;
+mod drain;
+mod excuse;
 mod index;
 mod lacking;
 mod orders;
+mod pace;
 mod placement;
 mod repair;
 mod servers;
@@ -37,6 +40,8 @@ use rfs_common::random::SharedRandom;
 
 pub use self::cluster_events::InventoryPart;
 pub use self::counters::Summary;
+pub use self::drain::{DrainHindrance, DrainMark, DrainView};
+pub use self::excuse::{Excuse, Excused, Maintenance};
 pub use self::lacking::{Hindrance, LackingChunk};
 pub use self::servers::{Signal, Traffic};
 pub use self::settle::{SettleCandidate, SettleView};
@@ -51,6 +56,7 @@ use self::counters::Counters;
 use self::deletion::Orphans;
 use self::index::{ChunkMap, CopyFlags, Entry};
 use self::orders::Orders;
+use self::pace::Pace;
 use self::servers::Servers;
 
 /// Where the copies of every chunk are. See the module's page.
@@ -84,6 +90,10 @@ pub struct Chunks {
     to_settle: BTreeSet<ChunkId>,
     /// Where the last look for work stopped, so that what cannot be helped does not keep the rest waiting.
     repair_cursor: Option<(u8, ChunkId)>,
+    /// Chunks with so many live copies waited for volumes to be free in this look: those with more come after them.
+    repair_class: Option<u8>,
+    /// How fast chunks get the copies that they lack.
+    pace: Pace,
     cleanup_cursor: Option<ChunkId>,
     /// See [`Chunks::take_left_open`].
     left_open: BTreeSet<ChunkId>,
@@ -128,6 +138,8 @@ impl Chunks {
             surplus: 0,
             to_settle: BTreeSet::new(),
             repair_cursor: None,
+            repair_class: None,
+            pace: Pace::default(),
             cleanup_cursor: None,
             left_open: BTreeSet::new(),
             asked_back: BTreeMap::new(),
@@ -278,6 +290,24 @@ impl Chunks {
         self.freed(chunk);
     }
 
+    /// So many bytes of the chunk are valid, as a record says.
+    pub fn has_length(&mut self, chunk: ChunkId, length: u32) {
+        let Some(entry) = self.entries.get_mut(&chunk) else { return };
+        let before = entry.bytes();
+        if !entry.set_length(length) {
+            return;
+        }
+        let after = entry.bytes();
+        if let Some(counted) = entry.counted {
+            self.counters.remove(counted, before);
+            self.counters.add(counted, after);
+        }
+        for copy in entry.copies() {
+            let volume = self.servers.volume_mut(copy.slot);
+            volume.bytes = volume.bytes - before + after;
+        }
+    }
+
     /// What is known of a chunk's record.
     pub fn info(&self, chunk: ChunkId) -> Option<ChunkInfo> {
         self.entries.get(&chunk).filter(|entry| !entry.is_doomed()).map(Entry::info)
@@ -349,11 +379,12 @@ impl Chunks {
     pub fn granted(&mut self, chunk: ChunkId, version_from: ChunkVersion, version: ChunkVersion, places: &[Place]) {
         let slots: Vec<u16> = places.iter().filter_map(|place| self.servers.slot(place.volume)).collect();
         let Some(entry) = self.entries.get_mut(&chunk) else { return };
+        let bytes = entry.bytes();
         let before = entry.grant(version_from, version, &slots);
         self.servers.grants_ended(&before);
         self.servers.grants_begun(&slots);
         for slot in slots {
-            self.servers.add_chunk(slot, chunk);
+            self.servers.add_chunk(slot, chunk, bytes);
         }
         self.refresh(chunk);
     }
@@ -473,6 +504,9 @@ impl Chunks {
         }
     }
 }
+
+#[cfg(test)]
+mod simulated;
 
 #[cfg(test)]
 #[path = "property_test.rs"]

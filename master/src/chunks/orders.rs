@@ -10,7 +10,7 @@ use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId};
 
 use super::Chunks;
-use super::index::{ChunkMap, CopyFlags, HeldCopy};
+use super::index::{ChunkMap, CopyFlags, Entry, HeldCopy};
 use super::types::{Command, CommandId, CommandResult, Order, OrderId, Outcome, Place, RaiseOf, Severity, StreamId};
 
 /// After a failure, a chunk is left alone for this long.
@@ -76,6 +76,14 @@ impl Orders {
     /// Whether something failed with this chunk a moment ago.
     pub(super) fn is_paused(&self, chunk: ChunkId) -> bool {
         self.paused.contains_key(&chunk)
+    }
+
+    /// Whether a copy may yet be made on the volume, waited for or not.
+    pub(super) fn may_arrive(&self, slot: u16) -> bool {
+        let makes = |pending: &Pending| {
+            pending.slot == slot && matches!(pending.purpose, Purpose::Repair { .. } | Purpose::Replicate { .. })
+        };
+        self.commands.values().any(makes)
     }
 
     /// The servers that may yet make a copy of the chunk, waited for or not.
@@ -274,7 +282,7 @@ impl Chunks {
         let (Purpose::Repair { version, .. } | Purpose::Replicate { version, .. }) = pending.purpose else { return };
         let Some(entry) = self.entries.get_mut(&chunk).filter(|entry| entry.copy_on(slot).is_none()) else { return };
         entry.push_copy(HeldCopy { version: version.get(), slot, flags: CopyFlags::NONE });
-        self.servers.add_chunk(slot, chunk);
+        self.servers.add_chunk(slot, chunk, entry.bytes());
     }
 
     /// Ends the wait for commands that took too long. They stay known for a late result.
@@ -401,12 +409,13 @@ impl Chunks {
             Some(copy) => copy.version = version,
             None => entry.push_copy(HeldCopy { version, slot, flags: CopyFlags::NONE }),
         }
-        self.servers.add_chunk(slot, chunk);
+        self.servers.add_chunk(slot, chunk, entry.bytes());
     }
 
     /// There is no such copy any more.
     pub(super) fn drop_copy(&mut self, slot: u16, chunk: ChunkId) {
-        self.servers.volume_mut(slot).chunks.remove(&chunk);
+        let bytes = self.entries.get(&chunk).map_or(0, Entry::bytes);
+        self.servers.remove_chunk(slot, chunk, bytes);
         self.orphans.remove(&(slot, chunk));
         let removed = self.entries.get_mut(&chunk).and_then(|entry| entry.remove_copy(slot));
         if removed.is_some_and(|copy| copy.flags.has(CopyFlags::GRANTED)) {

@@ -34,6 +34,8 @@ struct World {
     next_chunk: u64,
     /// Whether a chunkserver was told of a bad copy: those differ from the model's disks.
     bad: BTreeSet<(VolumeId, ChunkId)>,
+    /// Servers on which a second copy may be: one of their volumes was drained once.
+    may_hold_two: BTreeSet<ServerId>,
 }
 
 #[derive(Debug, Clone)]
@@ -52,6 +54,8 @@ enum Event {
     Bad(u8),
     Damage(u8),
     Forget(u8),
+    Drain(u8, bool),
+    DrainServer(u8, bool),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -70,6 +74,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => any::<u8>().prop_map(Event::Bad),
         1 => any::<u8>().prop_map(Event::Damage),
         1 => any::<u8>().prop_map(Event::Forget),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(which, wanted)| Event::Drain(which, wanted)),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(which, wanted)| Event::DrainServer(which, wanted)),
     ];
     proptest::collection::vec(event, 1..120)
 }
@@ -98,6 +104,7 @@ impl World {
             next_stream: 1,
             next_chunk: 1,
             bad: BTreeSet::new(),
+            may_hold_two: BTreeSet::new(),
         };
         for server in 1..=servers {
             world.connect(ServerId::new(server));
@@ -165,6 +172,17 @@ impl World {
             Event::Pass(ms) => self.pass(Duration::from_millis(u64::from(ms))),
             Event::Bad(which) => self.bad(which),
             Event::Damage(which) => self.damage(which),
+            Event::Drain(which, wanted) => {
+                let all = self.machines.iter().flat_map(|(id, m)| m.volumes.keys().map(|volume| (*id, *volume)));
+                let (server, volume) = pick(all, which).unwrap();
+                self.chunks.set_drain_mark(volume, DrainMark { wanted, drained: false });
+                self.may_hold_two.insert(server);
+            }
+            Event::DrainServer(which, wanted) => {
+                let server = pick(self.machines.keys().copied(), which).unwrap();
+                self.chunks.set_server_draining(server, wanted);
+                self.may_hold_two.insert(server);
+            }
             Event::Forget(which) => {
                 let id = pick(self.machines.keys().copied(), which).unwrap();
                 // Forgotten only when empty, or the model would have to lose data with it.
@@ -264,10 +282,25 @@ impl World {
         }
         self.chunks.tick(self.now);
         self.settle();
+        self.record_drains();
         for chunk in self.chunks.removed_everywhere() {
             let left = self.machines.values().flat_map(|m| m.volumes.values()).any(|disk| disk.contains_key(&chunk));
             assert!(!left, "chunk {chunk} is called gone but a copy is left");
             self.chunks.forget_freed(chunk);
+        }
+    }
+
+    /// What the engine does. What is called drained is empty, and nothing is on its way there.
+    fn record_drains(&mut self) {
+        for (volume, mark) in self.chunks.drain_marks_to_record() {
+            let machine = self.machines.values().find(|machine| machine.volumes.contains_key(&volume)).unwrap();
+            let comes =
+                |command: &Command| matches!(command.order, Order::Replicate { volume: to, .. } if to == volume);
+            if mark.drained {
+                assert!(machine.volumes[&volume].is_empty(), "{volume} is called drained and holds copies");
+                assert!(!machine.queue.iter().any(comes), "{volume} is called drained and a copy is on its way");
+            }
+            self.chunks.set_drain_mark(volume, mark);
         }
     }
 
@@ -358,9 +391,14 @@ impl World {
                 let info = self.records[chunk];
                 assert!(info.is_settled() && info.version == *version, "{chunk} is replicated while it is written");
                 assert_eq!(self.chunks.writer(*chunk), None);
-                let other =
-                    self.machines[&server].volumes.iter().any(|(id, disk)| id != volume && disk.contains_key(chunk));
+                let slot = |volume: &VolumeId| self.chunks.servers.slot(*volume).unwrap();
+                let drains = |volume: &VolumeId| self.chunks.servers.volume(slot(volume)).is_draining();
+                let mut others = self.machines[&server].volumes.iter().filter(|(id, _)| *id != volume);
+                let other = others.any(|(id, disk)| disk.contains_key(chunk) && !drains(id));
                 assert!(!other, "a second copy of {chunk} on server {server}");
+                let last = self.chunks.live_copies(*chunk) == 1;
+                assert!(last || !drains(volume), "{chunk} is copied to {volume}, which is being drained");
+                assert!(!self.chunks.drain_mark(*volume).drained || !drains(volume), "{volume} was called drained");
                 assert_eq!(self.chunks.begin_write(*chunk, SESSION).err(), Some(WriteRefusal::Busy));
             }
             Order::Raise { .. } => {}
@@ -396,7 +434,7 @@ impl World {
         for (id, machine) in &self.machines {
             let mut seen = BTreeSet::new();
             for chunk in machine.volumes.values().flat_map(BTreeMap::keys) {
-                assert!(seen.insert(chunk), "two copies of {chunk} on server {id}");
+                assert!(seen.insert(chunk) || self.may_hold_two.contains(id), "two copies of {chunk} on server {id}");
             }
         }
     }
@@ -406,7 +444,8 @@ impl World {
         let (mut under, mut unavailable) = (BTreeSet::new(), BTreeSet::new());
         for (chunk, entry) in self.chunks.entries.iter().filter(|(_, entry)| !entry.is_doomed()) {
             let live = self.chunks.live_servers(entry);
-            recount.add(index::Counted { goal: entry.goal(), live, settled: entry.is_settled() });
+            let counted = index::Counted { goal: entry.goal(), live, settled: entry.is_settled() };
+            recount.add(counted, entry.bytes());
             if live > 0 && live < entry.goal() {
                 under.insert((live, *chunk));
             }
@@ -422,9 +461,37 @@ impl World {
         let lacking: BTreeSet<ChunkId> = self.chunks.lacking(usize::MAX).iter().map(|lacks| lacks.chunk).collect();
         assert_eq!(lacking, under.iter().map(|(_, chunk)| *chunk).chain(unavailable).collect());
         assert_eq!(self.chunks.entries.values().filter(|entry| !entry.is_doomed()).count(), self.records.len());
+        self.check_volumes();
         let grants: u32 = self.chunks.servers.volumes().map(|(_, volume)| volume.grants).sum();
         let granted: usize = self.writing.values().map(Vec::len).sum();
         assert_eq!(grants as usize, granted, "grants of volumes");
+    }
+}
+
+impl World {
+    fn check_volumes(&self) {
+        for (slot, volume) in self.chunks.servers.volumes() {
+            let entries = volume.chunks.iter().map(|chunk| (chunk, &self.chunks.entries[chunk]));
+            let bytes: u64 = entries.clone().map(|(_, entry)| entry.bytes()).sum();
+            assert_eq!(volume.bytes, bytes, "bytes of {}", volume.id);
+            let is_needed = |(_, entry): &(&ChunkId, &index::Entry)| {
+                let stays = |copy: &&index::HeldCopy| {
+                    self.chunks.is_live_and_good(entry, copy) && self.chunks.servers.volume(copy.slot).keeps_copies()
+                };
+                let staying: BTreeSet<ServerId> = entry
+                    .copies()
+                    .iter()
+                    .filter(stays)
+                    .map(|copy| self.chunks.servers.volume(copy.slot).server)
+                    .collect();
+                let copy = entry.copy_on(slot).unwrap();
+                let useless = copy.flags.has(index::CopyFlags::BAD) || copy.flags.has(index::CopyFlags::DELETING);
+                let lacks = staying.len() < usize::from(entry.goal());
+                volume.is_draining() && !entry.is_doomed() && lacks && entry.is_current(copy) && !useless
+            };
+            let needed: BTreeSet<ChunkId> = entries.filter(is_needed).map(|(chunk, _)| *chunk).collect();
+            assert_eq!(volume.needed, needed, "what is needed on {}", volume.id);
+        }
     }
 }
 
@@ -446,7 +513,8 @@ fn report(volume: VolumeId) -> VolumeReport {
 
 fn held(chunk: ChunkId, version: u32) -> Held {
     let version = ChunkVersion::new(version);
-    Held { chunk, version, open: false, suspect: false, unreadable: version.get() == 0, bad: false }
+    let length = chunk.get() as u32 * 5000;
+    Held { chunk, version, length, open: false, suspect: false, unreadable: version.get() == 0, bad: false }
 }
 
 fn parts(order: &Order) -> (VolumeId, ChunkId) {
@@ -516,6 +584,12 @@ proptest! {
 impl World {
     /// Everything comes back and nothing is written any more: all that can have all its copies gets them.
     fn recover(&mut self) {
+        for server in self.machines.keys() {
+            self.chunks.set_server_draining(*server, false);
+        }
+        for volume in self.machines.values().flat_map(|machine| machine.volumes.keys()) {
+            self.chunks.set_drain_mark(*volume, DrainMark::default());
+        }
         while let Some(chunk) = self.writing.keys().next().copied() {
             self.free_chunk(chunk);
         }

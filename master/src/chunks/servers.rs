@@ -4,14 +4,16 @@
 //! A volume *counts* while its server is connected, its inventory is complete and it can be read: only then are the
 //! copies on it live.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ServerId, VolumeId};
 use tokio::sync::Notify;
 
+use super::drain::Marks;
 use super::index::ChunkSet;
+use super::pace::Pace;
 use super::types::{Command, Place, StreamId, VolumeReport, VolumeState};
 
 /// Wakes whoever sends a server's commands.
@@ -51,9 +53,13 @@ pub(super) struct Volume {
     /// Whether copies on it are live; changed only together with the entries of its chunks.
     pub(super) counts: bool,
     pub(super) chunks: ChunkSet,
+    /// About how many bytes their copies take here.
+    pub(super) bytes: u64,
     /// Grants that include it: writers spread over volumes by this.
     pub(super) grants: u32,
     pub(super) repairs: u32,
+    /// Before this moment it takes no more of them, so that their rate stays within the limit.
+    pub(super) repairs_paced_until: Monotonic,
     pub(super) deletions: u32,
     pub(super) vanished: Option<Monotonic>,
     /// When its inventory was asked for, or expected unasked.
@@ -61,11 +67,41 @@ pub(super) struct Volume {
     pub(super) forgotten: bool,
     /// Its server named it when it registered last, or has not registered yet.
     pub(super) named: bool,
+    /// Whether an administrator wants nothing on it.
+    pub(super) drain: Drain,
+    /// While it is being drained: chunks that need their copy here until there is one more elsewhere.
+    pub(super) needed: BTreeSet<ChunkId>,
+    /// Where the last look for copies to move stopped.
+    pub(super) needed_cursor: Option<ChunkId>,
+    /// How fast it is emptied.
+    pub(super) pace: Pace,
+}
+
+/// Whether a volume is to be emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drain {
+    No,
+    Wanted,
+    /// It was empty once since that was wanted, and nothing has been put there: that is on record.
+    Noted,
 }
 
 impl Volume {
     pub(super) fn takes_new_chunks(&self) -> bool {
+        self.has_room() && self.drain == Drain::No
+    }
+
+    pub(super) fn has_room(&self) -> bool {
         self.counts && self.report.state == VolumeState::InService && self.report.free > 0
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain != Drain::No
+    }
+
+    /// Copies here count for what is to stay when volumes are emptied.
+    pub(super) fn keeps_copies(&self) -> bool {
+        self.takes_writes() && !self.is_draining()
     }
 
     pub(super) fn takes_writes(&self) -> bool {
@@ -89,6 +125,8 @@ pub(super) struct Server {
     pub(super) last_heard: Option<Monotonic>,
     pub(super) registered: Option<Monotonic>,
     pub(super) leaving: bool,
+    /// When its stream ended after it had said goodbye, unless it is back.
+    pub(super) stopped: Option<Monotonic>,
     pub(super) slots: Vec<u16>,
     pub(super) outbox: VecDeque<Command>,
     pub(super) traffic: Traffic,
@@ -122,6 +160,7 @@ pub(super) struct Servers {
     pub(super) servers: BTreeMap<ServerId, Server>,
     volumes: Vec<Volume>,
     slots: HashMap<VolumeId, u16>,
+    pub(super) marks: Marks,
 }
 
 impl Servers {
@@ -158,6 +197,7 @@ impl Servers {
             last_heard: None,
             registered: None,
             leaving: false,
+            stopped: None,
             slots: Vec::new(),
             outbox: VecDeque::new(),
             traffic: Traffic::default(),
@@ -182,6 +222,7 @@ impl Servers {
         volume.report = report;
         volume.forgotten = false;
         volume.named = true;
+        self.apply_marks(slot);
         let slots = &mut self.server_mut(server).slots;
         if !slots.contains(&slot) {
             slots.push(slot);
@@ -199,13 +240,19 @@ impl Servers {
             was_inventoried: false,
             counts: false,
             chunks: ChunkSet::default(),
+            bytes: 0,
             grants: 0,
             repairs: 0,
+            repairs_paced_until: Monotonic::START,
             deletions: 0,
             vanished: None,
             inventory_asked: None,
             forgotten: false,
             named: true,
+            drain: Drain::No,
+            needed: BTreeSet::new(),
+            needed_cursor: None,
+            pace: Pace::default(),
         });
         self.slots.insert(id, slot);
         slot
@@ -225,8 +272,21 @@ impl Servers {
         self.volume(slot).takes_writes().then(|| self.place(slot)).flatten()
     }
 
-    pub(super) fn add_chunk(&mut self, slot: u16, chunk: ChunkId) {
-        self.volume_mut(slot).chunks.insert(chunk);
+    /// A copy of so many bytes is on the volume, or will be.
+    pub(super) fn add_chunk(&mut self, slot: u16, chunk: ChunkId, bytes: u64) {
+        let volume = self.volume_mut(slot);
+        if volume.chunks.insert(chunk) {
+            volume.bytes += bytes;
+        }
+    }
+
+    /// It is not there any more.
+    pub(super) fn remove_chunk(&mut self, slot: u16, chunk: ChunkId, bytes: u64) {
+        let volume = self.volume_mut(slot);
+        volume.needed.remove(&chunk);
+        if volume.chunks.remove(&chunk) {
+            volume.bytes -= bytes;
+        }
     }
 
     pub(super) fn grants_begun(&mut self, slots: &[u16]) {
@@ -244,7 +304,9 @@ impl Servers {
 
     /// Whether every known volume told what is on it since the master started.
     pub(super) fn all_inventoried(&self) -> bool {
-        self.volumes().all(|(_, volume)| volume.was_inventoried || volume.report.state == VolumeState::Out)
+        self.volumes().all(|(_, volume)| {
+            volume.was_inventoried || volume.report.state == VolumeState::Out || volume.drain == Drain::Noted
+        })
     }
 
     pub(super) fn is_stream_of(&self, server: ServerId, stream: StreamId) -> bool {
@@ -266,7 +328,9 @@ impl Servers {
     pub(super) fn forget_volume(&mut self, slot: u16) {
         let volume = self.volume_mut(slot);
         volume.forgotten = true;
-        let server = volume.server;
+        let (id, server) = (volume.id, volume.server);
+        self.marks.volumes.remove(&id);
+        self.apply_marks(slot);
         if let Some(server) = self.servers.get_mut(&server) {
             server.slots.retain(|other| *other != slot);
         }
@@ -274,8 +338,10 @@ impl Servers {
 
     pub(super) fn forget(&mut self, id: ServerId) {
         if let Some(server) = self.servers.remove(&id) {
+            self.marks.servers.remove(&id);
+            self.marks.maintenance.remove(&id);
             for slot in server.slots {
-                self.volume_mut(slot).forgotten = true;
+                self.forget_volume(slot);
             }
         }
     }

@@ -21,14 +21,20 @@ impl Chunks {
         let removable = !self.deletable(chunk, entry).is_empty();
 
         if counted != before {
-            before.into_iter().for_each(|before| self.counters.remove(before));
-            counted.into_iter().for_each(|counted| self.counters.add(counted));
+            let bytes = entry.bytes();
+            before.into_iter().for_each(|before| self.counters.remove(before, bytes));
+            counted.into_iter().for_each(|counted| self.counters.add(counted, bytes));
             if let Some(before) = before {
                 self.under_goal.remove(&(before.live, chunk));
             }
         }
         if let Some(counted) = under {
-            self.under_goal.insert((counted.live, chunk));
+            let is_new = self.under_goal.insert((counted.live, chunk));
+            if is_new && self.repair_cursor.is_some_and(|(live, _)| counted.live < live) {
+                // Greater need than what is looked at now.
+                self.repair_cursor = None;
+                self.repair_class = None;
+            }
         }
         put(&mut self.unavailable, chunk, counted.is_some_and(|counted| counted.live == 0));
         put(&mut self.to_settle, chunk, suspect || lost);
@@ -38,6 +44,7 @@ impl Chunks {
         put(&mut self.copyless, chunk, copyless);
         put(&mut self.cleanup, chunk, removable);
         self.surplus = self.surplus + usize::from(removable && !doomed) - usize::from(was_surplus);
+        self.refresh_needed(chunk);
         let now_s = self.now.since(self.started).as_secs() as u32;
         if let Some(entry) = self.entries.get_mut(&chunk) {
             entry.counted = counted;
@@ -52,10 +59,15 @@ impl Chunks {
 
     /// Servers on which a good, current copy is live.
     pub(super) fn live_servers(&self, entry: &Entry) -> u8 {
+        self.servers_with(entry, |copy| self.is_live_and_good(entry, copy))
+    }
+
+    /// Servers on which such a copy is.
+    pub(super) fn servers_with(&self, entry: &Entry, is_such: impl Fn(&HeldCopy) -> bool) -> u8 {
         let mut servers = [ServerId::new(0); LIVE_MAX as usize];
         let mut count = 0;
         for copy in entry.copies() {
-            if !self.is_live_and_good(entry, copy) || count == servers.len() {
+            if !is_such(copy) || count == servers.len() {
                 continue;
             }
             let server = self.servers.volume(copy.slot).server;

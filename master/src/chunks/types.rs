@@ -13,6 +13,8 @@ pub struct ChunksConfig {
     pub repair_delay: Duration,
     /// The same when only one copy is left.
     pub last_copy_delay: Duration,
+    /// How long a chunkserver that said goodbye is waited for before what it held is made anew, also last copies.
+    pub clean_stop_wait: Duration,
     /// How long repairs wait, after the last volume vanished, when most of them vanished together.
     pub mass_wait: Duration,
     /// Volumes that vanish within this time of each other vanish together.
@@ -27,6 +29,8 @@ pub struct ChunksConfig {
     pub replicate_deadline: Duration,
     /// Repairs that read from or write to one volume at a time.
     pub repairs_per_volume: u32,
+    /// Bytes a second that repairs and moves read from or write to one volume, on average; 0: as many as they can.
+    pub repair_bytes_per_second: u64,
     /// Deletions of one volume under way at a time.
     pub deletions_per_volume: u32,
     /// Copies that no record knows are kept this long.
@@ -40,6 +44,7 @@ impl Default for ChunksConfig {
         ChunksConfig {
             repair_delay: Duration::from_secs(10),
             last_copy_delay: Duration::ZERO,
+            clean_stop_wait: Duration::from_secs(60),
             mass_wait: Duration::from_secs(300),
             mass_window: Duration::from_secs(60),
             startup_wait: Duration::from_secs(20),
@@ -47,6 +52,7 @@ impl Default for ChunksConfig {
             order_deadline: Duration::from_secs(10),
             replicate_deadline: Duration::from_secs(120),
             repairs_per_volume: 4,
+            repair_bytes_per_second: 256 << 20,
             deletions_per_volume: 256,
             orphan_grace: Duration::from_secs(7 * 24 * 3600),
             copies_min: 2,
@@ -232,6 +238,8 @@ pub struct Held {
     pub chunk: ChunkId,
     /// The copy's version.
     pub version: ChunkVersion,
+    /// How many bytes of data it holds.
+    pub length: u32,
     /// Marked as taking writes.
     pub open: bool,
     /// It was open in a crash or power cut.

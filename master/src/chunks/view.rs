@@ -8,6 +8,7 @@ use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 
 use super::Chunks;
 use super::counters::Summary;
+use super::drain::DrainView;
 use super::index::{CopyFlags, Entry, HeldCopy};
 use super::servers::{Server, Traffic};
 use super::types::VolumeReport;
@@ -31,6 +32,10 @@ pub struct ServerView {
     pub last_heard: Option<Duration>,
     /// Its volumes.
     pub volumes: Vec<VolumeView>,
+    /// It may be away for so much longer without its copies being made anew.
+    pub maintenance: Option<Duration>,
+    /// All that it has is to be moved away.
+    pub draining: bool,
     /// What it has served.
     pub traffic: Traffic,
 }
@@ -46,6 +51,8 @@ pub struct VolumeView {
     pub copies: u64,
     /// Its server named it when it registered last, or has not registered yet.
     pub named: bool,
+    /// How far it is emptied, if it is to be.
+    pub drain: Option<DrainView>,
 }
 
 impl VolumeView {
@@ -54,6 +61,9 @@ impl VolumeView {
         match (connected, self.counts) {
             (false, _) => "away",
             (true, false) if self.report.state.is_readable() => "taking inventory",
+            (true, true) if self.report.state.is_writable() && self.drain.is_some() => {
+                if self.drain.as_ref().is_some_and(|drain| drain.drained) { "drained" } else { "draining" }
+            }
             (true, _) => self.report.state.text(),
         }
     }
@@ -122,6 +132,8 @@ impl Chunks {
         summary.repairs_running = self.orders.repairs_running;
         summary.deletions_waiting = (self.doomed.len() + self.surplus) as u64;
         summary.orphans = self.orphans.len() as u64;
+        summary.time_left = self.pace.time_left();
+        summary.excused = self.excused();
         summary.repairs_wait = if self.under_goal.is_empty() { None } else { self.repairs_wait() };
         let servers = self.servers.servers.values();
         let connected = servers.clone().filter(|server| server.stream.is_some()).count();
@@ -163,11 +175,13 @@ impl Chunks {
     }
 
     fn server_view(&self, server: &Server) -> ServerView {
-        let volumes = server.slots.iter().map(|slot| self.servers.volume(*slot)).map(|volume| VolumeView {
+        let volumes = server.slots.iter().map(|slot| (*slot, self.servers.volume(*slot)));
+        let volumes = volumes.map(|(slot, volume)| VolumeView {
             report: volume.report.clone(),
             counts: volume.counts,
             copies: volume.chunks.len() as u64,
             named: volume.named,
+            drain: self.drain_view(slot),
         });
         ServerView {
             server: server.id,
@@ -178,6 +192,8 @@ impl Chunks {
             leaving: server.leaving,
             last_heard: server.last_heard.map(|heard| self.now.since(heard)),
             volumes: volumes.collect(),
+            maintenance: self.maintenance(server.id).map(|maintenance| self.now.until(maintenance.until)),
+            draining: self.is_server_draining(server.id),
             traffic: server.traffic,
         }
     }

@@ -6,6 +6,8 @@
 //! stream's bounded channel. The stream ends when either does, when the server is silent for too long (the chunk table
 //! says so), or when the same server registers anew.
 
+pub(crate) mod asked;
+pub mod keeper;
 pub mod known;
 mod translate;
 
@@ -54,7 +56,7 @@ pub struct ClusterService {
 }
 
 impl ClusterService {
-    /// Makes the chunk table know the servers that were seen before, and the service for them to come back to.
+    /// Makes the chunk table know the servers that were seen before and what was asked of them, and the service for them to come back to.
     ///
     /// # Errors
     /// If the records cannot be read.
@@ -62,6 +64,7 @@ impl ClusterService {
         for registration in known::known_servers(state.source())? {
             state.with_chunks(|chunks, _| chunks.know_server(registration));
         }
+        state.with_chunks(|chunks, _| asked::load(state.source(), chunks, state.clock()))?;
         let strangers = Arc::new(Strangers::new("cluster", state.clock().clone()));
         Ok(ClusterService { state, strangers, next_stream: AtomicU64::new(1) })
     }

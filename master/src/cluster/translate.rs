@@ -75,6 +75,7 @@ pub(super) fn held(held: &wire::Held) -> Held {
     Held {
         chunk: ChunkId::new(held.chunk),
         version: ChunkVersion::new(held.version),
+        length: held.length,
         open: held.open,
         suspect: held.suspect,
         unreadable: held.unreadable,

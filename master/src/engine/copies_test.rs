@@ -202,7 +202,7 @@ fn a_chunk_that_was_never_committed_goes_with_its_writer() {
 /// Every volume of the grant has its chunk in this version, marked as taking writes.
 fn open_copies(places: &[session::Place], chunk: u64, version: u32, volume: u64) -> Vec<Held> {
     let (chunk, version) = (ChunkId::new(chunk), ChunkVersion::new(version));
-    let held = Held { chunk, version, open: true, suspect: false, unreadable: false, bad: false };
+    let held = Held { chunk, version, length: 0, open: true, suspect: false, unreadable: false, bad: false };
     if places.iter().any(|place| place.volume == volume) { vec![held] } else { Vec::new() }
 }
 
@@ -330,7 +330,7 @@ fn older_metadata_that_were_put_back_go_on_with_the_newest_copies() {
     let (chunk, stale) = (ChunkId::new(first.chunk), first.places[0].volume);
     world.chunkservers_holding(3, |volume| {
         let version = ChunkVersion::new(if volume == stale { 1 } else { 5 });
-        vec![Held { chunk, version, open: false, suspect: false, unreadable: false, bad: false }]
+        vec![Held { chunk, version, open: false, suspect: false, unreadable: false, bad: false, length: 10 }]
     });
     for _ in 0..30 {
         world.tick_after(1);

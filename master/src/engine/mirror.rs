@@ -8,7 +8,7 @@ use rfs_common::ids::{ChunkId, ChunkVersion, InodeId, SessionId};
 
 use super::{PushMessage, State};
 use crate::chunks::ChunkInfo;
-use crate::namespace::records::{self, ChunkRecord, OrphanRecord};
+use crate::namespace::records::{self, ChunkRecord, ChunkRef, OrphanRecord};
 use crate::namespace::source::{Change, Table};
 
 /// What a commit means for what is kept in memory.
@@ -16,6 +16,8 @@ use crate::namespace::source::{Change, Table};
 pub(super) enum Effect {
     /// A chunk's record, or that it is gone.
     Chunk(ChunkId, Option<ChunkRecord>),
+    /// How many bytes of a chunk are valid.
+    Length(ChunkId, u32),
     /// The sessions that keep a node without a name; none: it is gone or has a name.
     Orphan(InodeId, Vec<SessionId>),
 }
@@ -28,7 +30,12 @@ pub(super) fn effects(changes: &[Change]) -> Vec<Effect> {
             Change::Put { table, key, value } => (*table, key, Some(value.as_slice())),
             Change::Delete { table, key } => (*table, key, None),
         };
-        if !matches!(table, Table::Chunks | Table::Orphans) {
+        if !matches!(table, Table::Chunks | Table::Orphans | Table::Refs) {
+            continue;
+        }
+        if table == Table::Refs {
+            let reference = value.map(|value| ChunkRef::decode(value).expect("this process has encoded it"));
+            effects.extend(reference.map(|reference| Effect::Length(reference.chunk_id(), reference.length)));
             continue;
         }
         let Some((number, _)) = records::split_key(key) else { continue };
@@ -96,6 +103,7 @@ impl State {
                     chunks_changed = true;
                     self.mirror_chunk(chunk, record.as_ref());
                 }
+                Effect::Length(chunk, length) => self.chunks.has_length(chunk, length),
                 Effect::Orphan(inode, sessions) => {
                     for added in self.orphans.set(inode, sessions) {
                         if Some(added) != session {

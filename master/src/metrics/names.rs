@@ -76,6 +76,8 @@ metrics! {
     CHUNKS_UNAVAILABLE, Gauge, "rfs_chunks_unavailable", "Chunks without a live copy.";
     CHUNKS_UNSETTLED, Gauge, "rfs_chunks_unsettled", "Chunks being written.";
     REPAIRS_RUNNING, Gauge, "rfs_repairs_running", "Copies being made by repair.";
+    REPAIR_LEFT_COPIES, Gauge, "rfs_repair_left_copies", "Copies to be made until no chunk with a live copy lacks any.";
+    REPAIR_LEFT_BYTES, Gauge, "rfs_repair_left_bytes", "About how many bytes these have.";
     DELETIONS_WAITING, Gauge, "rfs_deletions_waiting", "Chunks with copies to delete.";
     SERVERS_CONNECTED, Gauge, "rfs_servers_connected", "Chunkservers connected.";
     SERVERS_KNOWN, Gauge, "rfs_servers_known", "Chunkservers known.";
@@ -88,8 +90,12 @@ metrics! {
     VOLUME_TOTAL, Gauge, "rfs_volume_total_bytes", "Size of a volume.";
     VOLUME_FREE, Gauge, "rfs_volume_free_bytes", "Free space of a volume, above its reserve.";
     VOLUME_CHUNKS, Gauge, "rfs_volume_chunks", "Chunks on a volume.";
-    VOLUME_IN_SERVICE, Gauge, "rfs_volume_in_service", "1 if the volume is in service.";
+    VOLUME_IN_SERVICE, Gauge, "rfs_volume_in_service", "1 if the volume is in service and not being drained.";
+    VOLUME_DRAINING, Gauge, "rfs_volume_draining", "1 if the volume is being drained, 2 if it is drained, else 0.";
+    VOLUME_DRAIN_LEFT_CHUNKS, Gauge, "rfs_volume_drain_left_chunks", "Chunks on a volume that is being drained, else 0.";
+    VOLUME_DRAIN_LEFT_BYTES, Gauge, "rfs_volume_drain_left_bytes", "About how many bytes these have.";
     SERVER_CONNECTED, Gauge, "rfs_server_connected", "1 if the chunkserver is connected.";
+    SERVER_MAINTENANCE, Gauge, "rfs_server_maintenance", "1 if the chunkserver is in maintenance.";
     SERVER_READS, Counter, "rfs_server_chunk_reads_total", "Reads of chunks that a chunkserver answered.";
     SERVER_WRITES, Counter, "rfs_server_chunk_writes_total", "Writes to chunks that a chunkserver answered.";
     SERVER_READ_BYTES, Counter, "rfs_server_chunk_read_bytes_total", "Bytes of chunks that a chunkserver sent.";

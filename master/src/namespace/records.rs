@@ -368,12 +368,14 @@ pub struct SlotRecord {
 pub enum SystemKind {
     /// [`SystemRecord`], id 0.
     Counters = 1,
-    /// A known volume, by its id.
-    Volume = 2,
+    /// What was asked of a volume, by its id.
+    AskedOfVolume = 2,
     /// A known chunkserver, by its id.
     Server = 3,
     /// [`PassedOverRecord`], by the first id of the range.
     PassedOver = 4,
+    /// What was asked of a chunkserver, by its id.
+    AskedOfServer = 5,
 }
 
 /// A type that is stored in one table.

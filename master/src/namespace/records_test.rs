@@ -92,7 +92,7 @@ fn keys_have_their_documented_bytes_and_order() {
     assert_eq!(hex(&chunk_key(ChunkId::new(7))), "0000000000000007");
     assert_eq!(hex(&session_key(SessionId::new(7))), "0000000000000007");
     assert_eq!(hex(&slot_key(SessionId::new(7), 1)), "000000000000000700000001");
-    assert_eq!(hex(&system_key(SystemKind::Volume, 9)), "020000000000000009");
+    assert_eq!(hex(&system_key(SystemKind::AskedOfVolume, 9)), "020000000000000009");
     assert_eq!(split_key(&entry_key(inode, b"ab")), Some((0x0102, &b"ab"[..])));
     assert_eq!(split_key(b"short"), None);
     assert!(inode_key(InodeId::new(255)) < inode_key(InodeId::new(256)));

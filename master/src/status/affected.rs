@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rfs_common::ids::InodeId;
+use rfs_common::ids::{ChunkId, InodeId, ServerId};
 use rfs_common::name::Escaped;
 use rfs_proto::admin as wire;
 use serde::Serialize;
 
-use super::health::counted;
+use super::health::{counted, duration};
 use super::master_state::{MasterState, MasterStateExt};
-use crate::chunks::{CopyState, CopyView, Hindrance, LackingChunk};
+use crate::chunks::{CopyState, CopyView, Excuse, Excused, Hindrance, LackingChunk};
 use crate::namespace::names::paths_of;
 
 /// Chunks that are looked at: the engine's lock is held meanwhile.
@@ -61,15 +61,45 @@ pub(super) fn affected(state: &dyn MasterState, limit: usize) -> AffectedFiles {
             }
         }
     }
+    name(state, &mut files, &index);
+    AffectedFiles { files, more }
+}
+
+/// Without names the numbers still help.
+fn name(state: &dyn MasterState, files: &mut [AffectedFile], index: &BTreeMap<InodeId, usize>) {
     let nodes: BTreeSet<InodeId> = index.keys().copied().collect();
-    // Without names the numbers still help.
     let paths = paths_of(state.source(), &nodes, ENTRIES_MAX).unwrap_or_default();
     for (inode, path) in paths {
         if let Some(at) = index.get(&inode) {
             files[*at].path = Escaped(&path).to_string();
         }
     }
-    AffectedFiles { files, more }
+}
+
+/// The files of chunks that cannot be read without a chunkserver, at most `limit`, and how many chunks these are.
+pub(crate) fn files_only_on(state: &dyn MasterState, server: ServerId, limit: usize) -> (u64, AffectedFiles) {
+    let (count, chunks) = state.with_chunks(|chunks, _| {
+        let only = chunks.only_live_on(server);
+        let of_file = |chunk: &ChunkId| chunks.info(*chunk).map(|info| (info.inode, info.goal));
+        (only.len() as u64, only.iter().filter_map(of_file).collect::<Vec<_>>())
+    });
+    let mut files: Vec<AffectedFile> = Vec::new();
+    let mut index: BTreeMap<InodeId, usize> = BTreeMap::new();
+    let mut more = false;
+    for (inode, goal) in chunks {
+        match index.get(&inode) {
+            Some(at) => files[*at].chunks += 1,
+            None if files.len() == limit => more = true,
+            None => {
+                index.insert(inode, files.len());
+                let why = "its only live copy is on this chunkserver".to_owned();
+                let (inode, goal) = (inode.get(), goal.get().into());
+                files.push(AffectedFile { inode, path: String::new(), chunks: 1, goal, live_copies: 1, why });
+            }
+        }
+    }
+    name(state, &mut files, &index);
+    (count, AffectedFiles { files, more })
 }
 
 fn file(chunk: &LackingChunk) -> AffectedFile {
@@ -92,9 +122,19 @@ pub(super) fn why(chunk: &LackingChunk) -> String {
             "a client has the right to write it, which is asked back first; then a copy is made".to_owned()
         }
         Hindrance::RepairsWait(reason) => format!("repairs wait: {reason}"),
+        Hindrance::Excused(one) => format!("a copy is on {}; one is made anew if it is not back by then", excuse(one)),
         Hindrance::Delay(seconds) => format!("a copy is made in {seconds} s"),
         Hindrance::Queued => "a copy is made soon".to_owned(),
         Hindrance::NoPlace { connected, full } => no_place(chunk, *connected, *full),
+    }
+}
+
+/// "h1, which is in maintenance for 5 min more".
+pub(super) fn excuse(one: &Excused) -> String {
+    let left = duration(one.left.as_secs().max(1));
+    match one.why {
+        Excuse::Maintenance => format!("{}, which is in maintenance for {left} more", one.host),
+        Excuse::CleanStop => format!("{}, which was stopped cleanly and is waited for for {left} more", one.host),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Numbers into words: the one line at the top, and each problem with what it concerns and what to do.
 
-use crate::chunks::{LackingChunk, ServerView, Summary, VolumeState};
+use crate::chunks::{LackingChunk, ServerView, Summary, VolumeState, VolumeView};
 
-use super::affected::why;
+use super::affected::{excuse, why};
+use super::drain::DrainRow;
 use super::report::{Health, MetadataReport};
 
 /// What health is judged by.
@@ -27,18 +28,19 @@ pub(super) struct Verdict {
     pub(super) health: Health,
     pub(super) summary: String,
     pub(super) problems: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// Judges.
 pub(super) fn judge(findings: &Findings<'_>) -> Verdict {
     let mut problems: Vec<(Health, String)> = Vec::new();
     problems.extend(metadata_problems(findings));
-    problems.extend(chunk_problems(findings.summary, findings.stuck));
+    problems.extend(chunk_problems(findings));
     problems.extend(server_problems(findings));
     let health = problems.iter().map(|(health, _)| *health).max().unwrap_or(Health::Ok);
     problems.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
     let problems: Vec<String> = problems.into_iter().map(|(_, text)| text).collect();
-    Verdict { health, summary: line(findings, &problems), problems }
+    Verdict { health, summary: line(findings, &problems), problems, notes: notes(findings.servers) }
 }
 
 fn line(findings: &Findings<'_>, problems: &[String]) -> String {
@@ -89,7 +91,8 @@ fn metadata_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     problems
 }
 
-fn chunk_problems(summary: &Summary, stuck: Option<&LackingChunk>) -> Vec<(Health, String)> {
+fn chunk_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
+    let (summary, stuck) = (findings.summary, findings.stuck);
     let mut problems = Vec::new();
     if summary.unavailable > 0 {
         let what = counted(summary.unavailable, "chunk");
@@ -109,9 +112,14 @@ fn chunk_problems(summary: &Summary, stuck: Option<&LackingChunk>) -> Vec<(Healt
         let doing = match (stuck, &summary.repairs_wait, summary.repairs_running) {
             (Some(chunk), _, _) => why(chunk),
             (None, Some(reason), _) => format!("repairs wait: {reason}"),
-            (None, None, 0) => "new ones are made soon".to_owned(),
+            (None, None, 0) => match summary.excused.iter().max_by_key(|one| one.left) {
+                Some(one) => format!("copies are on {}", excuse(one)),
+                None => "new ones are made soon".to_owned(),
+            },
             (None, None, running) => {
-                format!("{} being made", if running == 1 { "1 is".to_owned() } else { format!("{running} are") })
+                let made = if running == 1 { "1 is".to_owned() } else { format!("{running} are") };
+                let left = summary.time_left.map(|left| format!(", about {} left", duration(left.as_secs().max(1))));
+                format!("{made} being made{}", left.unwrap_or_default())
             }
         };
         problems.push((Health::Degraded, format!("{what} {lack} copies{last}; {doing}.")));
@@ -124,6 +132,9 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     let connected = findings.servers.iter().filter(|server| server.connected).count();
     for server in findings.servers {
         let (id, host) = (server.server, &server.host);
+        if !server.connected && (is_drained(server) || is_excused(server)) {
+            continue;
+        }
         if !server.connected {
             let away_s = server.last_heard.map_or(findings.uptime_s, |ago| ago.as_secs());
             let since = match (server.last_heard, away_s) {
@@ -147,8 +158,15 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
         for volume in &server.volumes {
             let (path, reason) = (&volume.report.path, &volume.report.reason);
             let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            let drain = volume.drain.clone().map(DrainRow::from);
+            if let Some(drain) = drain.as_ref().filter(|drain| drain.stuck) {
+                let text = format!("Volume {path} on {host} is being drained, {}.", drain.words);
+                problems.push((Health::Degraded, text));
+            }
             let text = match volume.report.state {
                 VolumeState::InService => continue,
+                VolumeState::Full if drain.is_some() => continue,
+                VolumeState::Out if drain.as_ref().is_some_and(|drain| drain.drained) => continue,
                 VolumeState::Full => format!("Volume {path} on {host} is full; add space or delete data."),
                 VolumeState::ReadOnly => format!("Volume {path} on {host} is read-only{why}; check the volume."),
                 VolumeState::Stalled => {
@@ -184,6 +202,53 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     problems
 }
 
+/// Whether it is away and may be.
+fn is_excused(server: &ServerView) -> bool {
+    !server.connected && server.maintenance.is_some_and(|left| !left.is_zero())
+}
+
+/// Whether nothing that is needed is on any of its volumes, as an administrator wanted it.
+fn is_drained(server: &ServerView) -> bool {
+    let drained = |volume: &VolumeView| volume.drain.as_ref().is_some_and(|drain| drain.drained);
+    !server.volumes.is_empty() && server.volumes.iter().all(drained)
+}
+
+/// What was asked for and is under way, or waits for an administrator.
+fn notes(servers: &[ServerView]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for server in servers {
+        let (id, host) = (server.server, &server.host);
+        if let Some(left) = server.maintenance.filter(|left| !left.is_zero()) {
+            let (left, away) = (duration(left.as_secs().max(1)), if server.connected { "" } else { " and away" });
+            notes.push(format!(
+                "Chunkserver {id} on {host} is in maintenance{away}: what it holds is not made anew for {left} more."
+            ));
+        }
+        if !server.connected && is_drained(server) {
+            notes.push(format!(
+                "Chunkserver {id} on {host} is drained and away; `rfs admin forget-server {id}` forgets it."
+            ));
+            continue;
+        }
+        for volume in &server.volumes {
+            let Some(drain) = volume.drain.clone().map(DrainRow::from) else { continue };
+            let (volume_id, path) = (volume.report.volume, &volume.report.path);
+            let gone = volume.report.state == VolumeState::Out && !volume.named;
+            let note = match (drain.drained, drain.stuck) {
+                (true, _) if gone => format!(
+                    "Volume {path} on {host} is drained and taken out; `rfs admin forget-volume {volume_id}` forgets it."
+                ),
+                (true, _) => format!("Volume {volume_id} ({path} on {host}) is drained: {}.", drain.words),
+                // It stands among the problems.
+                (false, true) => continue,
+                (false, false) => format!("Volume {volume_id} ({path} on {host}) is being drained: {}.", drain.words),
+            };
+            notes.push(note);
+        }
+    }
+    notes
+}
+
 /// "1 chunk", "2 chunks".
 pub(crate) fn counted(count: u64, what: &str) -> String {
     match (count, what.strip_suffix('y')) {
@@ -193,7 +258,7 @@ pub(crate) fn counted(count: u64, what: &str) -> String {
     }
 }
 
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7_200 => format!("{} min", seconds / 60),
@@ -256,6 +321,8 @@ mod tests {
                 version: String::new(),
                 connected: false,
                 leaving: false,
+                maintenance: None,
+                draining: false,
                 last_heard: Some(std::time::Duration::from_secs(ago)),
                 volumes: Vec::new(),
                 traffic: Default::default(),

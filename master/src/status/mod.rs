@@ -4,6 +4,7 @@
 //! [`health`] turns the numbers into one line and a list of problems, each with what to do.
 
 mod affected;
+mod drain;
 mod gatherer;
 mod health;
 mod master_state;
@@ -11,7 +12,9 @@ mod rates;
 mod redundancy;
 mod report;
 
+pub(crate) use self::affected::files_only_on;
 pub use self::affected::{AffectedFile, AffectedFiles};
+pub(crate) use self::drain::DrainRow;
 pub use self::gatherer::{Gatherer, StoreHandle};
 pub(crate) use self::health::counted;
 pub use self::master_state::{GoalFailure, MasterState, MasterStateExt};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rfs_common::background::{Step, Worker};
 use rfs_common::clock::Monotonic;
 
+use super::affected::excuse;
 use super::health::counted;
 use super::master_state::{MasterState, MasterStateExt};
 use crate::chunks::{Severity, Summary};
@@ -65,7 +66,10 @@ fn doing(summary: &Summary) -> String {
         return "none of their copies is here: `rfs status` names the files".to_owned();
     }
     let doing = match &summary.repairs_wait {
-        None => "new copies are made".to_owned(),
+        None => match summary.excused.iter().max_by_key(|one| one.left) {
+            Some(one) => format!("copies are on {}", excuse(one)),
+            None => "new copies are made".to_owned(),
+        },
         Some(reason) => format!("repairs wait: {reason}"),
     };
     if none == 0 { doing } else { format!("{doing}; {none} of them have no copy here: `rfs status` names the files") }

@@ -7,6 +7,8 @@ use serde::Serialize;
 use crate::chunks::{ScrubReport, ServerView, Severity};
 use crate::events::Event;
 
+use super::drain::DrainRow;
+
 /// How things are, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,6 +28,7 @@ pub struct StatusReport {
     pub health: Health,
     pub summary: String,
     pub problems: Vec<String>,
+    pub notes: Vec<String>,
     pub cluster: String,
     #[serde(skip)]
     pub cluster_bytes: [u8; 16],
@@ -37,6 +40,9 @@ pub struct StatusReport {
     pub under_goal: u64,
     pub unavailable: u64,
     pub repairs_running: u64,
+    pub missing_copies: u64,
+    pub missing_bytes: u64,
+    pub repair_time_left_ms: Option<u64>,
     pub metadata: MetadataReport,
     pub rates: Vec<Rate>,
     pub operations: Vec<Rate>,
@@ -116,6 +122,8 @@ pub struct ServerRow {
     pub version: String,
     pub connected: bool,
     pub last_seen_ms: Option<u64>,
+    pub maintenance_left_ms: Option<u64>,
+    pub draining: bool,
     pub reads: u64,
     pub writes: u64,
     pub read_bytes: u64,
@@ -138,6 +146,7 @@ pub struct VolumeRow {
     pub chunks: u64,
     pub storage_machine: String,
     pub scrub: ScrubRow,
+    pub drain: Option<DrainRow>,
 }
 
 /// How far a volume's scrub is.
@@ -209,6 +218,7 @@ impl From<ServerView> for ServerRow {
             chunks: if volume.counts { volume.report.chunks } else { volume.copies },
             storage_machine: volume.report.storage_machine,
             scrub: volume.report.scrub.into(),
+            drain: volume.drain.map(DrainRow::from),
         });
         ServerRow {
             server: view.server.to_string(),
@@ -218,6 +228,8 @@ impl From<ServerView> for ServerRow {
             version: view.version,
             connected,
             last_seen_ms: view.last_heard.map(|heard| heard.as_millis() as u64),
+            maintenance_left_ms: view.maintenance.map(|left| left.as_millis() as u64),
+            draining: view.draining,
             reads: view.traffic.reads,
             writes: view.traffic.writes,
             read_bytes: view.traffic.read_bytes,
@@ -258,6 +270,7 @@ impl From<StatusReport> for wire::Status {
             health: wire::Health::from(report.health).into(),
             summary: report.summary,
             problems: report.problems,
+            notes: report.notes,
             cluster: report.cluster_bytes.to_vec().into(),
             version: report.version,
             uptime_ms: report.uptime_ms,
@@ -275,6 +288,9 @@ impl From<StatusReport> for wire::Status {
             under_goal: report.under_goal,
             unavailable: report.unavailable,
             repairs_running: report.repairs_running,
+            missing_copies: report.missing_copies,
+            missing_bytes: report.missing_bytes,
+            repair_time_left_ms: report.repair_time_left_ms,
             metadata: Some(metadata.into()),
             rates: Some(wire::Rates {
                 rates: report.rates.into_iter().map(named).collect(),
@@ -325,6 +341,7 @@ impl From<ServerRow> for wire::Server {
                 completed: volume.scrub.completed,
                 found: volume.scrub.found,
             }),
+            drain: volume.drain.map(wire::Drain::from),
         });
         wire::Server {
             server: row.id,
@@ -334,6 +351,8 @@ impl From<ServerRow> for wire::Server {
             connected: row.connected,
             last_seen_ms: row.last_seen_ms.unwrap_or(0),
             volumes: volumes.collect(),
+            maintenance_left_ms: row.maintenance_left_ms,
+            draining: row.draining,
         }
     }
 }

@@ -63,7 +63,9 @@ function figures(status) {
     figure("Files", number(counts.files), `${bytes(counts.bytes)} in ${counted(counts.directories, "directory", "directories")}`),
     figure("Chunks", number(counts.chunks), counted(counts.copies, "live copy", "live copies")),
     figure("Lacking copies", number(status.under_goal),
-      `${number(status.unavailable)} unreadable; ${counted(status.repairs_running, "repair", "repairs")} running`),
+      `${number(status.unavailable)} unreadable; ${counted(status.repairs_running, "repair", "repairs")} running`
+      + (status.missing_copies ? `; ${bytes(status.missing_bytes)} to copy` : "")
+      + (status.repair_time_left_ms ? `, about ${duration(status.repair_time_left_ms)}` : "")),
     figure("Chunkservers", `${status.servers_up} of ${status.servers_known}`,
       `${status.volumes_in_service} of ${status.volumes_known} volumes`),
     figure("Being written", number(status.unsettled), `${counted(status.deletions_waiting, "deletion", "deletions")} waiting`),
@@ -123,20 +125,21 @@ function metadata(report) {
 
 function servers(rows) {
   if (rows.length === 0) return none("No chunkserver has registered yet.");
-  const kind = (state) => state === "in service" ? "good" : state === "away" || state === "out of service" ? "bad" : "warn";
+  const kind = (state) => state === "in service" || state === "drained" ? "good" : state === "away" || state === "out of service" ? "bad" : "warn";
   const body = rows.flatMap((server) => {
     const seen = server.connected ? "connected" : server.last_seen_ms === null ? "away"
       : `away for ${duration(server.last_seen_ms)}`;
     const title = element("tr", { class: "server" },
       element("th", { scope: "row" }, server.host || "?"),
-      cell(seen, server.connected ? "good" : "bad"),
+      cell([seen, server.maintenance_left_ms ? `, maintenance for ${duration(server.maintenance_left_ms)}` : "",
+        server.draining ? ", draining" : ""].join(""), server.connected ? "good" : server.maintenance_left_ms ? "warn" : "bad"),
       element("td", { colspan: "2" }, server.address),
       cell(`version ${server.version}`, "wide-only"),
       cell("", "wide-only"),
       cell(server.server, "quiet wide-only"));
     const volumes = server.volumes.map((volume) => element("tr", { class: "volume" },
       element("td", { class: "whole-line" }, volume.path),
-      element("td", { class: kind(volume.state) }, volume.state, volume.reason ? element("small", {}, ` ${volume.reason}`) : null),
+      element("td", { class: kind(volume.state) }, volume.state, [volume.reason, volume.drain && volume.drain.words].map((why) => why ? element("small", {}, ` ${why}`) : null)),
       element("td", { class: "one-line" }, `${bytes(volume.total - volume.free)} of ${bytes(volume.total)}`,
         bar(volume.total - volume.free, volume.total)),
       cell(counted(volume.chunks, "chunk", "chunks"), "one-line"),
@@ -194,9 +197,10 @@ function show(all) {
   draw("summary", status.summary, (text) => [text]);
   const rest = status.problems.slice(1);
   draw("problems", rest, (problems) => problems.map((problem) => element("li", {}, problem)));
+  draw("notes", status.notes, (notes) => notes.map((note) => element("li", {}, note)));
   draw("cluster", [status.cluster, status.version, duration(status.uptime_ms)],
     ([cluster, version, up]) => [`cluster ${cluster}, version ${version}, up ${up}`]);
-  const { metadata: meta, rates: rate, operations: kinds, problems, uptime_ms, ...plain } = status;
+  const { metadata: meta, rates: rate, operations: kinds, problems, notes, uptime_ms, ...plain } = status;
   draw("figures", plain, figures);
   draw("chunks", status.chunks, chunks);
   draw("rates", status.rates, rates);

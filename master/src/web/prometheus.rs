@@ -40,6 +40,8 @@ fn gauges(status: &StatusReport, sessions: usize) -> Vec<(Metric, u64)> {
         (names::CHUNKS_UNAVAILABLE, status.unavailable),
         (names::CHUNKS_UNSETTLED, status.unsettled),
         (names::REPAIRS_RUNNING, status.repairs_running),
+        (names::REPAIR_LEFT_COPIES, status.missing_copies),
+        (names::REPAIR_LEFT_BYTES, status.missing_bytes),
         (names::DELETIONS_WAITING, status.deletions_waiting),
         (names::SERVERS_CONNECTED, status.servers_up.into()),
         (names::SERVERS_KNOWN, status.servers_known.into()),
@@ -53,8 +55,9 @@ fn gauges(status: &StatusReport, sessions: usize) -> Vec<(Metric, u64)> {
 }
 
 fn render_servers(text: &mut String, servers: &[ServerRow]) {
-    let each: [(Metric, Value<ServerRow>); 5] = [
+    let each: [(Metric, Value<ServerRow>); 6] = [
         (names::SERVER_CONNECTED, |server| server.connected.into()),
+        (names::SERVER_MAINTENANCE, |server| server.maintenance_left_ms.is_some_and(|left| left > 0).into()),
         (names::SERVER_READS, |server| server.reads),
         (names::SERVER_WRITES, |server| server.writes),
         (names::SERVER_READ_BYTES, |server| server.read_bytes),
@@ -70,11 +73,14 @@ fn render_servers(text: &mut String, servers: &[ServerRow]) {
 }
 
 fn render_volumes(text: &mut String, servers: &[ServerRow]) {
-    let each: [(Metric, Value<VolumeRow>); 4] = [
+    let each: [(Metric, Value<VolumeRow>); 7] = [
         (names::VOLUME_TOTAL, |volume| volume.total),
         (names::VOLUME_FREE, |volume| volume.free),
         (names::VOLUME_CHUNKS, |volume| volume.chunks),
         (names::VOLUME_IN_SERVICE, |volume| (volume.state == "in service").into()),
+        (names::VOLUME_DRAINING, |volume| volume.drain.as_ref().map_or(0, |drain| 1 + u64::from(drain.drained))),
+        (names::VOLUME_DRAIN_LEFT_CHUNKS, |volume| volume.drain.as_ref().map_or(0, |drain| drain.chunks_left)),
+        (names::VOLUME_DRAIN_LEFT_BYTES, |volume| volume.drain.as_ref().map_or(0, |drain| drain.bytes_left)),
     ];
     for (metric, value) in each {
         metric.write_head(text);

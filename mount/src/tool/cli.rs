@@ -62,6 +62,10 @@ pub enum Command {
     Getgoal(PathsArguments),
     /// Sets the goal of files and folders.
     Setgoal(SetgoalArguments),
+    /// What is done with one volume: emptying it before it is taken away.
+    Volume(VolumeArguments),
+    /// What is done with one chunkserver: emptying it before it is taken away, and maintenance.
+    Server(ServerArguments),
     /// Administration: export, restore and fold the metadata, forget a chunkserver or volume.
     Admin(AdminArguments),
     /// Starts a whole cluster on this machine in the background and mounts it; or ends it.
@@ -110,6 +114,87 @@ pub struct SetgoalArguments {
     /// Also everything below.
     #[arg(short, long)]
     pub recursive: bool,
+}
+
+/// Arguments of `rfs volume`.
+#[derive(Debug, Args)]
+pub struct VolumeArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: VolumeCommand,
+}
+
+/// What is done with a volume.
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Moves everything away from a volume: nothing new is put there, each copy is made elsewhere first and then removed.
+    /// Goes on by itself, also after a restart of the master; asked again it tells how far it is, as `rfs status` does.
+    Drain {
+        /// Its id, 16 hexadecimal digits, as `rfs volumes` shows it.
+        volume: rfs_common::ids::VolumeId,
+        /// Leave it as it is, and take it into use again.
+        #[arg(long, conflicts_with = "wait")]
+        cancel: bool,
+        /// Whether to wait.
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+}
+
+/// Arguments of `rfs server`.
+#[derive(Debug, Args)]
+pub struct ServerArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ServerCommand,
+}
+
+/// What is done with a chunkserver.
+#[derive(Debug, Subcommand)]
+pub enum ServerCommand {
+    /// Moves everything away from all volumes of a chunkserver, those that it gets later included.
+    Drain {
+        /// Its id, 16 hexadecimal digits, as `rfs servers` shows it.
+        server: rfs_common::ids::ServerId,
+        /// Leave its volumes as they are, and take them into use again.
+        #[arg(long, conflicts_with = "wait")]
+        cancel: bool,
+        /// Whether to wait.
+        #[command(flatten)]
+        wait: WaitArguments,
+    },
+    /// For a while the chunkserver may go away without what it holds being made anew; new copies go elsewhere meanwhile.
+    Maintenance {
+        /// What to do.
+        #[command(subcommand)]
+        command: MaintenanceCommand,
+    },
+}
+
+/// Maintenance of a chunkserver.
+#[derive(Debug, Subcommand)]
+pub enum MaintenanceCommand {
+    /// Begins it, or gives it another end. Names what nobody can read while the chunkserver is away.
+    On {
+        /// Its id, 16 hexadecimal digits, as `rfs servers` shows it.
+        server: rfs_common::ids::ServerId,
+        /// How long from now (for example 30m; 7d at most).
+        #[arg(long = "for", value_name = "TIME", default_value = "30m")]
+        time: rfs_common::size::Period,
+    },
+    /// Ends it before its time: what the chunkserver holds is made anew if it is away.
+    Off {
+        /// Its id, 16 hexadecimal digits, as `rfs servers` shows it.
+        server: rfs_common::ids::ServerId,
+    },
+}
+
+/// Waiting for the end of something.
+#[derive(Debug, Args)]
+pub struct WaitArguments {
+    /// Wait, showing progress, until it is done; at most this long (for example 2h).
+    #[arg(long, value_name = "TIME")]
+    pub wait: Option<rfs_common::size::Period>,
 }
 
 /// Arguments of `rfs admin`.

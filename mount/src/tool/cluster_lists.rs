@@ -2,7 +2,7 @@
 
 use rfs_common::clock::Time;
 use rfs_common::ids::{ServerId, VolumeId};
-use rfs_proto::admin::{Event, EventsRequest, ListRequest, Scrub, Server, Session, VolumeStatus};
+use rfs_proto::admin::{Drain, Event, EventsRequest, ListRequest, Scrub, Server, Session, VolumeStatus};
 use serde_json::{Value, json};
 
 use super::cli::EventsArguments;
@@ -24,6 +24,12 @@ pub(super) fn servers(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
                 (false, 0) => "away".to_owned(),
                 (false, 1..1000) => "away since just now".to_owned(),
                 (false, away_ms) => format!("away for {}", ago(away_ms)),
+            };
+            let maintenance = server.maintenance_left_ms.filter(|left| *left > 0);
+            let state = match (maintenance, server.draining) {
+                (Some(left), _) => format!("{state}, maintenance for {}", ago(left)),
+                (None, true) => format!("{state}, draining"),
+                (None, false) => state,
             };
             vec![
                 ServerId::new(server.server).to_string(),
@@ -77,6 +83,11 @@ pub(super) fn volumes(link: &mut MasterLink, form: Form) -> anyhow::Result<()> {
     )?;
     // Reasons are long, and would push everything else off the screen.
     for server in &servers {
+        for volume in &server.volumes {
+            let Some(drain) = &volume.drain else { continue };
+            let (id, state) = (VolumeId::new(volume.volume), if drain.drained { "drained" } else { "being drained" });
+            print_text(&format!("{} on {} ({id}) is {state}: {}", volume.path, server.host, drain.words))?;
+        }
         for volume in server.volumes.iter().filter(|volume| !volume.reason.is_empty()) {
             print_text(&format!(
                 "{} on {} ({}) is {}: {}",
@@ -135,7 +146,7 @@ pub(super) fn events(link: &mut MasterLink, arguments: &EventsArguments, form: F
     print_table(&["when", "severity", "what"], rows, "Nothing has happened yet.")
 }
 
-fn moment(unix_ms: i64) -> String {
+pub(super) fn moment(unix_ms: i64) -> String {
     // Whole seconds are enough for people.
     Time::from_seconds(unix_ms.div_euclid(1000)).to_string().replace(".000000000Z", "Z")
 }
@@ -152,6 +163,8 @@ fn server_document(server: &Server) -> Value {
         "version": server.version,
         "connected": server.connected,
         "last_seen_ms": server.last_seen_ms,
+        "maintenance_left_ms": server.maintenance_left_ms,
+        "draining": server.draining,
         "volumes": server.volumes.iter().map(|volume| volume_document(server, volume)).collect::<Vec<_>>(),
     })
 }
@@ -169,6 +182,22 @@ fn volume_document(server: &Server, volume: &VolumeStatus) -> Value {
         "chunks": volume.chunks,
         "storage_machine": volume.storage_machine,
         "scrub": scrub_document(volume.scrub.unwrap_or_default()),
+        "drain": volume.drain.as_ref().map(drain_document),
+    })
+}
+
+/// How far the drain of a volume is.
+pub(super) fn drain_document(drain: &Drain) -> Value {
+    json!({
+        "drained": drain.drained,
+        "chunks_left": drain.chunks_left,
+        "bytes_left": drain.bytes_left,
+        "kept": drain.kept,
+        "time_left_ms": drain.time_left_ms,
+        "with_server": drain.with_server,
+        "hindrance": drain.hindrance,
+        "stuck": drain.stuck,
+        "words": drain.words,
     })
 }
 

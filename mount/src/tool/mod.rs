@@ -22,6 +22,8 @@ mod goal;
 
 mod admin;
 
+mod upkeep;
+
 mod quickstart;
 
 use std::process::ExitCode;
@@ -59,6 +61,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Fileinfo(arguments) => file::fileinfo(&link, cli.master.as_ref(), arguments, form)?,
         Command::Getgoal(arguments) => goal::getgoal(&link, cli.master.as_ref(), arguments, form)?,
         Command::Setgoal(arguments) => goal::setgoal(&link, cli.master.as_ref(), arguments, form)?,
+        Command::Volume(arguments) => upkeep::volume(&link, arguments, form)?,
+        Command::Server(arguments) => upkeep::server(&link, arguments, form)?,
         Command::Admin(arguments) => admin::admin(&link, arguments, form)?,
         Command::Quickstart(arguments) => quickstart::quickstart(arguments, form)?,
     }

@@ -90,6 +90,9 @@ fn show(status: &Status, affected: &AffectedFiles) -> anyhow::Result<()> {
     for problem in status.problems.iter().skip(1) {
         print_text(&format!("  - {problem}"))?;
     }
+    for note in &status.notes {
+        print_text(&format!("  * {note}"))?;
+    }
     print_text("")?;
     show_affected(affected)?;
     show_facts(status)?;
@@ -120,7 +123,7 @@ fn show_affected(affected: &AffectedFiles) -> anyhow::Result<()> {
     print_text("")
 }
 
-fn file_name(file: &AffectedFile) -> String {
+pub(super) fn file_name(file: &AffectedFile) -> String {
     if file.path.is_empty() { format!("inode {} (find -inum names it)", file.inode) } else { file.path.clone() }
 }
 
@@ -155,10 +158,11 @@ fn show_facts(status: &Status) -> anyhow::Result<()> {
         (
             "repair",
             format!(
-                "{} under their goal, {} of them unavailable, {} running",
+                "{} under their goal, {} of them unavailable, {} running{}",
                 counted(status.under_goal, "chunk"),
                 status.unavailable,
-                counted(status.repairs_running, "repair")
+                counted(status.repairs_running, "repair"),
+                missing(status)
             ),
         ),
         (
@@ -181,6 +185,15 @@ fn show_facts(status: &Status) -> anyhow::Result<()> {
         print_text(&format!("{name:<13} {text}"))?;
     }
     Ok(())
+}
+
+/// What repair has to do yet, and how long that takes.
+fn missing(status: &Status) -> String {
+    if status.missing_copies == 0 {
+        return String::new();
+    }
+    let time = status.repair_time_left_ms.map(|left| format!(", about {}", ago(left.max(1000)))).unwrap_or_default();
+    format!("; {} with about {} to make{time}", counted(status.missing_copies, "copy"), bytes(status.missing_bytes))
 }
 
 /// What clients ask for, the most frequent operations first.
@@ -230,6 +243,7 @@ fn document(status: &Status, affected: &AffectedFiles) -> Value {
         "health": health_word(status.health()).to_lowercase(),
         "summary": status.summary,
         "problems": status.problems,
+        "notes": status.notes,
         "fully_replicated": status.fully_replicated,
         "cluster": cluster(status),
         "version": status.version,
@@ -244,6 +258,9 @@ fn document(status: &Status, affected: &AffectedFiles) -> Value {
         "unavailable": status.unavailable,
         "unsettled": status.unsettled,
         "repairs_running": status.repairs_running,
+        "missing_copies": status.missing_copies,
+        "missing_bytes": status.missing_bytes,
+        "repair_time_left_ms": status.repair_time_left_ms,
         "deletions_waiting": status.deletions_waiting,
         "servers_up": status.servers_up,
         "servers_known": status.servers_known,
