@@ -125,7 +125,8 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// A write by a program that may keep set-id bits.
-const CALL: WriteOrigin = WriteOrigin::Call { kill_set_id: false };
+const CALL: WriteOrigin = WriteOrigin::Call { kill_set_id: false, appends: false };
+const APPENDING: WriteOrigin = WriteOrigin::Call { kill_set_id: false, appends: true };
 
 #[test]
 fn cached_answers_cost_no_round_trip() {
@@ -325,11 +326,11 @@ fn data_is_committed_before_a_recall_is_done_while_writes_go_on() {
 fn appends_go_to_the_end_that_others_left() {
     let mounted = Mounted::new();
     let handle = mounted.open(APPEND);
-    mounted.client.write(handle, 0, b"aaaa", CALL).unwrap();
+    mounted.client.write(handle, 0, b"aaaa", APPENDING).unwrap();
     let recall = mounted.master.recall_lease(FILE.get(), wire::LeaseMode::None, mounted.last_grant());
     mounted.master.wait_done(recall);
     mounted.master.state().change(FILE.get(), |attributes| attributes.length = 10);
-    mounted.client.write(handle, 0, b"bb", CALL).unwrap();
+    mounted.client.write(handle, 0, b"bb", APPENDING).unwrap();
     let writes = mounted.bytes.memory(FILE).state.lock().unwrap().writes.clone();
     assert_eq!(writes, [(0, b"aaaa".to_vec()), (10, b"bb".to_vec())]);
     assert_eq!(mounted.client.get_attributes(FILE).unwrap().attributes.length, 12);

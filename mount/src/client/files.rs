@@ -60,7 +60,7 @@ impl Client {
         self.core.read(&open, offset, size, into, wanted)
     }
 
-    /// Takes all of `data` or fails. A file opened with O_APPEND is written at its end, wherever that is then; other
+    /// Takes all of `data` or fails. What appends is written at the end of the file, wherever that is then; other
     /// clients' appends are before or after, never below.
     ///
     /// # Errors
@@ -169,7 +169,6 @@ impl Core {
         let open = OpenFile {
             node: Arc::clone(node),
             bytes: self.content_with_place(node).open(),
-            append: flags & libc::O_APPEND != 0,
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
             synchronous: SyncAfter::of_flags(flags),
@@ -283,10 +282,10 @@ impl Core {
         }
         let node = &open.node;
         let _used = self.use_lease(node, Mode::Write)?;
-        if origin == (WriteOrigin::Call { kill_set_id: true }) {
+        if matches!(origin, WriteOrigin::Call { kill_set_id: true, .. }) {
             self.kill_set_id(node)?;
         }
-        let appends = open.append && origin != WriteOrigin::PageCache;
+        let appends = matches!(origin, WriteOrigin::Call { appends: true, .. });
         let _append = appends.then(|| lock(&node.append));
         let length = self.length(node);
         let offset = if appends { length } else { offset };
@@ -299,7 +298,7 @@ impl Core {
     }
 
     /// Clears set-id bits, if there are any. The kernel asks for it, whoever writes, so it is done by root's right.
-    fn kill_set_id(&self, node: &Arc<Node>) -> Result<(), Errno> {
+    pub(super) fn kill_set_id(&self, node: &Arc<Node>) -> Result<(), Errno> {
         let mode = node.state().attributes.as_ref().map_or(0, |attributes| attributes.mode);
         if mode & SET_ID_BITS == 0 {
             return Ok(());

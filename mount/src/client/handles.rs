@@ -18,8 +18,6 @@ const SHARDS: usize = 16;
 pub(super) struct OpenFile {
     pub(super) node: Arc<Node>,
     pub(super) bytes: Arc<dyn OpenBytes>,
-    /// O_APPEND.
-    pub(super) append: bool,
     pub(super) readable: bool,
     pub(super) writable: bool,
     /// Reading through it is noted as an access of the file.

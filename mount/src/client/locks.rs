@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
@@ -21,6 +22,9 @@ use super::types::{Handle, Lock, LockFamily, LockTicket, LockType, LockWaiter};
 
 /// The last byte of a file, as the kernel counts.
 const END_OF_FILE: u64 = i64::MAX as u64;
+
+/// How long a lock that another open file of this mount has is waited for, where nobody asked to wait: it may be closed already.
+const PAUSES_FOR_CLOSED: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(2), Duration::from_millis(4)];
 
 /// A wait for a lock.
 struct Wait {
@@ -102,6 +106,13 @@ impl Client {
     /// # Errors
     /// EAGAIN if another holds what is in its way; and the master's others.
     pub fn set_lock(&self, inode: InodeId, wanted: &Lock) -> Result<(), Errno> {
+        for pause in PAUSES_FOR_CLOSED {
+            match self.core.set_lock(inode, wanted) {
+                // The kernel tells of the end of an open file only after close(2), or the end of its process, was seen by others.
+                Err(Errno::EAGAIN) if self.core.locks.is_held_by_another(inode, wanted) => self.core.clock.sleep(pause),
+                set => return set,
+            }
+        }
         self.core.set_lock(inode, wanted)
     }
 
@@ -277,6 +288,16 @@ impl Locks {
     fn holds(&self, inode: InodeId, family: LockFamily, owner: u64) -> bool {
         let held = lock(&self.held);
         held.get(&inode).is_some_and(|locks| locks.iter().any(|held| held.family == family && held.owner == owner))
+    }
+
+    /// Whether another owner on this mount has what is in the way of this.
+    fn is_held_by_another(&self, inode: InodeId, wanted: &Lock) -> bool {
+        let conflicts = |held: &Lock| {
+            let exclusive = [held.lock_type, wanted.lock_type].contains(&LockType::Exclusive);
+            let overlaps = held.start <= wanted.end && wanted.start <= held.end;
+            held.family == wanted.family && held.owner != wanted.owner && exclusive && overlaps
+        };
+        lock(&self.held).get(&inode).is_some_and(|locks| locks.iter().any(conflicts))
     }
 
     /// Notes that the master granted this (or released it).

@@ -23,7 +23,7 @@ const COPY_BYTES: usize = 1 << 20;
 
 impl Client {
     /// fallocate(2): mode 0 and KEEP_SIZE (nothing is reserved: space is a matter of the cluster's), PUNCH_HOLE,
-    /// ZERO_RANGE.
+    /// ZERO_RANGE. Changes times and set-id bits as a write does.
     ///
     /// # Errors
     /// EOPNOTSUPP for other modes, EINVAL, EFBIG; and what writing fails with.
@@ -42,10 +42,9 @@ impl Client {
         if length == 0 {
             return Err(Errno::EINVAL);
         }
-        if punch || zero {
-            self.core.zero_range(caller, &open.node, offset, end)?;
-        }
-        if keep_size { Ok(()) } else { self.core.extend(caller, &open.node, end) }
+        let zeroed = (punch || zero) && self.core.zero_range(caller, &open.node, offset, end)?;
+        let extended = !keep_size && self.core.extend(caller, &open.node, end)?;
+        self.core.note_layout_change(caller, &open.node, zeroed || extended)
     }
 
     /// The next data or hole at or after `offset`.
@@ -79,13 +78,13 @@ impl Client {
     ) -> Result<u64, Errno> {
         let core = &*self.core;
         let (source, target) = (core.handles.file(from)?, core.handles.file(to)?);
-        if !source.readable || !target.writable || target.append {
+        if !source.readable || !target.writable {
             return Err(Errno::EBADF);
         }
         let mut copied = 0;
         let mut piece = Vec::new();
         // The kernel does not say whether the writer may keep set-id bits, as it does with a write.
-        let origin = WriteOrigin::Call { kill_set_id: caller.user != 0 };
+        let origin = WriteOrigin::Call { kill_set_id: caller.user != 0, appends: false };
         while copied < length {
             let size = (length - copied).min(COPY_BYTES as u64) as usize;
             let read = core.read(&source, from_offset + copied, size, &mut piece, &|| true);
@@ -105,14 +104,14 @@ impl Client {
 }
 
 impl Core {
-    /// Makes a range read as zeros: whole chunks are dropped, parts are zeroed where they are.
-    fn zero_range(&self, caller: &Caller, node: &Arc<Node>, offset: u64, end: u64) -> Result<(), Errno> {
+    /// Makes a range read as zeros: whole chunks are dropped, parts are zeroed where they are. Whether there was any.
+    fn zero_range(&self, caller: &Caller, node: &Arc<Node>, offset: u64, end: u64) -> Result<bool, Errno> {
         let _used = self.use_lease(node, Mode::Write)?;
         self.commit(node, Durability::Acknowledged, None)?;
         let content = self.content(node);
         let end = end.min(self.length(node));
         if offset >= end {
-            return Ok(());
+            return Ok(false);
         }
         // A chunk that reaches the end of the file is whole if the range reaches the end.
         let first = offset.div_ceil(CHUNK_BYTES);
@@ -131,7 +130,7 @@ impl Core {
             self.punch(caller, node, index(first)?, index(last)?)?;
         }
         self.note_written(node);
-        Ok(())
+        Ok(true)
     }
 
     fn punch(&self, caller: &Caller, node: &Arc<Node>, first_index: u32, end_index: u32) -> Result<(), Errno> {
@@ -144,11 +143,28 @@ impl Core {
         self.learn_node(&ticket, reply.node.as_ref()).map(drop)
     }
 
-    /// Makes the file at least this long.
-    fn extend(&self, caller: &Caller, node: &Arc<Node>, end: u64) -> Result<(), Errno> {
+    /// After a fallocate: the times, where nothing else has changed them, and what a write clears of the mode.
+    fn note_layout_change(&self, caller: &Caller, node: &Arc<Node>, any_changed: bool) -> Result<(), Errno> {
+        if any_changed {
+            return if caller.user == 0 { Ok(()) } else { self.kill_set_id(node) };
+        }
+        let request = wire::SetAttributes {
+            // By root's right: whoever may write the file may do this to it.
+            caller: Some(wire::Caller::default()),
+            inode: node.inode().get(),
+            by_descriptor: true,
+            modified_now: true,
+            kill_set_id: caller.user != 0,
+            ..wire::SetAttributes::default()
+        };
+        self.set_attributes(node, &request).map(drop)
+    }
+
+    /// Makes the file at least this long. Whether it was shorter.
+    fn extend(&self, caller: &Caller, node: &Arc<Node>, end: u64) -> Result<bool, Errno> {
         let _used = self.use_lease(node, Mode::Write)?;
         if self.length(node) >= end {
-            return Ok(());
+            return Ok(false);
         }
         let request = wire::SetAttributes {
             caller: caller_to_wire(caller),
@@ -157,7 +173,7 @@ impl Core {
             by_descriptor: true,
             ..wire::SetAttributes::default()
         };
-        self.set_length_in_use(node, &request, end).map(drop)
+        self.set_length_in_use(node, &request, end).map(|_| true)
     }
 
     /// Looks at the chunks that have bytes, from the one at `offset` on, in the order of the file, as long as `look` wants

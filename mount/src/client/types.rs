@@ -277,6 +277,8 @@ pub enum WriteOrigin {
     Call {
         /// Clear set-id bits, as the kernel asks for when the writer may not keep them.
         kill_set_id: bool,
+        /// The descriptor has O_APPEND now; fcntl(2) changes that. The offset does not count.
+        appends: bool,
     },
     /// Pages that a mapping made dirty. The kernel sends them through any handle that may write, also one that appends:
     /// their offset counts.

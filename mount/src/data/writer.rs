@@ -135,6 +135,8 @@ impl FileData {
     pub fn forget_chunks(&self, first_index: u32, end_index: u32) {
         let mut state = self.wait_until_free(first_index..end_index);
         state.chunks.retain(|index, _| !(first_index..end_index).contains(index));
+        // Their copies are there until the chunkservers have deleted them.
+        state.located.retain(|index, _| !(first_index..end_index).contains(index));
         self.contents_changed(state);
     }
 

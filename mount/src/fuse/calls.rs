@@ -34,6 +34,9 @@ const SPACE_UNIT_BYTES: u64 = 4096;
 /// the rest.
 const COPY_BYTES_MAX: u64 = 64 << 20;
 
+/// What the kernel keeps file capabilities in.
+const CAPABILITY: &str = "security.capability";
+
 impl Adapter {
     pub(super) fn nodes(&self) -> Nodes {
         Nodes { root: self.client.root() }
@@ -392,7 +395,13 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _busy = self.threads.busy();
-        answer_empty(self.client.remove_xattr(&self.caller(request), self.inode(node), name.as_bytes()), reply);
+        // Before a change by whom it was not given to, the kernel removes it in its own right, as that caller; a program that
+        // asks for it needs CAP_SETFCAP, which the kernel has looked at.
+        let mut caller = self.caller(request);
+        if name == CAPABILITY {
+            caller.user = 0;
+        }
+        answer_empty(self.client.remove_xattr(&caller, self.inode(node), name.as_bytes()), reply);
     }
 
     fn access(&self, request: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
@@ -478,7 +487,7 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         file: FileHandle,
         offset: u64,
         length: u64,
@@ -486,7 +495,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.threads.busy();
-        answer_empty(self.client.fallocate(&self.caller(request), handle(file), offset, length, mode), reply);
+        let file = (self.inode(node), handle(file));
+        answer_empty(self.fallocate(&self.caller(request), file, offset, length, mode), reply);
     }
 
     // The kernel answers the other kinds of lseek(2) itself.

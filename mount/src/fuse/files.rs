@@ -52,12 +52,30 @@ impl Adapter {
         let kill_set_id = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let changes_mode = kill_set_id && self.has_set_id(write.inode)?;
         let from_pages = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let origin = if from_pages { WriteOrigin::PageCache } else { WriteOrigin::Call { kill_set_id } };
+        let call = WriteOrigin::Call { kill_set_id, appends: flags & libc::O_APPEND != 0 };
+        let origin = if from_pages { WriteOrigin::PageCache } else { call };
         self.client.write(write.handle, write.offset, write.data, origin)?;
         if changes_mode {
             self.kernel.invalidate_attributes(write.inode);
         }
         self.sync_if_asked(write.handle, SyncAfter::of_flags(flags))
+    }
+
+    /// As the client's; the kernel does not ask anew for a mode that this changes.
+    pub(super) fn fallocate(
+        &self,
+        caller: &Caller,
+        (inode, file): (InodeId, Handle),
+        offset: u64,
+        length: u64,
+        mode: i32,
+    ) -> Result<(), Errno> {
+        let changes_mode = caller.user != 0 && self.has_set_id(inode)?;
+        self.client.fallocate(caller, file, offset, length, mode)?;
+        if changes_mode {
+            self.kernel.invalidate_attributes(inode);
+        }
+        Ok(())
     }
 
     /// Copies, and then waits as a write does.

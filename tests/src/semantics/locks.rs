@@ -34,6 +34,7 @@ pub(super) const CASES: &[Case] = cases![
     flock_is_converted,
     flock_waits_and_is_interrupted,
     flock_is_released_by_close,
+    a_lock_is_free_when_close_has_returned,
     flock_and_fcntl_are_independent,
     open_file_locks_exclude_processes,
     open_file_locks_end_with_the_open_file,
@@ -276,6 +277,21 @@ fn a_deadlock_of_three_is_refused(folder: &Path) -> anyhow::Result<()> {
     answers(&mut second, Ok(()))?;
     second.must(set(NONE, 0, 0))?;
     answers(&mut first, Ok(()))
+}
+
+fn a_lock_is_free_when_close_has_returned(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    make_file(&path, b"")?;
+    let other = std::fs::File::open(&path)?;
+    for round in 0..200 {
+        let file = std::fs::File::open(&path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+        drop(file);
+        let taken = rustix::fs::flock(&other, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        ensure!(taken.is_ok(), "round {round}: {taken:?}");
+        rustix::fs::flock(&other, rustix::fs::FlockOperation::Unlock)?;
+    }
+    Ok(())
 }
 
 fn flock_shared_and_exclusive(folder: &Path) -> anyhow::Result<()> {

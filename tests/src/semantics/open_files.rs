@@ -30,7 +30,21 @@ pub(super) const CASES: &[Case] = cases![
     modes_and_times_of_an_open_file,
     a_program_runs,
     a_running_program_is_not_written,
+    appending_is_switched_on_and_off,
 ];
+
+fn appending_is_switched_on_and_off(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    let file = OpenOptions::new().read(true).append(true).create_new(true).open(&path)?;
+    file.write_all_at(b"abcdef", 0)?;
+    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+    file.write_all_at(b"X", 0)?;
+    file.write_all_at(b"Y", 2)?;
+    same_bytes(&fs::read(&path)?, b"XbYdef", "without O_APPEND")?;
+    rustix::fs::fcntl_setfl(&file, OFlags::APPEND)?;
+    file.write_all_at(b"Z", 0)?;
+    same_bytes(&fs::read(&path)?, b"XbYdefZ", "with it again")
+}
 
 fn exclusive_creation(folder: &Path) -> anyhow::Result<()> {
     let path = folder.join("file");

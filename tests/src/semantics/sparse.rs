@@ -3,12 +3,15 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::ensure;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-use super::checks::{open_new, pattern, refused, refused_as, same, same_bytes, stat};
+use super::checks::{
+    USER, as_user, chmod, has_mode, make_owned, open_new, pattern, refused, refused_as, same, same_bytes, stat,
+};
 use super::{Case, cases};
 
 pub(super) const CASES: &[Case] = cases![
@@ -23,6 +26,8 @@ pub(super) const CASES: &[Case] = cases![
     fallocate_can_keep_the_size,
     punching_a_hole,
     punching_frees_space,
+    what_is_zeroed_whole_reads_as_zeros_at_once,
+    an_allocation_changes_times_and_set_id_bits,
     zeroing_a_range,
     wrong_fallocate_is_refused,
     other_modes_work_or_are_refused,
@@ -207,6 +212,45 @@ fn punching_frees_space(folder: &Path) -> anyhow::Result<()> {
         let after = stat(&path)?.blocks();
         ensure!(after <= before, "{before} blocks became {after}");
         same(stat(&path)?.len(), 8 << 20, "length")?;
+    }
+    Ok(())
+}
+
+fn what_is_zeroed_whole_reads_as_zeros_at_once(folder: &Path) -> anyhow::Result<()> {
+    for mode in [PUNCH, FallocateFlags::ZERO_RANGE, FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE] {
+        for (number, length) in [100, 4096, 300_000].into_iter().enumerate() {
+            let path = folder.join(format!("{}-{number}", mode.bits()));
+            let file = open_new(&path)?;
+            file.write_all_at(&pattern(length, 1), 0)?;
+            if !allocate(&file, mode, 0, length as u64)? {
+                return Ok(());
+            }
+            let mut found = vec![1; length];
+            file.read_exact_at(&mut found, 0)?;
+            same_bytes(&found, &vec![0; length], "through the descriptor that zeroed it")?;
+            same_bytes(&fs::read(&path)?, &vec![0; length], "opened anew")?;
+            drop(file);
+            same_bytes(&fs::read(&path)?, &vec![0; length], "after the last close")?;
+        }
+    }
+    Ok(())
+}
+
+fn an_allocation_changes_times_and_set_id_bits(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join("file");
+    make_owned(&path, USER, USER, 0o755)?;
+    for mode in [FallocateFlags::empty(), FallocateFlags::KEEP_SIZE, PUNCH] {
+        chmod(&path, 0o6755)?;
+        let before = stat(&path)?;
+        std::thread::sleep(Duration::from_millis(20));
+        as_user(USER, || {
+            let file = File::options().read(true).write(true).open(&path)?;
+            allocate(&file, mode, 0, 4096).map(drop)
+        })?;
+        has_mode(&path, 0o755, "afterwards")?;
+        let after = stat(&path)?;
+        ensure!((after.ctime(), after.ctime_nsec()) > (before.ctime(), before.ctime_nsec()), "{mode:?}: ctime");
+        ensure!((after.mtime(), after.mtime_nsec()) > (before.mtime(), before.mtime_nsec()), "{mode:?}: mtime");
     }
     Ok(())
 }
