@@ -331,13 +331,16 @@ impl Cluster {
     /// # Errors
     /// If the program cannot be started.
     pub fn start_chunkserver(&mut self, index: usize) -> anyhow::Result<()> {
-        let master = self.master_address();
-        let daemon = &mut self.chunkservers[index];
-        if daemon.runs() {
+        if self.chunkservers[index].runs() {
             return Ok(());
         }
-        let mut arguments: Vec<String> =
-            ["--data", &daemon.data.display().to_string(), "--master", &master].map(str::to_owned).to_vec();
+        let arguments = self.chunkserver_arguments(index);
+        self.chunkservers[index].start(&arguments, &self.guardian)
+    }
+
+    fn chunkserver_arguments(&self, index: usize) -> Vec<String> {
+        let data = self.chunkservers[index].data.display().to_string();
+        let mut arguments = ["--data", &data, "--master", &self.master_address()].map(str::to_owned).to_vec();
         for (_, folder) in self.more_folders.iter().filter(|(owner, _)| *owner == index) {
             arguments.extend(["--data".to_owned(), folder.display().to_string()]);
         }
@@ -345,7 +348,7 @@ impl Cluster {
         for setting in std::iter::once(&listen).chain(&self.shape.chunkserver_settings) {
             arguments.extend(["-o".to_owned(), setting.clone()]);
         }
-        daemon.start(&arguments, &self.guardian)
+        arguments
     }
 
     /// Makes one more volume for a chunkserver, which serves it from its next start on.
@@ -367,6 +370,17 @@ impl Cluster {
     pub fn kill_chunkserver(&mut self, index: usize) {
         self.chunkservers[index].signal(Signal::KILL);
         self.chunkservers[index].reap();
+    }
+
+    /// Ends a chunkserver with SIGKILL. The process that becomes the next one is made before: see [`Daemon::prepare`].
+    ///
+    /// # Errors
+    /// If that process cannot be made.
+    pub fn kill_chunkserver_to_start_again(&mut self, index: usize) -> anyhow::Result<()> {
+        let arguments = self.chunkserver_arguments(index);
+        self.chunkservers[index].prepare(&arguments, &self.guardian)?;
+        self.kill_chunkserver(index);
+        Ok(())
     }
 
     /// Ends a chunkserver with SIGTERM.
@@ -721,7 +735,7 @@ impl Daemon {
     /// Makes the process that the next start turns into the daemon, while the present one still runs.
     ///
     /// A new process has the test's open files until its exec closes them, and closing a file of a mount waits for the
-    /// master: a test with such files open that starts the master afterwards would wait for itself.
+    /// master, and for chunkservers: a test with such files open that starts one of them afterwards would wait for itself.
     fn prepare(&mut self, arguments: &[String], guardian: &Guardian) -> anyhow::Result<()> {
         let mut command = Command::new("sh");
         command.args(["-c", "echo ready; read -r line && exec \"$0\" \"$@\" < /dev/null >&2"]);

@@ -19,14 +19,14 @@ fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// One thing that goes wrong, and is right again when this returns. The master is never started by this process while it is
-/// away: a process made then would first close what this one has open on the mounts, and that waits for the master.
+/// One thing that goes wrong, and is right again when this returns. Daemons that are started again are processes made before:
+/// one made now would first close what this process has open on the mounts, and that may wait for the daemon.
 fn break_something(cluster: &mut Cluster, random: &mut StdRng) -> anyhow::Result<&'static str> {
     let victim = random.random_range(0..cluster.chunkserver_count());
     let pause = Duration::from_millis(random.random_range(100..1_500));
     Ok(match random.random_range(0..4) {
         0 => {
-            cluster.kill_chunkserver(victim);
+            cluster.kill_chunkserver_to_start_again(victim)?;
             sleep(pause);
             cluster.start_chunkserver(victim)?;
             "kill -9 of a chunkserver"

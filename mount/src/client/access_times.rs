@@ -81,7 +81,8 @@ impl Core {
                 match times.access_is_due(now) {
                     // Of a file without bytes, the kernel asks for none.
                     true if length == Some(0) => Reads::AllAreSeen,
-                    true if !is_to_come => Reads::FirstIsSeen,
+                    // To drop pages, the kernel would wait for those that a read is waiting for, which may be long.
+                    true if !is_to_come && !node.is_asking() => Reads::FirstIsSeen,
                     _ => Reads::MayBeCached,
                 }
             }

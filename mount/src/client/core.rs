@@ -98,9 +98,9 @@ pub(super) fn caller_to_wire(caller: &Caller) -> Option<wire::Caller> {
 
 // Asking and learning.
 /// How often attributes are asked for again that came without a lease: about 0.1 s in all.
-const LEASE_TRIES: u32 = 50;
-const LEASE_PAUSE_MIN: Duration = Duration::from_micros(200);
-const LEASE_PAUSE_MAX: Duration = Duration::from_millis(2);
+pub(super) const LEASE_TRIES: u32 = 50;
+pub(super) const LEASE_PAUSE_MIN: Duration = Duration::from_micros(200);
+pub(super) const LEASE_PAUSE_MAX: Duration = Duration::from_millis(2);
 
 impl Core {
     pub(super) fn now(&self) -> Monotonic {

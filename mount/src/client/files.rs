@@ -17,7 +17,10 @@ use tracing::debug;
 use super::Client;
 use super::bytes::Durability;
 use super::chunk_sync::Holds;
-use super::core::{Committed, Content, Core, Node, caller_to_wire, lock, node_losses};
+use super::core::{
+    Committed, Content, Core, LEASE_PAUSE_MAX, LEASE_PAUSE_MIN, LEASE_TRIES, Node, Use, caller_to_wire, lock,
+    node_losses,
+};
 use super::handles::OpenFile;
 use super::kernel::Forget;
 use super::types::{Caller, Handle, LockFamily, Opened, Reads, SyncAfter, WriteOrigin};
@@ -166,12 +169,13 @@ impl Core {
 
     pub(super) fn open_file(&self, node: &Arc<Node>, flags: i32) -> Opened {
         let access = flags & libc::O_ACCMODE;
-        let open = OpenFile {
+        let mut open = OpenFile {
             node: Arc::clone(node),
             bytes: self.content_with_place(node).open(),
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
             synchronous: SyncAfter::of_flags(flags),
+            through_page_cache: false,
             notes_accesses: access != libc::O_WRONLY && flags & libc::O_NOATIME == 0,
             locks_lost: AtomicBool::new(false),
             losses_told: Mutex::new(node.state().losses.cursor()),
@@ -186,6 +190,7 @@ impl Core {
         let contended = !keep_cache || state.noticed_at.is_some_and(|noticed| now.since(noticed) < CONTENDED_FOR);
         let reads = if open.notes_accesses { self.reads_to_see(node, &state) } else { Reads::MayBeCached };
         drop(state);
+        open.through_page_cache = access == libc::O_RDONLY && !contended && reads != Reads::AllAreSeen;
         Opened { handle: self.handles.add_file(open), keep_cache, contended, reads }
     }
 
@@ -242,8 +247,9 @@ impl Core {
         into: &mut Vec<u8>,
         (patience, once): (&ReadPatience<'_>, &Cell<bool>),
     ) -> Result<usize, Errno> {
-        let used = self.use_lease(&open.node, Mode::Read)?;
+        let used = self.lease_to_read(open)?;
         once.set(used.mode() == Mode::None);
+        let revision = open.node.state().attributes.as_ref().map_or(0, |known| known.revision);
         let length = self.length(&open.node);
         let wanted = length.saturating_sub(offset).min(size as u64) as usize;
         if into.len() < wanted {
@@ -257,7 +263,7 @@ impl Core {
             self.post(Forget::Data(open.node.inode()));
             // What the master is asked for may wait for a recall, which waits for whoever uses the lease.
             drop(used);
-            return got.and_then(|count| self.if_still_there(&open.node, offset, count));
+            return got.and_then(|count| self.if_not_cut(&open.node, revision, &into[..count]));
         } else if open.node.state().mode == Mode::None {
             // The lease was lost with the session while it was in use, perhaps before the read looked what it may keep.
             self.content(&open.node).invalidate();
@@ -265,15 +271,31 @@ impl Core {
         got
     }
 
+    /// The lease to read under. What is read to be used once is in the kernel's page cache for the moment until the kernel has
+    /// forgotten it, and others might be shown it: so for the page cache a lease that lasts is asked for, for about 0.1 s.
+    fn lease_to_read<'a>(&self, open: &'a OpenFile) -> Result<Use<'a>, Errno> {
+        let mut pause = LEASE_PAUSE_MIN;
+        for _ in 0..LEASE_TRIES {
+            let used = self.use_lease(&open.node, Mode::Read)?;
+            if used.mode() > Mode::None || !open.through_page_cache {
+                return Ok(used);
+            }
+            drop(used);
+            self.clock.sleep(pause);
+            pause = (pause * 2).min(LEASE_PAUSE_MAX);
+        }
+        self.use_lease(&open.node, Mode::Read)
+    }
+
     /// A read without a lease asked for the length first and for the bytes then. Another client may have cut the file in
-    /// between: then it gave zeros that never were, and is to be made again.
-    fn if_still_there(&self, node: &Node, offset: u64, count: usize) -> Result<usize, Errno> {
-        if count == 0 {
-            return Ok(0);
+    /// between: then it ends with zeros that never were, and is to be made again.
+    fn if_not_cut(&self, node: &Node, revision: u64, read: &[u8]) -> Result<usize, Errno> {
+        if read.last() != Some(&0) {
+            return Ok(read.len());
         }
         let (_, answered) = self.ask_attributes(node)?;
-        let length = answered.attributes.map_or(0, |attributes| attributes.length);
-        if offset + count as u64 <= length { Ok(count) } else { Err(Errno::EINTR) }
+        let same = answered.attributes.is_some_and(|attributes| attributes.revision == revision);
+        if same { Ok(read.len()) } else { Err(Errno::EINTR) }
     }
 
     pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {

@@ -48,7 +48,7 @@ impl Histories {
     /// Has one read of a file give what the block had before, though the later write was over when the read began. False if
     /// no history has such a read.
     pub fn make_one_read_stale(&mut self) -> bool {
-        self.files.iter_mut().any(|history| make_one_read_stale(history))
+        self.files.iter_mut().any(make_one_read_stale)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The threads that make the calls, and what they note.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -184,11 +185,13 @@ impl Worker<'_> {
         if !keeps_open {
             self.open.remove(&number);
         }
-        if !self.open.contains_key(&number) {
-            let both = OpenOptions::new().read(true).write(true).open(&path)?;
-            self.open.insert(number, (File::open(&path)?, both));
-        }
-        let (reader, writer) = &self.open[&number];
+        let (reader, writer): &(File, File) = match self.open.entry(number) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(none) => {
+                let both = OpenOptions::new().read(true).write(true).open(&path)?;
+                none.insert((File::open(&path)?, both))
+            }
+        };
         match call {
             FileCall::Write(block, number) => {
                 let bytes: Vec<u8> = number.to_le_bytes().repeat(BLOCK_BYTES / 8);
