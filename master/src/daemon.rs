@@ -32,6 +32,7 @@ use crate::exports::{ExportWorker, Exports};
 use crate::grpc;
 use crate::session::listener::{Announced, SessionServer};
 use crate::status::{Gatherer, MasterState, RedundancyWatch, StoreHandle};
+use crate::store::anchor::{Anchor, shown};
 use crate::store::{OpenError, Store};
 use crate::web;
 
@@ -69,7 +70,11 @@ pub fn run(config: &MasterConfig) -> anyhow::Result<()> {
 
 fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> anyhow::Result<()> {
     require_store(&config.data)?;
-    let _lock = FolderLock::acquire(&config.data)?;
+    let folder = config.data.as_path();
+    let anchor = Anchor::of(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+    // What was mounted on the folder, if anything was: it may be unmounted while the master runs.
+    let config = &MasterConfig { data: anchor.path(), ..config.clone() };
+    let _lock = FolderLock::acquire_through(&config.data, folder)?;
     let sockets = Sockets::bind(config)?;
     let addresses = sockets.addresses()?;
     let store = Arc::new(open_store(config, clock.clone())?);
@@ -104,7 +109,7 @@ fn serve(config: &MasterConfig, clock: &SharedClock, shutdown: &Shutdown) -> any
         );
     }
     tracing::info!(
-        %cluster, data = %config.data.display(), clients = %addresses.clients, chunkservers = %addresses.cluster,
+        %cluster, data = %folder.display(), clients = %addresses.clients, chunkservers = %addresses.cluster,
         page = %addresses.web, metrics = %addresses.metrics, "the master serves"
     );
     let started = format!("the master has started (version {}, cluster {cluster})", env!("CARGO_PKG_VERSION"));
@@ -150,9 +155,9 @@ fn open_store(config: &MasterConfig, clock: SharedClock) -> anyhow::Result<Store
 pub fn way_back(exports: &Path) -> String {
     match crate::exports::newest(exports) {
         Some(export) => {
-            format!("to go on from the newest export, type: mfs-master restore {} NEW-FOLDER", export.display())
+            format!("to go on from the newest export, type: mfs-master restore {} NEW-FOLDER", shown(&export))
         }
-        None => format!("there is no export in {} to restore from", exports.display()),
+        None => format!("there is no export in {} to restore from", shown(exports)),
     }
 }
 

@@ -14,6 +14,7 @@ use rfs_common::background::{Step, Worker};
 use rfs_common::clock::{SharedClock, Time};
 use rfs_common::trusted;
 
+use crate::store::anchor::shown;
 use crate::store::{ExportError, ExportReport, Store};
 
 const PREFIX: &str = "metadata-";
@@ -75,7 +76,7 @@ impl Exports {
         let mut state = self.lock();
         state.newest = Some(now);
         state.problem = None;
-        Ok((path, report))
+        Ok((PathBuf::from(shown(&path)), report))
     }
 
     /// Opens the export with this name, which must be one of those in the folder.
@@ -129,7 +130,7 @@ impl ExportWorker {
 
     fn run(&self) -> Result<(), String> {
         let now = self.clock.now();
-        let folder = self.exports.config.folder.display().to_string();
+        let folder = shown(&self.exports.config.folder);
         self.exports.lock().doing = format!("writes an export into {folder}");
         self.exports.export(&self.store, now).map_err(|error| with_sources(&error))?;
         self.exports.prune().map_err(|error| format!("old exports in {folder} cannot be removed: {error}"))

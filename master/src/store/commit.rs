@@ -12,6 +12,7 @@ use std::time::Duration;
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::ids::LogPosition;
 
+use super::anchor::shown;
 use super::export::ExportView;
 use super::format::{KEY_BYTES_MAX, RECORD_HEAD_BYTES, VALUE_BYTES_MAX};
 use super::log::{AppendError, Log, is_no_space, locked};
@@ -102,7 +103,7 @@ impl Core {
         let reserve = locked(&self.reserve);
         let failed = |error: std::io::Error| match is_no_space(&error) {
             true => CommitError::NoSpace,
-            false => CommitError::Failed(format!("claiming disk space in {} failed: {error}", self.folder.display())),
+            false => CommitError::Failed(format!("claiming disk space in {} failed: {error}", shown(&self.folder))),
         };
         let position = match self.try_commit(changes)? {
             Some(position) => position,
@@ -277,7 +278,7 @@ impl Core {
         Some(match filled.and_then(|()| self.log.prepare()) {
             Ok(()) => Verdict::Space,
             Err(error) if is_no_space(&error) => Verdict::NoSpace,
-            Err(error) => Verdict::Failed(format!("claiming disk space in {} failed: {error}", self.folder.display())),
+            Err(error) => Verdict::Failed(format!("claiming disk space in {} failed: {error}", shown(&self.folder))),
         })
     }
 

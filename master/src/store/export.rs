@@ -17,6 +17,7 @@ use rfs_common::ids::LogPosition;
 
 use super::StoreError;
 use super::Table;
+use super::anchor::shown;
 use super::checkpoint::CheckpointError;
 use super::commit::Core;
 use super::format::{
@@ -53,7 +54,7 @@ pub enum ExportError {
     #[error(transparent)]
     Pages(#[from] StoreError),
     /// The file could not be written.
-    #[error("writing the export {path} failed; check the disk and the permissions", path = path.display())]
+    #[error("writing the export {path} failed; check the disk and the permissions", path = shown(path))]
     Io {
         /// The file.
         path: PathBuf,
@@ -66,7 +67,7 @@ pub enum ExportError {
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// The export is not whole.
-    #[error("the export {file} is damaged at byte {offset}: {what}; use another export", file = file.display())]
+    #[error("the export {file} is damaged at byte {offset}: {what}; use another export", file = shown(file))]
     Damaged {
         /// The export.
         file: PathBuf,
@@ -76,7 +77,7 @@ pub enum RestoreError {
         what: String,
     },
     /// The export could not be read.
-    #[error("reading the export {file} failed", file = file.display())]
+    #[error("reading the export {file} failed", file = shown(file))]
     Io {
         /// The export.
         file: PathBuf,

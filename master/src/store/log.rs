@@ -21,6 +21,7 @@ use rfs_common::clock::{Monotonic, SharedClock};
 use rustix::fs::FallocateFlags;
 
 use super::Change;
+use super::anchor::shown;
 use super::format::{Head, HeadKind, SEGMENT_HEAD_BYTES, encode_record, encode_segment_head};
 
 /// The folder of the log in the store's folder.
@@ -234,7 +235,7 @@ impl Log {
         if is_no_space(error) {
             return AppendError::NoSpace;
         }
-        AppendError::Failed(self.fail(format!("{doing} the log in {} failed: {error}", self.folder.display())))
+        AppendError::Failed(self.fail(format!("{doing} the log in {} failed: {error}", shown(&self.folder))))
     }
 
     /// Keeps the first reason and returns it.
@@ -280,7 +281,7 @@ impl Log {
         let (files, folder_changed) = self.take_unsynced();
         let result = files.iter().try_for_each(|file| (self.sync_file)(file));
         let result = result.and_then(|()| if folder_changed { self.folder_file.sync_all() } else { Ok(()) });
-        result.map_err(|error| self.fail(format!("syncing the log in {} failed: {error}", self.folder.display())))?;
+        result.map_err(|error| self.fail(format!("syncing the log in {} failed: {error}", shown(&self.folder))))?;
         // What it does not cover was written after it began.
         self.unsynced_since.store(begun, Ordering::Release);
         self.durable.fetch_max(target, Ordering::AcqRel);

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::anchor::shown;
 use super::format::{
     RECORD_ALIGNMENT_BYTES, RECORD_HEAD_BYTES, Record, SEGMENT_HEAD_BYTES, decode_record, decode_segment_head,
 };
@@ -35,7 +36,7 @@ pub(crate) fn list_segments(folder: &Path) -> Result<Vec<Segment>, OpenError> {
             }
             None if name == PREPARED_NAME => {}
             None => {
-                tracing::warn!(file = %entry.path().display(), "a file that is no log segment lies in the log; it is ignored");
+                tracing::warn!(file = %shown(&entry.path()), "a file that is no log segment lies in the log; it is ignored");
             }
         }
     }
@@ -192,7 +193,7 @@ fn durable_in_rest(bytes: &[u8], from: usize, stopped_at: u64) -> u64 {
 fn drop_tail(segments: &mut Vec<Segment>, stop: &Stop) -> Result<(), OpenError> {
     let torn = &segments[stop.segment];
     tracing::warn!(
-        file = %torn.path.display(),
+        file = %shown(&torn.path),
         offset = stop.offset,
         reason = stop.what,
         "the log ends in a record that was not completely written before a crash; it was never promised to be kept and is dropped"

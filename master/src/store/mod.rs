@@ -12,6 +12,7 @@
 //! What always holds: a commit that was refused changed nothing and never will; commits are made in the order of
 //! their positions; reads see every commit that returned.
 
+pub mod anchor;
 mod checkpoint;
 mod commit;
 mod export;
@@ -30,6 +31,7 @@ mod space;
 mod verify;
 mod wakeup;
 
+use anchor::shown;
 use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
@@ -173,7 +175,7 @@ impl Default for StoreOptions {
 
 /// Pages could not be read or written. The message names the folder and, where one is damaged, the page.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the metadata pages in {folder}: {what}; if this lasts, restore the metadata from an export", folder = folder.display())]
+#[error("the metadata pages in {folder}: {what}; if this lasts, restore the metadata from an export", folder = shown(folder))]
 pub struct StoreError {
     folder: PathBuf,
     what: String,
@@ -218,14 +220,14 @@ pub enum CommitError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The folder has no store in it, or one that was not completely made.
-    #[error("{folder} has no metadata in it; make it with `mfs-master init`, or check the path", folder = folder.display())]
+    #[error("{folder} has no metadata in it; make it with `mfs-master init`, or check the path", folder = shown(folder))]
     NotAStore {
         /// The folder.
         folder: PathBuf,
     },
     /// A file is damaged where no crash can have damaged it.
     #[error("{file} is damaged at byte {offset}: {what}; restore the metadata from an export, or the file from a backup",
-        file = file.display())]
+        file = shown(file))]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -235,7 +237,7 @@ pub enum OpenError {
         what: String,
     },
     /// A file could not be read or written.
-    #[error("{doing} {path} failed; check the disk and the permissions", path = path.display())]
+    #[error("{doing} {path} failed; check the disk and the permissions", path = shown(path))]
     Io {
         /// What was tried.
         doing: &'static str,

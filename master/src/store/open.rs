@@ -15,6 +15,7 @@ use rfs_common::durable::{self, FileError};
 use rfs_common::folder_lock::LOCK_FILE_NAME;
 use rfs_common::trusted;
 
+use super::anchor::shown;
 use super::checkpoint::MARKER_NAME;
 use super::commit::{CheckpointState, Core};
 use super::format::{Bounds, Damage, Head, HeadKind, Marker};
@@ -37,7 +38,7 @@ const UNFINISHED_NAME: &str = "unfinished";
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
     /// There is something in the folder.
-    #[error("{folder} is not empty (it has {entry}); give the metadata a folder of its own", folder = folder.display())]
+    #[error("{folder} is not empty (it has {entry}); give the metadata a folder of its own", folder = shown(folder))]
     NotEmpty {
         /// The folder.
         folder: PathBuf,
@@ -45,7 +46,7 @@ pub enum CreateError {
         entry: String,
     },
     /// A file could not be made.
-    #[error("making the metadata folder {folder} failed; check the disk and the permissions", folder = folder.display())]
+    #[error("making the metadata folder {folder} failed; check the disk and the permissions", folder = shown(folder))]
     Io {
         /// The folder.
         folder: PathBuf,
@@ -137,7 +138,7 @@ pub(crate) fn create_with(
     let existed = folder.exists();
     if existed {
         if is_unfinished(folder) {
-            tracing::warn!(folder = %folder.display(), "making the metadata folder was cut off before; it begins anew");
+            tracing::warn!(folder = %shown(folder), "making the metadata folder was cut off before; it begins anew");
             remove_files(folder, existed);
         }
         refuse_full(folder)?;
@@ -274,7 +275,7 @@ fn open_core(
         Ok(())
     })?;
     tracing::info!(
-        folder = %folder.display(),
+        folder = %shown(folder),
         replayed = end.position - marker.position,
         position = end.position,
         "the metadata is open"

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::anchor::shown;
 use super::format::{Bounds, Damage};
 use super::log::locked;
 use super::page::Page;
@@ -316,7 +317,7 @@ fn sled_error(folder: &Path, survey: &Survey, error: &sled::Error) -> StoreError
 
 fn with_place(folder: &Path, what: &str, place: Option<&Finding>) -> StoreError {
     let Some(Finding { file, offset, what: found }) = place else { return StoreError::pages(folder, what) };
-    StoreError::pages(folder, format!("{what}; {} is damaged at byte {offset}: {found}", file.display()))
+    StoreError::pages(folder, format!("{what}; {} is damaged at byte {offset}: {found}", shown(file)))
 }
 
 /// A bound's value.
@@ -436,7 +437,7 @@ fn look_over(folder: &Path) -> Result<Survey, StoreError> {
         return Err(with_place(folder, "sled cannot open it", Some(fatal)));
     }
     for Finding { file, offset, what } in &survey.suspects {
-        let file = file.display();
+        let file = shown(file);
         tracing::warn!(%file, offset, "{what}; if nothing else is said, it is what a crash left and nothing is missing");
     }
     Ok(survey)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Once, PoisonError};
 
 use super::Finding;
+use super::anchor::shown;
 use super::sled_survey::{Depth, survey};
 
 /// As panics name the files of sled's source.
@@ -39,7 +40,7 @@ fn end(info: &PanicHookInfo<'_>) {
     let Some(folder) = folder.as_ref() else { return };
     let found = survey(folder, Depth::Everything, &mut |_| {}).unwrap_or_default();
     let named = |words: &str, Finding { file, offset, what }: &Finding| {
-        format!("{} {words} at byte {offset}: {what}", file.display())
+        format!("{} {words} at byte {offset}: {what}", shown(file))
     };
     // What a crash leaves is suspect, too: only what sled needs and cannot have is damage.
     let damage = found.fatal.as_ref().or(found.broken.first());
@@ -51,7 +52,7 @@ fn end(info: &PanicHookInfo<'_>) {
         (None, None) => ("no place is seen that is not whole".to_owned(), AGAIN),
     };
     let said = payload_of(info).replace('\n', " ");
-    let folder = folder.display();
+    let folder = shown(folder);
     let _ = writeln!(
         std::io::stderr(),
         "the metadata pages in {folder}: sled gave up; {place}; {advice} (sled's words: {said})"
