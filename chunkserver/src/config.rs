@@ -76,7 +76,7 @@ impl Default for Config {
             reserve_max: ByteSize::mib(256),
             io_deadline: Period::seconds(2),
             sync_deadline: Period::seconds(8),
-            chain_connect_deadline: Period::seconds(2),
+            chain_connect_deadline: Period::new(Duration::from_millis(1500)),
             chain_answer_deadline: Period::seconds(8),
             close_after: Period::seconds(5),
             retry_interval: Period::seconds(2),

@@ -12,11 +12,15 @@ use std::net::{self, Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendmsg};
 
+use crate::clock::{Clock as _, SystemClock};
 use crate::ids::{ClusterId, ServerId};
 
 /// Where a chunkserver takes data connections of its own host.
@@ -107,6 +111,26 @@ impl fmt::Display for Peer {
 pub struct Socket {
     descriptor: OwnedFd,
     is_local: bool,
+    patience: OnceLock<Patience>,
+}
+
+/// Says whether the other end of a connection lives, over another connection, within [`QUIET_MAX`].
+pub type Probe = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// How long the other end may be silent before it is asked whether it lives, and how long it may take to say so.
+pub const QUIET_MAX: Duration = Duration::from_millis(750);
+
+/// How a wait for the other end goes on past [`QUIET_MAX`].
+struct Patience {
+    lives: Probe,
+    read_limit_ms: AtomicU64,
+    write_limit_ms: AtomicU64,
+}
+
+impl fmt::Debug for Patience {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Patience")
+    }
 }
 
 impl Socket {
@@ -117,7 +141,7 @@ impl Socket {
     pub fn tcp(stream: TcpStream) -> io::Result<Socket> {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(false)?;
-        Ok(Socket { descriptor: stream.into(), is_local: false })
+        Ok(Socket { descriptor: stream.into(), is_local: false, patience: OnceLock::new() })
     }
 
     /// A Unix connection.
@@ -131,7 +155,7 @@ impl Socket {
                 "the other end is neither root's nor this user's",
             ));
         }
-        Ok(Socket { descriptor: stream.into(), is_local: true })
+        Ok(Socket { descriptor: stream.into(), is_local: true, patience: OnceLock::new() })
     }
 
     /// Connects to who listens there.
@@ -147,11 +171,51 @@ impl Socket {
         self.is_local
     }
 
+    /// From now on the limits on reads and writes are for an end that lives, and is slow; one that does not say that it lives when it
+    /// has been silent for a while is given up earlier. Set the limits after this. Other handles of the socket keep theirs.
+    pub fn ask_while_waiting(&self, lives: Probe) {
+        let patience = Patience { lives, read_limit_ms: AtomicU64::new(0), write_limit_ms: AtomicU64::new(0) };
+        let _ = self.patience.set(patience);
+    }
+
+    /// The system's limit for a wait of at most this.
+    fn limit_now(&self, limit: Option<Duration>, of: fn(&Patience) -> &AtomicU64) -> Option<Duration> {
+        let Some(patience) = self.patience.get() else { return limit };
+        let milliseconds = limit.map_or(u64::MAX, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        of(patience).store(milliseconds, Ordering::Relaxed);
+        Some(limit.map_or(QUIET_MAX, |limit| limit.min(QUIET_MAX)))
+    }
+
+    /// Does it again while it finds nothing and the other end lives, until the limit.
+    fn patiently<T>(
+        &self,
+        of: fn(&Patience) -> &AtomicU64,
+        mut work: impl FnMut() -> rustix::io::Result<T>,
+    ) -> io::Result<T> {
+        let Some(patience) = self.patience.get() else { return Ok(work()?) };
+        let mut end = None;
+        loop {
+            let now = || SystemClock.monotonic();
+            let began = now();
+            match work() {
+                Err(Errno::AGAIN) => {
+                    let limit = Duration::from_millis(of(patience).load(Ordering::Relaxed));
+                    let end = *end.get_or_insert_with(|| began + limit);
+                    if now() >= end || !(patience.lives)() {
+                        return Err(Errno::AGAIN.into());
+                    }
+                }
+                done => return Ok(done?),
+            }
+        }
+    }
+
     /// How long a read may wait; nothing: for ever.
     ///
     /// # Errors
     /// Those of the system; a time of zero is none.
     pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        let limit = self.limit_now(limit, |patience| &patience.read_limit_ms);
         Ok(sockopt::set_socket_timeout(&self.descriptor, Timeout::Recv, limit)?)
     }
 
@@ -160,6 +224,7 @@ impl Socket {
     /// # Errors
     /// As for [`Socket::set_read_timeout`].
     pub fn set_write_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
+        let limit = self.limit_now(limit, |patience| &patience.write_limit_ms);
         Ok(sockopt::set_socket_timeout(&self.descriptor, Timeout::Send, limit)?)
     }
 
@@ -195,7 +260,7 @@ impl Socket {
     /// # Errors
     /// Those of the system.
     pub fn try_clone(&self) -> io::Result<Socket> {
-        Ok(Socket { descriptor: self.descriptor.try_clone()?, is_local: self.is_local })
+        Ok(Socket { descriptor: self.descriptor.try_clone()?, is_local: self.is_local, patience: OnceLock::new() })
     }
 }
 
@@ -207,17 +272,19 @@ impl AsFd for Socket {
 
 impl Read for &Socket {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(&self.descriptor, into)?)
+        self.patiently(|patience| &patience.read_limit_ms, || rustix::io::read(&self.descriptor, &mut *into))
     }
 }
 
 impl Write for &Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(rustix::net::send(&self.descriptor, bytes, SendFlags::NOSIGNAL)?)
+        let send = || rustix::net::send(&self.descriptor, bytes, SendFlags::NOSIGNAL);
+        self.patiently(|patience| &patience.write_limit_ms, send)
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(sendmsg(&self.descriptor, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?)
+        let send = || sendmsg(&self.descriptor, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL);
+        self.patiently(|patience| &patience.write_limit_ms, send)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -248,6 +315,8 @@ impl Write for Socket {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
 
@@ -284,6 +353,33 @@ mod tests {
         check(client, server);
         drop(listener);
         assert_eq!(Socket::connect_local(&address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_slow_end_that_lives_is_waited_for_and_a_dead_one_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = Socket::tcp(TcpStream::connect(listener.local_addr().unwrap()).unwrap()).unwrap();
+        let mut server = Socket::tcp(listener.accept().unwrap().0).unwrap();
+        let lives = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&lives);
+        client.ask_while_waiting(Box::new(move || asked.load(Ordering::SeqCst)));
+        client.set_read_timeout(Some(QUIET_MAX * 4)).unwrap();
+        let mut byte = [0];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(QUIET_MAX * 2);
+                server.write_all(b"x").unwrap();
+            });
+            client.read_exact(&mut byte).unwrap();
+        });
+        let took = |client: &mut Socket| {
+            let before = SystemClock.monotonic();
+            assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            SystemClock.monotonic().since(before)
+        };
+        assert!(took(&mut client) >= QUIET_MAX * 3, "it lives, until the limit");
+        lives.store(false, Ordering::SeqCst);
+        assert!(took(&mut client) < QUIET_MAX * 2);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ClusterId, ServerId};
-use rfs_common::socket::{Socket, chunkserver_address};
+use rfs_common::socket::{QUIET_MAX, Socket, chunkserver_address};
 use rfs_proto::PROTOCOL_VERSION;
 use rfs_proto::data::{Hello, HelloReply, NextCopy};
 use rfs_proto::data_calls::DataCall;
@@ -123,7 +123,10 @@ impl Peers {
             // The time that connecting may have taken is part of it.
             None => (self.connect(own, to)?, wait.saturating_sub(self.connect_deadline).max(self.connect_deadline)),
         };
-        let limited = connection.stream().set_read_timeout(Some(wait));
+        let limited = connection.stream().set_read_timeout(Some(wait)).and_then(|()| {
+            // Set again: from its greeting on the limit is for a peer that lives.
+            connection.stream().set_write_timeout(Some(self.answer_deadline))
+        });
         limited.map_err(|source| PeerError::Connect { address: key.0.clone(), source })?;
         connection
             .send(Envelope::request(R::FRAME_TYPE, 1), request, &[payload])
@@ -196,6 +199,7 @@ impl Peers {
 
 fn greet(own: Own, to: &NextCopy, stream: Socket) -> Result<Connection<Socket>, PeerError> {
     let address = to.address.clone();
+    let is_local = stream.is_local();
     let mut connection = Connection::new(stream);
     let (high, low) = own.cluster.to_halves();
     let cluster: Vec<u8> = [high.to_be_bytes(), low.to_be_bytes()].concat();
@@ -209,9 +213,25 @@ fn greet(own: Own, to: &NextCopy, stream: Socket) -> Result<Connection<Socket>, 
     let wire = |source| PeerError::Wire { address: address.clone(), source };
     connection.send(Envelope::request(Hello::FRAME_TYPE, 0), &hello, &[]).map_err(wire)?;
     match connection.receive_reply::<HelloReply>(Hello::FRAME_TYPE, 0).map_err(wire)? {
-        Ok(_) => Ok(connection),
-        Err(failure) => Err(refused(address, failure)),
+        Ok(_) => {}
+        Err(failure) => return Err(refused(address, failure)),
     }
+    let server = ServerId::new(to.server);
+    connection.stream().ask_while_waiting(Box::new(move || lives(&address, server, &hello, is_local)));
+    Ok(connection)
+}
+
+/// Whether the peer greets a new connection, well or badly: a stopped one does not, nor one that is cut off.
+fn lives(address: &str, server: ServerId, hello: &Hello, is_local: bool) -> bool {
+    let local = || chunkserver_address(server).and_then(|address| Socket::connect_local(&address));
+    let asked = || -> Result<(), WireError> {
+        let stream = if is_local { local()? } else { Socket::tcp(connect_in_time(address, QUIET_MAX, QUIET_MAX)?)? };
+        stream.set_read_timeout(Some(QUIET_MAX))?;
+        let mut connection = Connection::new(stream);
+        connection.send(Envelope::request(Hello::FRAME_TYPE, 0), hello, &[])?;
+        connection.receive_reply::<HelloReply>(Hello::FRAME_TYPE, 0).map(drop)
+    };
+    asked().is_ok()
 }
 
 /// Connects with time limits for the connection and for each answer.

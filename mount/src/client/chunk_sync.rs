@@ -14,13 +14,16 @@ use std::time::Duration;
 use rfs_common::clock::SharedClock;
 use rfs_common::errno::Errno;
 use rfs_common::ids::{ChunkId, ChunkVersion, InodeId};
+use rfs_common::socket::Socket;
 use rfs_proto::data::{ChangeReply, CopyResult, HelloReply, NextCopy, Status, SyncChunk};
 use rfs_proto::frame::FrameType;
 use rfs_proto::wire::{Connection, Envelope};
 use tracing::{info, warn};
 
 use super::core::lock;
-use crate::data::{ChunkPlaces, CommittedChunk, CopyFailure, DataSettings, FailedWrite, FileMaster, Place, Span};
+use crate::data::{
+    ChunkPlaces, CommittedChunk, CopyFailure, DataSettings, FailedWrite, FileMaster, Place, Span, Way, lives,
+};
 
 /// How long a chunk is tried without the WRITE lease: copies may be raised or moved meanwhile, and the master then names others.
 const TRIED_WITHOUT_LEASE: Duration = Duration::from_millis(300);
@@ -197,14 +200,16 @@ impl ChunkSync {
         let rest = &chunk.places[1..];
         let failed = |_| Errno::EIO;
         let address = first.address.to_socket_addrs()?.next().ok_or(Errno::EHOSTUNREACH)?;
-        let stream = TcpStream::connect_timeout(&address, self.settings.connect_timeout)?;
-        stream.set_nodelay(true)?;
+        let stream = Socket::tcp(TcpStream::connect_timeout(&address, self.settings.connect_timeout)?)?;
         stream.set_read_timeout(Some(self.settings.write_timeout))?;
         let mut connection = Connection::new(stream);
         let hello = self.settings.hello(first);
         connection.send(Envelope::request(FrameType::DataHello, 0), &hello, &[]).map_err(failed)?;
         let greeted = connection.receive_reply::<HelloReply>(FrameType::DataHello, 0).map_err(failed)?;
         greeted.map_err(|_| Errno::EIO)?;
+        let place = first.clone();
+        connection.stream().ask_while_waiting(Box::new(move || lives(&place, &hello, Way::Tcp)));
+        connection.stream().set_read_timeout(Some(self.settings.write_timeout))?;
         let request = SyncChunk {
             volume: first.volume.get(),
             chunk: chunk.chunk.get(),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use rfs_common::clock::{Monotonic, SharedClock};
 use rfs_common::errno::Errno;
 use rfs_common::ids::VolumeId;
-use rfs_common::socket::{Socket, chunkserver_address};
+use rfs_common::socket::{QUIET_MAX, Socket, chunkserver_address};
 use rfs_proto::data::{Hello, HelloReply};
 use rfs_proto::data_calls::DataCall;
 use rfs_proto::frame::{FrameType, Header};
@@ -198,6 +198,11 @@ impl Connections {
             let message = format!("{} is chunkserver {:016x}, not {}", place.address, reply.server, place.server);
             return Err(CallError::Refused(Failure { errno: Errno::ESTALE.raw() as u32, message }));
         }
+        let is_local = connection.connection.stream().0.get_ref().is_local();
+        let (place, way) = (place.clone(), if is_local { Way::Local } else { Way::Tcp });
+        let lives = Box::new(move || lives(&place, &hello, way));
+        connection.connection.stream().0.get_ref().ask_while_waiting(lives);
+        connection.timeout = None;
         Ok(connection)
     }
 
@@ -221,6 +226,33 @@ impl Connections {
     fn volumes(&self) -> MutexGuard<'_, HashMap<(Arc<str>, VolumeId), Volume>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How a chunkserver is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// On the same host.
+    Local,
+    /// Over the network.
+    Tcp,
+}
+
+/// Whether the chunkserver of a place greets a new connection, well or badly: a stopped one does not, nor one that is cut off.
+pub(crate) fn lives(place: &Place, hello: &Hello, way: Way) -> bool {
+    let tcp = || {
+        let mut addresses = place.address.to_socket_addrs()?;
+        let address = addresses.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Socket::tcp(TcpStream::connect_timeout(&address, QUIET_MAX)?)
+    };
+    let local = || chunkserver_address(place.server).and_then(|address| Socket::connect_local(&address));
+    let asked = || -> Result<(), WireError> {
+        let stream = if way == Way::Local { local()? } else { tcp()? };
+        stream.set_read_timeout(Some(QUIET_MAX))?;
+        let mut connection = Connection::new(stream);
+        connection.send(Envelope::request(Hello::FRAME_TYPE, 1), hello, &[])?;
+        connection.receive_reply::<HelloReply>(Hello::FRAME_TYPE, 1).map(drop)
+    };
+    asked().is_ok()
 }
 
 fn key(place: &Place) -> (Arc<str>, VolumeId) {

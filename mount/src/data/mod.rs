@@ -33,6 +33,8 @@ mod read;
 mod sender;
 mod sending;
 
+pub(crate) use connections::{Way, lives};
+
 pub use commit::{Committable, CommittedChunk, Durability};
 pub use file::{DataHandle, FileData, Keep, ReadPatience};
 pub use path::DataPath;

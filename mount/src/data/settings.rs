@@ -48,7 +48,7 @@ impl Default for DataSettings {
         DataSettings {
             cluster: bytes::Bytes::new(),
             from: String::new(),
-            connect_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_millis(1500),
             read_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
             avoid_time: Duration::from_secs(2),
