@@ -32,18 +32,17 @@ build: linker
 	$(CARGO) build --release --locked --bins
 	ln -sf mount-rfs "$(OUT)/mount.rfs"
 
-## make test        unit tests to whole clusters with real mounts, 30 power cuts (needs root, /dev/fuse, loop devices)
+## make test        unit tests to whole clusters with real mounts, 30 power cuts, every fault once (needs root, /dev/fuse, loop devices)
 .PHONY: test
 test: prerequisites test-tools build
 	$(CARGO) nextest run --release --locked --workspace
 
-## make torture     500 rounds of power cuts and kills, then every fault on every daemon (RFS_POWER_ROUNDS=, RFS_TEST_SEED=)
+## make torture     500 rounds of power cuts and kills, then every fault under every load (RFS_POWER_ROUNDS=, RFS_CASE=, RFS_TEST_SEED=)
 .PHONY: torture
 torture: prerequisites test-tools build
-	deploy/prerequisites.sh torture
 	RFS_POWER_ROUNDS=$(or $(RFS_POWER_ROUNDS),500) \
 	$(CARGO) test --release --locked -p rfs-tests --test power_cut -- --nocapture nothing_that_was_promised_is_lost
-	$(CARGO) test --release --locked -p rfs-tests --test fault_matrix -- --nocapture
+	RFS_MATRIX=all $(CARGO) test --release --locked -p rfs-tests --test fault_matrix -- --nocapture
 
 .PHONY: linker
 linker:

@@ -4,7 +4,6 @@
 #   prerequisites.sh build     the linker
 #   prerequisites.sh run       what a cluster on this machine needs (fuse3, xfsprogs)
 #   prerequisites.sh test      what the test suite needs beside that
-#   prerequisites.sh torture   what `make torture` needs beside that
 #   prerequisites.sh verify    what `make verify` needs beside that
 #
 # Changes nothing where everything is there. Needs root to install; without it, it names the packages and fails.
@@ -14,8 +13,7 @@ set -euo pipefail
 build=(ld.lld:lld cc:gcc)
 run=(fusermount3:fuse3 mkfs.xfs:xfsprogs findmnt:util-linux)
 test=(git:git rsync:rsync sqlite3:sqlite3 setfattr:attr setfacl:acl chromium:chromium python3:python3 openssl:openssl losetup:mount
-      xfs_io:xfsprogs mkfs.xfs:xfsprogs)
-torture=(nbdkit:nbdkit nbdfuse:libnbd-bin)
+      xfs_io:xfsprogs mkfs.xfs:xfsprogs nbdkit:nbdkit nbdfuse:libnbd-bin ip:iproute2 nft:nftables unshare:util-linux)
 
 missing() {
   local pair
@@ -58,7 +56,6 @@ case "${1:-}" in
     # Not optimized: it compiles in less than half the time, and waits for tests either way.
     cargo_tool cargo-nextest --debug --no-default-features --features default-no-update
     "$(dirname "$0")/pjdfstest.sh" --install ;;
-  torture) install_packages "${torture[@]}" ;;
   verify) cargo_tool cargo-deny; cargo_tool cargo-machete ;;
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -6,7 +6,8 @@
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::ClockId;
@@ -41,7 +42,7 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Time {
         let time = rustix::time::clock_gettime(ClockId::Realtime);
-        Time { seconds: time.tv_sec, nanoseconds: time.tv_nsec as u32 }
+        Time { seconds: time.tv_sec.saturating_add(offset_s()), nanoseconds: time.tv_nsec as u32 }
     }
 
     fn monotonic(&self) -> Monotonic {
@@ -52,6 +53,18 @@ impl Clock for SystemClock {
     fn sleep(&self, duration: Duration) {
         std::thread::sleep(duration);
     }
+}
+
+/// The variable that names a file with seconds to add to the wall clock. Only tests set it: they let the clock of one daemon jump
+/// while it runs, without touching the machine's.
+const OFFSET_FILE_VARIABLE: &str = "RFS_TEST_CLOCK_OFFSET";
+
+/// 0, where the variable is not set or its file says nothing.
+fn offset_s() -> i64 {
+    static FILE: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os(OFFSET_FILE_VARIABLE).map(PathBuf::from));
+    let text = FILE.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 const NANOSECONDS_PER_SECOND: u32 = 1_000_000_000;

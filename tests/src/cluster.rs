@@ -1,35 +1,31 @@
 //! A cluster of real processes: one master, some chunkservers, any number of mounts.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use rfs_common::clock::{Monotonic, SharedClock, SystemClock};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::daemon::{Daemon, Place, end_of};
 use crate::guardian::{Guardian, folder_of_all_tests};
+use crate::network::{Machine, Network, Silence};
+use crate::ports::{HOST, Ports};
 use crate::programs::{program, require_root_and_fuse, run};
 use crate::volumes::{XfsVolume, unmount_patiently};
 
-const HOST: &str = "127.0.0.1";
-/// Below those that the kernel gives to outgoing connections (`ip_local_port_range`), or a daemon that is down for a moment could
-/// lose its port to one.
-const PORTS: std::ops::Range<u16> = 12_000..32_000;
-const PORTS_PER_CLUSTER: u16 = 16;
+pub use crate::daemon::SOON;
+
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// For anything that happens in well under a second on an idle machine.
-pub const SOON: Duration = Duration::from_secs(30);
 /// For repair and other work that goes on by itself.
 pub const IN_TIME: Duration = Duration::from_secs(120);
 
@@ -44,9 +40,19 @@ pub enum Storage {
         master_bytes: u64,
         /// For each chunkserver.
         chunkserver_bytes: u64,
-        /// Whether the first chunkserver's disk can fail on demand.
-        first_may_fail: bool,
+        /// Whether the disks of the master and of the first chunkserver can fail on demand.
+        disks_may_fail: bool,
     },
+}
+
+/// Where daemons and mounts run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machines {
+    /// All on this one: they are told apart by ports.
+    One,
+    /// Each on its own: a network namespace that can be cut off, and a clock that can be set. The thread that starts such a cluster
+    /// stands in the middle of its network from then on, and so does every mount but those of [`Cluster::mount_on_client`].
+    Many,
 }
 
 /// What a cluster is to be like.
@@ -58,6 +64,8 @@ pub struct Shape {
     pub goal: u8,
     /// Where data is.
     pub storage: Storage,
+    /// Where daemons run.
+    pub machines: Machines,
     /// `key=value` settings of the master.
     pub master_settings: Vec<String>,
     /// `key=value` settings of each chunkserver.
@@ -70,6 +78,7 @@ impl Default for Shape {
             chunkservers: 3,
             goal: 2,
             storage: Storage::Folders,
+            machines: Machines::One,
             master_settings: Vec::new(),
             chunkserver_settings: Vec::new(),
         }
@@ -86,49 +95,11 @@ pub struct Cluster {
     volumes: Vec<XfsVolume>,
     /// Folders that chunkservers have beside their first.
     more_folders: Vec<(usize, PathBuf)>,
+    network: Option<Network>,
     mounts_made: Mutex<usize>,
     clock: SharedClock,
     // Last, so that it removes what the fields above have let go of.
     guardian: Guardian,
-}
-
-struct Ports {
-    /// Nobody else gets these ports while this is there.
-    _taken: UnixListener,
-    cluster: u16,
-    clients: u16,
-    web: u16,
-    metrics: u16,
-    data: Vec<u16>,
-}
-
-impl Ports {
-    /// Free ones, that stay this cluster's also while its daemons are down: a block of ports belongs to whoever has bound a
-    /// socket of its name. The kernel gives none of them to outgoing connections.
-    fn free(chunkservers: usize) -> anyhow::Result<Self> {
-        ensure!(chunkservers + 4 <= usize::from(PORTS_PER_CLUSTER), "a block of ports has too few");
-        let blocks = (PORTS.end - PORTS.start) / PORTS_PER_CLUSTER;
-        let first = rand::random_range(0..blocks);
-        let mut taken =
-            (0..blocks).filter_map(|step| Self::take(PORTS.start + (first + step) % blocks * PORTS_PER_CLUSTER));
-        let (taken, base) = taken.next().context("all blocks of ports for tests are in use")?;
-        Ok(Self {
-            _taken: taken,
-            cluster: base,
-            clients: base + 1,
-            web: base + 2,
-            metrics: base + 3,
-            data: (base + 4..).take(chunkservers).collect(),
-        })
-    }
-
-    /// None if others use some of them.
-    fn take(base: u16) -> Option<(UnixListener, u16)> {
-        let name = UnixAddress::from_abstract_name(format!("rfs-test-ports-{base}")).ok()?;
-        let taken = UnixListener::bind_addr(&name).ok()?;
-        let all_free = (base..base + PORTS_PER_CLUSTER).all(|port| TcpListener::bind((HOST, port)).is_ok());
-        all_free.then_some((taken, base))
-    }
 }
 
 impl Cluster {
@@ -162,14 +133,28 @@ impl Cluster {
             ports,
             volumes: Vec::new(),
             more_folders: Vec::new(),
+            network: None,
             mounts_made: Mutex::new(0),
             clock: SystemClock::shared(),
             guardian,
         };
+        if cluster.shape.machines == Machines::Many {
+            cluster.make_machines()?;
+        }
         cluster.make_volumes()?;
         cluster.initialise()?;
         cluster.start_everything()?;
         Ok(cluster)
+    }
+
+    fn make_machines(&mut self) -> anyhow::Result<()> {
+        let network = Network::make(&self.guardian, &self.folder, self.chunkservers.len())?;
+        self.master.put_into(network.place(Machine::Master));
+        for (index, daemon) in self.chunkservers.iter_mut().enumerate() {
+            daemon.put_into(network.place(Machine::Chunkserver(index)));
+        }
+        self.network = Some(network);
+        Ok(())
     }
 
     fn make_volumes(&mut self) -> anyhow::Result<()> {
@@ -179,11 +164,11 @@ impl Cluster {
                     fs::create_dir(&daemon.data)?;
                 }
             }
-            Storage::Xfs { master_bytes, chunkserver_bytes, first_may_fail } => {
+            Storage::Xfs { master_bytes, chunkserver_bytes, disks_may_fail } => {
                 for (at, daemon) in std::iter::once(&self.master).chain(&self.chunkservers).enumerate() {
                     let bytes = if at == 0 { master_bytes } else { chunkserver_bytes };
                     let image = self.folder.join(format!("{}.xfs", daemon.name));
-                    let create = match at == 1 && first_may_fail {
+                    let create = match at <= 1 && disks_may_fail {
                         true => XfsVolume::create_on_faulty_disk,
                         false => XfsVolume::create,
                     };
@@ -234,8 +219,8 @@ impl Cluster {
         }
         let arguments = self.master_arguments();
         self.master.start(&arguments, &self.guardian)?;
-        let port = self.ports.clients;
-        self.master.wait_until(SOON, "it listens", || std::net::TcpStream::connect((HOST, port)).is_ok())
+        let address = self.master_address();
+        self.master.wait_until(SOON, "it listens", || std::net::TcpStream::connect(&address).is_ok())
     }
 
     fn master_arguments(&self) -> Vec<String> {
@@ -246,7 +231,8 @@ impl Cluster {
             ("listen.web", self.ports.web),
             ("listen.metrics", self.ports.metrics),
         ];
-        let settings = listen.iter().map(|(key, port)| format!("{key}={HOST}:{port}"));
+        let host = self.listening_host();
+        let settings = listen.iter().map(|(key, port)| format!("{key}={host}:{port}"));
         for setting in settings.chain(self.shape.master_settings.iter().cloned()) {
             arguments.extend(["-o".to_owned(), setting]);
         }
@@ -286,12 +272,20 @@ impl Cluster {
 
     /// HOST:PORT for clients.
     pub fn master_address(&self) -> String {
-        format!("{HOST}:{}", self.ports.clients)
+        format!("{}:{}", self.master_host(), self.ports.clients)
+    }
+
+    fn master_host(&self) -> String {
+        self.network.as_ref().map_or_else(|| HOST.to_owned(), |_| Network::address(Machine::Master))
+    }
+
+    fn listening_host(&self) -> &'static str {
+        if self.network.is_some() { "0.0.0.0" } else { HOST }
     }
 
     /// The page's address.
     pub fn web_address(&self) -> String {
-        format!("http://{HOST}:{}", self.ports.web)
+        format!("http://{}:{}", self.master_host(), self.ports.web)
     }
 
     /// Port of chunkservers and administration at the master.
@@ -344,7 +338,7 @@ impl Cluster {
         for (_, folder) in self.more_folders.iter().filter(|(owner, _)| *owner == index) {
             arguments.extend(["--data".to_owned(), folder.display().to_string()]);
         }
-        let listen = format!("listen={HOST}:{}", self.ports.data[index]);
+        let listen = format!("listen={}:{}", self.listening_host(), self.ports.data[index]);
         for setting in std::iter::once(&listen).chain(&self.shape.chunkserver_settings) {
             arguments.extend(["-o".to_owned(), setting.clone()]);
         }
@@ -441,6 +435,36 @@ impl Cluster {
     /// If the cluster lies in folders.
     pub fn volume(&self, chunkserver: Option<usize>) -> &XfsVolume {
         &self.volumes[chunkserver.map_or(0, |index| index + 1)]
+    }
+
+    // ------------------------------------------------------------ machines
+
+    /// Nothing leaves a machine any more, or nothing arrives, or both.
+    ///
+    /// # Errors
+    /// Those of nft; without machines.
+    pub fn cut_off(&self, machine: Machine, silence: Silence) -> anyhow::Result<()> {
+        self.network()?.cut_off(machine, silence)
+    }
+
+    /// Ends what [`Self::cut_off`] began.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn connect_again(&self, machine: Machine) -> anyhow::Result<()> {
+        self.network()?.connect_again(machine)
+    }
+
+    /// The wall clock of a machine is wrong by this much from now on.
+    ///
+    /// # Errors
+    /// Without machines; those of the system.
+    pub fn set_clock(&self, machine: Machine, seconds: i64) -> anyhow::Result<()> {
+        self.network()?.set_clock(machine, seconds)
+    }
+
+    fn network(&self) -> anyhow::Result<&Network> {
+        self.network.as_ref().context("the cluster has no machines of its own")
     }
 
     // ------------------------------------------------------------ state
@@ -547,6 +571,10 @@ impl Cluster {
     /// # Errors
     /// With the end of the mount's log.
     pub fn mount_with(&self, arguments: &[&str]) -> anyhow::Result<Mount> {
+        self.mount_on(self.new_mount_point()?, arguments, None)
+    }
+
+    fn new_mount_point(&self) -> anyhow::Result<PathBuf> {
         let number = {
             let mut made = self.mounts_made.lock().expect("not poisoned");
             *made += 1;
@@ -555,7 +583,16 @@ impl Cluster {
         let path = self.folder.join(format!("mount{number}"));
         fs::create_dir(&path)?;
         self.guardian.mount(&path);
-        self.mount_on(path, arguments)
+        Ok(path)
+    }
+
+    /// Mounts it on the client's own machine.
+    ///
+    /// # Errors
+    /// With the end of the mount's log.
+    pub fn mount_on_client(&self, arguments: &[&str]) -> anyhow::Result<Mount> {
+        let place = self.network()?.place(Machine::Client);
+        self.mount_on(self.new_mount_point()?, arguments, Some(place))
     }
 
     /// Mounts it on the folder of a mount whose process is gone.
@@ -563,12 +600,15 @@ impl Cluster {
     /// # Errors
     /// With the end of the mount's log.
     pub fn mount_again(&self, dead: DeadMount) -> anyhow::Result<Mount> {
-        self.mount_on(dead.path, &[])
+        self.mount_on(dead.path, &[], None)
     }
 
-    fn mount_on(&self, path: PathBuf, arguments: &[&str]) -> anyhow::Result<Mount> {
+    fn mount_on(&self, path: PathBuf, arguments: &[&str], place: Option<Place>) -> anyhow::Result<Mount> {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut daemon = Daemon::new(&self.folder, &name, "mount-rfs");
+        if let Some(place) = place {
+            daemon.put_into(place);
+        }
         let mut all: Vec<String> = vec![self.master_address(), path.display().to_string(), "-f".to_owned()];
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         daemon.start(&all, &self.guardian)?;
@@ -695,123 +735,4 @@ impl Drop for Mount {
             self.daemon.reap();
         }
     }
-}
-
-/// One process of the cluster.
-struct Daemon {
-    name: String,
-    program: &'static str,
-    data: PathBuf,
-    log: PathBuf,
-    child: Option<Child>,
-    /// Waits for a line to become the daemon.
-    prepared: Option<Child>,
-}
-
-impl Daemon {
-    fn new(folder: &Path, name: &str, program: &'static str) -> Self {
-        Self {
-            name: name.to_owned(),
-            program,
-            data: folder.join(name),
-            log: folder.join("log").join(format!("{name}.log")),
-            child: None,
-            prepared: None,
-        }
-    }
-
-    fn start(&mut self, arguments: &[String], guardian: &Guardian) -> anyhow::Result<()> {
-        if let Some(mut prepared) = self.prepared.take() {
-            prepared.stdin.take().context("it reads a line")?.write_all(b"go\n")?;
-            self.child = Some(prepared);
-            return Ok(());
-        }
-        let mut command = Command::new(program(self.program));
-        command.args(arguments).stdin(Stdio::null()).stdout(self.open_log()?);
-        self.child = Some(self.spawn(command, guardian)?);
-        Ok(())
-    }
-
-    /// Makes the process that the next start turns into the daemon, while the present one still runs.
-    ///
-    /// A new process has the test's open files until its exec closes them, and closing a file of a mount waits for the
-    /// master, and for chunkservers: a test with such files open that starts one of them afterwards would wait for itself.
-    fn prepare(&mut self, arguments: &[String], guardian: &Guardian) -> anyhow::Result<()> {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo ready; read -r line && exec \"$0\" \"$@\" < /dev/null >&2"]);
-        command.arg(program(self.program)).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = self.spawn(command, guardian)?;
-        // Its exec is over, and with it the closing, only when it says so: the spawning returns before.
-        let said = child.stdout.as_mut().context("it writes a line")?.read(&mut [0; 8])?;
-        ensure!(said > 0, "no process for the next start of {}", self.name);
-        self.prepared = Some(child);
-        Ok(())
-    }
-
-    fn spawn(&self, mut command: Command, guardian: &Guardian) -> anyhow::Result<Child> {
-        command.current_dir("/").stderr(self.open_log()?);
-        let child = command.spawn().with_context(|| format!("cannot start {}", self.program))?;
-        guardian.process(child.id());
-        Ok(child)
-    }
-
-    fn open_log(&self) -> anyhow::Result<File> {
-        Ok(OpenOptions::new().create(true).append(true).open(&self.log)?)
-    }
-
-    fn runs(&mut self) -> bool {
-        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
-    }
-
-    fn wait_until(&mut self, limit: Duration, what: &str, mut is_so: impl FnMut() -> bool) -> anyhow::Result<()> {
-        let clock = SystemClock::shared();
-        let end = clock.monotonic() + limit;
-        while !is_so() {
-            if !self.runs() {
-                bail!("{} ended before {what}:\n{}", self.name, end_of(&self.log, 25));
-            }
-            if clock.monotonic() >= end {
-                bail!("{} runs, but not {what}:\n{}", self.name, end_of(&self.log, 25));
-            }
-            sleep(LOOK_EVERY);
-        }
-        Ok(())
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.child.as_ref().and_then(|child| Pid::from_raw(child.id().cast_signed())) {
-            let _ = kill_process(pid, signal);
-        }
-    }
-
-    fn reap(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait();
-        }
-    }
-
-    fn stop(&mut self) -> anyhow::Result<ExitStatus> {
-        self.signal(Signal::TERM);
-        self.wait_for_end(SOON)
-    }
-
-    fn wait_for_end(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
-        let clock = SystemClock::shared();
-        let end = clock.monotonic() + limit;
-        loop {
-            let Some(child) = self.child.as_mut() else { bail!("{} does not run", self.name) };
-            if let Some(status) = child.try_wait()? {
-                self.child = None;
-                return Ok(status);
-            }
-            ensure!(clock.monotonic() < end, "{} does not end:\n{}", self.name, end_of(&self.log, 25));
-            sleep(LOOK_EVERY);
-        }
-    }
-}
-
-fn end_of(log: &Path, lines: usize) -> String {
-    let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let all: Vec<&str> = text.lines().collect();
-    all[all.len().saturating_sub(lines)..].join("\n")
 }

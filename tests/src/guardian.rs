@@ -56,6 +56,11 @@ impl Guardian {
         self.tell(&format!("mount {}", path.display()));
     }
 
+    /// A mount that may be frozen: it is thawed first, or it could not be detached.
+    pub fn frozen(&self, path: &Path) {
+        self.tell(&format!("frozen {}", path.display()));
+    }
+
     /// A loop device to free, if it is still the one of this file: numbers are given again.
     pub fn loop_device(&self, device: &str, file: &Path) {
         // As the kernel names it.

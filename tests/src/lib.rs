@@ -13,6 +13,12 @@ pub mod programs;
 
 pub mod volumes;
 
+pub mod network;
+
+mod daemon;
+
+mod ports;
+
 pub mod cluster;
 
 pub mod browser;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::guardian::Guardian;
 use crate::programs::run;
@@ -20,8 +21,17 @@ pub struct XfsVolume {
     path: PathBuf,
     device: String,
     guardian: Guardian,
-    /// Where files tell the disk to fail, if it can.
-    errors: Option<PathBuf>,
+    /// What can fail, if anything can.
+    failing: Option<FailingDisks>,
+}
+
+/// The disks of a volume that can fail: one for everything but XFS's log, and one for the log. Where only the first fails, the
+/// filesystem lives, and the syncs of what was written tell of it; where both fail, XFS shuts down.
+struct FailingDisks {
+    /// A file here makes the disk fail.
+    errors: PathBuf,
+    log_device: String,
+    servers: Vec<Pid>,
 }
 
 /// What a disk that can fail fails at.
@@ -29,9 +39,22 @@ pub struct XfsVolume {
 pub enum DiskError {
     /// Every read.
     Read,
-    /// Every write, and so the syncs of what was written before.
+    /// Every write, that of XFS's log too.
     Write,
+    /// The writes that a sync has to do, and not those of XFS's log.
+    Sync,
 }
+
+/// Whether an opened or mounted thing may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Only read.
+    ReadOnly,
+    /// Read and written.
+    ReadWrite,
+}
+
+const LOG_BYTES: u64 = 64 << 20;
 
 impl XfsVolume {
     /// Makes one of `bytes` (at least 300 MiB, the least that mkfs.xfs takes) and mounts it on `path`.
@@ -39,12 +62,13 @@ impl XfsVolume {
     /// # Errors
     /// Those of the commands.
     pub fn create(guardian: &Guardian, image: PathBuf, path: PathBuf, bytes: u64) -> anyhow::Result<Self> {
-        make_filesystem(&image, bytes)?;
+        make_image(&image, bytes)?;
         let device = loop_device(guardian, &image)?;
+        run(Command::new("mkfs.xfs").args(["-q", "-f", &device]))?;
         Self::create_on(guardian, image, path, device, None)
     }
 
-    /// The same on a disk that fails on demand, see [`Self::set_error`]: the image behind nbdkit's error filter.
+    /// The same on disks that fail on demand, see [`Self::set_error`]: images behind nbdkit's error filter.
     ///
     /// # Errors
     /// Those of the commands.
@@ -54,23 +78,16 @@ impl XfsVolume {
         path: PathBuf,
         bytes: u64,
     ) -> anyhow::Result<Self> {
-        make_filesystem(&image, bytes)?;
         let errors = image.with_extension("errors");
-        let (socket, disk) = (errors.join("socket"), errors.join("disk"));
-        fs::create_dir_all(&disk)?;
-        let mut server = Command::new("nbdkit");
-        server.args(["--foreground", "--unix"]).arg(&socket).arg("--filter=error").arg("file").arg(&image);
-        for (call, error) in [("pread", DiskError::Read), ("pwrite", DiskError::Write), ("zero", DiskError::Write)] {
-            server.arg(format!("error-{call}=EIO")).arg(format!("error-{call}-rate=100%"));
-            server.arg(format!("error-{call}-file={}", errors.join(error.name()).display()));
-        }
-        start(guardian, &mut server)?;
-        wait_for(&socket)?;
-        guardian.mount(&disk);
-        start(guardian, Command::new("nbdfuse").arg(&disk).arg("--unix").arg(&socket))?;
-        wait_for(&disk.join("nbd"))?;
-        let device = loop_device(guardian, &disk.join("nbd"))?;
-        Self::create_on(guardian, image, path, device, Some(errors))
+        fs::create_dir(&errors)?;
+        let log = image.with_extension("log");
+        make_image(&image, bytes)?;
+        make_image(&log, LOG_BYTES)?;
+        let (device, data_server) = failing_disk(guardian, &image, &errors, "data")?;
+        let (log_device, log_server) = failing_disk(guardian, &log, &errors, "log")?;
+        run(Command::new("mkfs.xfs").args(["-q", "-f", "-l", &format!("logdev={log_device}"), &device]))?;
+        let failing = FailingDisks { errors, log_device, servers: vec![data_server, log_server] };
+        Self::create_on(guardian, image, path, device, Some(failing))
     }
 
     fn create_on(
@@ -78,10 +95,10 @@ impl XfsVolume {
         image: PathBuf,
         path: PathBuf,
         device: String,
-        errors: Option<PathBuf>,
+        failing: Option<FailingDisks>,
     ) -> anyhow::Result<Self> {
         fs::create_dir_all(&path)?;
-        let volume = Self { image, path, device, guardian: guardian.clone(), errors };
+        let volume = Self { image, path, device, guardian: guardian.clone(), failing };
         volume.mount()?;
         Ok(volume)
     }
@@ -91,13 +108,90 @@ impl XfsVolume {
     /// # Errors
     /// If it is not a disk that can.
     pub fn set_error(&self, error: DiskError, fails: bool) -> anyhow::Result<()> {
-        let file = self.errors.as_ref().context("its disk cannot fail")?.join(error.name());
-        if fails {
-            File::create(file).map(drop)?;
-        } else {
-            fs::remove_file(file)?;
+        let errors = &self.failing()?.errors;
+        for name in error.files() {
+            let file = errors.join(name);
+            if fails {
+                File::create(file).map(drop)?;
+            } else {
+                fs::remove_file(file)?;
+            }
         }
         Ok(())
+    }
+
+    /// Nothing that is asked of the disk is answered any more, neither well nor badly, until it is told to go on.
+    ///
+    /// # Errors
+    /// If it is not a disk that can.
+    pub fn hang(&self) -> anyhow::Result<()> {
+        self.signal_disks(Signal::STOP)
+    }
+
+    /// Ends what [`Self::hang`] began.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn go_on(&self) -> anyhow::Result<()> {
+        self.signal_disks(Signal::CONT)
+    }
+
+    fn signal_disks(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(self.failing()?.servers.iter().try_for_each(|server| kill_process(*server, signal))?)
+    }
+
+    fn failing(&self) -> anyhow::Result<&FailingDisks> {
+        self.failing.as_ref().context("its disk cannot fail")
+    }
+
+    /// Holds up everything that would change the filesystem.
+    ///
+    /// # Errors
+    /// Those of fsfreeze.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.guardian.frozen(&self.path);
+        run(Command::new("fsfreeze").arg("--freeze").arg(&self.path)).map(drop)
+    }
+
+    /// Ends what [`Self::freeze`] began.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        run(Command::new("fsfreeze").arg("--unfreeze").arg(&self.path)).map(drop)
+    }
+
+    /// Mounts it anew, while it stays where it is, for reading only or for everything.
+    ///
+    /// # Errors
+    /// Those of mount: it is in use for writing.
+    pub fn remount(&self, access: Access) -> anyhow::Result<()> {
+        let option = if access == Access::ReadOnly { "remount,ro" } else { "remount,rw" };
+        run(Command::new("mount").args(["-o", option]).arg(&self.path)).map(drop)
+    }
+
+    /// A second volume that says that it is this one, as a copy of the LUN made by the storage does.
+    ///
+    /// # Errors
+    /// Those of the commands.
+    pub fn copy(&self, path: PathBuf) -> anyhow::Result<Self> {
+        let image = path.with_extension("xfs");
+        fs::create_dir(&path)?;
+        self.freeze()?;
+        let copied = run(Command::new("cp").arg("--sparse=always").arg(&self.image).arg(&image));
+        self.thaw()?;
+        copied?;
+        let device = loop_device(&self.guardian, &image)?;
+        Self::create_on(&self.guardian, image, path, device, None)
+    }
+
+    /// Gives up the device of a volume that is not mounted any more.
+    ///
+    /// # Errors
+    /// Those of losetup.
+    pub fn remove(self) -> anyhow::Result<()> {
+        run(Command::new("losetup").args(["--detach", &self.device]))?;
+        Ok(fs::remove_file(&self.image)?)
     }
 
     /// Takes all the space that is left; the file that does is removed to give it back.
@@ -130,7 +224,9 @@ impl XfsVolume {
     /// Those of mount.
     pub fn mount_at(&self, path: &Path) -> anyhow::Result<()> {
         self.guardian.mount(path);
-        run(Command::new("mount").args(["-t", "xfs"]).arg(&self.device).arg(path)).map(drop)
+        let log = self.failing.as_ref().map_or_else(String::new, |disks| format!(",logdev={}", disks.log_device));
+        let options = format!("nouuid{log}");
+        run(Command::new("mount").args(["-t", "xfs", "-o", &options]).arg(&self.device).arg(path)).map(drop)
     }
 
     /// Its mount point.
@@ -143,8 +239,7 @@ impl XfsVolume {
     /// # Errors
     /// Those of mount.
     pub fn mount(&self) -> anyhow::Result<()> {
-        self.guardian.mount(&self.path);
-        run(Command::new("mount").args(["-t", "xfs"]).arg(&self.device).arg(&self.path)).map(drop)
+        self.mount_at(&self.path)
     }
 
     /// Unmounts it.
@@ -171,12 +266,31 @@ impl XfsVolume {
 }
 
 impl DiskError {
-    fn name(self) -> &'static str {
+    fn files(self) -> &'static [&'static str] {
         match self {
-            Self::Read => "fail-reads",
-            Self::Write => "fail-writes",
+            Self::Read => &["data-reads"],
+            Self::Write => &["data-writes", "log-writes"],
+            Self::Sync => &["data-writes"],
         }
     }
+}
+
+/// A block device of the image that fails while there is a file for it in `errors`, and the process that serves it.
+fn failing_disk(guardian: &Guardian, image: &Path, errors: &Path, name: &str) -> anyhow::Result<(String, Pid)> {
+    let (socket, disk) = (errors.join(format!("{name}-socket")), errors.join(format!("{name}-disk")));
+    fs::create_dir(&disk)?;
+    let mut server = Command::new("nbdkit");
+    server.args(["--foreground", "--unix"]).arg(&socket).arg("--filter=error").arg("file").arg(image);
+    for (call, kind) in [("pread", "reads"), ("pwrite", "writes"), ("zero", "writes")] {
+        server.arg(format!("error-{call}=EIO")).arg(format!("error-{call}-rate=100%"));
+        server.arg(format!("error-{call}-file={}", errors.join(format!("{name}-{kind}")).display()));
+    }
+    let server = start(guardian, &mut server)?;
+    wait_for(&socket)?;
+    guardian.mount(&disk);
+    start(guardian, Command::new("nbdfuse").arg(&disk).arg("--unix").arg(&socket))?;
+    wait_for(&disk.join("nbd"))?;
+    Ok((loop_device(guardian, &disk.join("nbd"))?, server))
 }
 
 /// Unmounts, also if it is in use for a moment: a process that another thread of the test is just starting has, until it becomes
@@ -191,9 +305,8 @@ pub(crate) fn unmount_patiently(path: &Path) -> anyhow::Result<()> {
     anyhow::bail!("cannot unmount {}: it stays in use", path.display())
 }
 
-fn make_filesystem(image: &Path, bytes: u64) -> anyhow::Result<()> {
-    File::create(image)?.set_len(bytes)?;
-    run(Command::new("mkfs.xfs").args(["-q", "-f"]).arg(image)).map(drop)
+fn make_image(image: &Path, bytes: u64) -> anyhow::Result<()> {
+    Ok(File::create(image)?.set_len(bytes)?)
 }
 
 fn loop_device(guardian: &Guardian, image: &Path) -> anyhow::Result<String> {
@@ -202,10 +315,10 @@ fn loop_device(guardian: &Guardian, image: &Path) -> anyhow::Result<String> {
     Ok(device)
 }
 
-fn start(guardian: &Guardian, command: &mut Command) -> anyhow::Result<()> {
+fn start(guardian: &Guardian, command: &mut Command) -> anyhow::Result<Pid> {
     let child = command.current_dir("/").stdin(Stdio::null()).spawn().with_context(|| format!("{command:?}"))?;
     guardian.process(child.id());
-    Ok(())
+    Pid::from_raw(child.id().cast_signed()).context("a process")
 }
 
 fn wait_for(path: &Path) -> anyhow::Result<()> {

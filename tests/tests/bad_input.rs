@@ -20,7 +20,7 @@ fn errno(error: &std::io::Error) -> Errno {
 
 #[test]
 fn full_volumes_give_enospc_and_lose_nothing() {
-    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 320 * MIB, first_may_fail: false };
+    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 320 * MIB, disks_may_fail: false };
     let cluster = Cluster::start_shaped(Shape { storage, ..Shape::default() }).expect("a cluster");
     let mount = cluster.mount().expect("a mount");
     fs::create_dir(mount.path().join("kept")).expect("mkdir");
@@ -52,7 +52,7 @@ fn full_volumes_give_enospc_and_lose_nothing() {
 
 #[test]
 fn a_full_master_disk_gives_enospc_loses_nothing_and_recovers() {
-    let storage = Storage::Xfs { master_bytes: 320 * MIB, chunkserver_bytes: 512 * MIB, first_may_fail: false };
+    let storage = Storage::Xfs { master_bytes: 320 * MIB, chunkserver_bytes: 512 * MIB, disks_may_fail: false };
     let mut cluster = Cluster::start_shaped(Shape { storage, ..Shape::default() }).expect("a cluster");
     let mount = cluster.mount().expect("a mount");
     for number in 0..20 {

@@ -2,7 +2,7 @@
 //! that was removed comes back, nothing is mixed. See `rfs_tests::power` for what is promised.
 //!
 //! `RFS_TEST_SEED` replays a run (its choices, not its timing), `RFS_POWER_ROUNDS` is how many rounds, `RFS_POWER_CLUSTERS` how
-//! many clusters they are spread over, side by side, and `RFS_POWER_FAULTS` (`Master,Client`) which faults only.
+//! many clusters they are spread over, side by side, and `RFS_POWER_FAULTS` (`master-power,client-kill`) which faults only.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use rfs_tests::cluster::{Cluster, Shape, Storage};
+use rfs_tests::cluster::{Cluster, Machines, Shape, Storage};
 use rfs_tests::power::actor::Load;
-use rfs_tests::power::oracle::Fault;
-use rfs_tests::power::rounds::{Broken, Campaign, FAULTS, Plan};
+use rfs_tests::power::background::Background;
+use rfs_tests::power::fault::Fault;
+use rfs_tests::power::rounds::{Broken, Campaign, FAULTS, Plan, shuffled};
 
 const ROUNDS: u64 = 30;
 const CLUSTERS: u64 = 3;
@@ -26,20 +27,21 @@ fn setting(name: &str, default: u64) -> u64 {
 
 fn faults() -> Vec<Fault> {
     let Ok(chosen) = std::env::var("RFS_POWER_FAULTS") else { return FAULTS.to_vec() };
-    let named = |name: &str| FAULTS.into_iter().find(|fault| format!("{fault:?}") == name);
-    chosen.split(',').map(|name| named(name).unwrap_or_else(|| panic!("{name} is none of {FAULTS:?}"))).collect()
+    chosen.split(',').map(|name| name.parse().unwrap_or_else(|error| panic!("RFS_POWER_FAULTS: {error}"))).collect()
 }
 
 /// The promises broken in so many rounds, and why they ended early.
 #[allow(clippy::print_stdout, reason = "what ended a campaign is said when it happens")]
 fn campaign(name: &str, seed: u64, rounds: u64) -> (Vec<Broken>, Option<String>) {
     let plan =
-        Plan { name: name.to_owned(), seed, faults: faults(), in_order: false, load: Load::Mixed, faulty_disk: false };
+        Plan { name: name.to_owned(), load: Load::Mixed, background: Background::Nothing, machines: Machines::One };
     let mut campaign = match Campaign::start(plan) {
         Ok(campaign) => campaign,
         Err(error) => return (Vec::new(), Some(format!("{name} did not start: {error:#}"))),
     };
-    let stopped = (0..rounds).find_map(|_| campaign.round().err());
+    let faults = faults();
+    let mut round = |number| campaign.round(shuffled(&faults, seed, number), seed ^ number << 32).err();
+    let stopped = (0..rounds).find_map(&mut round);
     let stopped = stopped.map(|error| format!("{name} did not go on: {error:#}"));
     stopped.iter().for_each(|words| println!("{words}"));
     (campaign.problems().to_vec(), stopped)
@@ -115,12 +117,14 @@ fn a_power_cut_in_the_midst_of_a_checkpoint_loses_no_page() {
 const CHECKPOINTS_CUT: u8 = 12;
 
 fn set_attribute(file: &Path, value: &[u8]) {
-    rustix::fs::setxattr(file.as_os_str().as_bytes(), "user.large", value, rustix::fs::XattrFlags::empty()).unwrap();
+    rustix::fs::setxattr(file.as_os_str().as_bytes(), "user.large", value, rustix::fs::XattrFlags::empty())
+        .expect("the attribute is set");
 }
 
 fn attribute(file: &Path) -> Vec<u8> {
     let mut value = vec![0; 65_536];
-    let bytes = rustix::fs::getxattr(file.as_os_str().as_bytes(), "user.large", &mut value[..]).unwrap();
+    let bytes = rustix::fs::getxattr(file.as_os_str().as_bytes(), "user.large", &mut value[..])
+        .expect("the attribute is there");
     value.truncate(bytes);
     value
 }

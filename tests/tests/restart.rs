@@ -57,7 +57,7 @@ fn every_connection_is_of_use_after_a_session_was_lost() {
     const THREADS: usize = 16;
     // Nothing is on the master's disk but what somebody waited for.
     let master_settings = ["log_flush_interval=1h", "log_unsynced_max=1h"].map(str::to_owned).to_vec();
-    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 1 << 30, first_may_fail: false };
+    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 1 << 30, disks_may_fail: false };
     let shape = Shape { storage, master_settings, ..Shape::default() };
     let mut cluster = Cluster::start_shaped(shape).expect("a cluster");
     let mount = cluster.mount().expect("a mount");
@@ -93,7 +93,7 @@ fn every_connection_is_of_use_after_a_session_was_lost() {
 #[test]
 fn what_was_fsynced_survives_a_power_cut_of_everything() {
     const FILES: usize = 150;
-    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 1 << 30, first_may_fail: false };
+    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 1 << 30, disks_may_fail: false };
     let mut cluster = Cluster::start_shaped(Shape { storage, ..Shape::default() }).expect("a cluster");
     for round in 0..2 {
         let mount = cluster.mount().expect("a mount");
@@ -155,7 +155,7 @@ fn unsynced_file_is_wrong(root: &Path, seed: u64, number: usize) -> Option<Strin
 fn an_fsync_after_a_power_cut_of_all_chunkservers_tells_of_the_loss_once() {
     const SYNCED: usize = 3 << 20;
     const UNSYNCED: usize = 2 << 20;
-    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 1 << 30, first_may_fail: false };
+    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 1 << 30, disks_may_fail: false };
     let mut cluster = Cluster::start_shaped(Shape { storage, ..Shape::default() }).expect("a cluster");
     let mount = cluster.mount().expect("a mount");
     // The one is still being written at the power cut, the other one was closed, and so committed without a sync.

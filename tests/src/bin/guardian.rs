@@ -1,6 +1,6 @@
 //! Cleans up after one test: reads what the test made, one thing a line, and removes all of it when its input ends.
 //!
-//! Lines: `process PID`, `mount PATH`, `loop DEVICE FILE`, `folder PATH`, `keep` (folders stay: the test failed). It runs in a process
+//! Lines: `process PID`, `mount PATH`, `frozen PATH` (of a mount that may be frozen), `loop DEVICE FILE`, `folder PATH`, `keep` (folders stay: the test failed). It runs in a process
 //! group of its own, so that nothing that ends the test ends it too.
 
 use std::io::BufRead;
@@ -21,6 +21,7 @@ struct Made {
     /// Not by number: that of one which has ended is given to another, of another test.
     processes: Vec<OwnedFd>,
     mounts: Vec<String>,
+    frozen: Vec<String>,
     loops: Vec<(String, String)>,
     folders: Vec<String>,
     keep: bool,
@@ -44,6 +45,7 @@ impl Made {
                 self.processes.extend(pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()));
             }
             "mount" => self.mounts.push(what.to_owned()),
+            "frozen" => self.frozen.push(what.to_owned()),
             "loop" => {
                 self.loops.extend(what.split_once(' ').map(|(device, file)| (device.to_owned(), file.to_owned())));
             }
@@ -53,13 +55,18 @@ impl Made {
         }
     }
 
-    /// Mounts first, by force, so that no process waits for one; then processes; then what lies beneath.
+    /// What is held up goes on first; mounts then, by force, so that no process waits for one; then processes; then what lies beneath.
     fn remove(&self) {
+        for process in &self.processes {
+            let _ = pidfd_send_signal(process, Signal::CONT);
+        }
+        for path in &self.frozen {
+            let _ = Command::new("fsfreeze").arg("--unfreeze").arg(path).output();
+        }
         for path in self.mounts.iter().rev() {
             let _ = unmount(path, UnmountFlags::FORCE | UnmountFlags::DETACH);
         }
         for process in &self.processes {
-            let _ = pidfd_send_signal(process, Signal::CONT);
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
         for process in &self.processes {

@@ -35,6 +35,7 @@ const FILE_BYTES_MAX: u64 = 512 << 10;
 pub const GENERATION_BITS: u32 = 16;
 /// In one round of so many nobody syncs.
 const CARELESS_EVERY: u32 = 3;
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(400);
 /// A few files begin shortly before the border of the first and second chunk.
 const NEAR_SECOND_CHUNK: u64 = (64 << 20) - 40_000;
 
@@ -77,6 +78,15 @@ struct Known {
     image: Option<Image>,
     length: u64,
     unsynced: u32,
+    /// Changes that an fsync told may be lost.
+    doubtful: u32,
+}
+
+impl Known {
+    /// Whether another change could not be judged.
+    fn is_full(&self) -> bool {
+        self.unsynced + self.doubtful >= UNSYNCED_MAX
+    }
 }
 
 struct Handle {
@@ -128,7 +138,7 @@ impl Actor {
             // The same for all actors of a round.
             careless: load == Load::Mixed && (generation >> GENERATION_BITS) % CARELESS_EVERY == CARELESS_EVERY - 1,
         };
-        actor.look_again();
+        actor.look();
         Ok(actor)
     }
 
@@ -244,7 +254,7 @@ impl Actor {
             Ok((inode, file)) => {
                 self.journal.end(number, 0, inode);
                 self.believe(act, Some(inode));
-                self.files.insert(inode, Known { image: Some(Image::default()), length: 0, unsynced: 0 });
+                self.files.insert(inode, Known { image: Some(Image::default()), length: 0, unsynced: 0, doubtful: 0 });
                 self.handles.insert(inode, Handle { file, append });
                 if self.random.random_bool(0.8) {
                     self.write_to(inode);
@@ -347,7 +357,7 @@ impl Actor {
 
     fn write_to(&mut self, inode: u64) {
         let (Some(known), Some(handle)) = (self.files.get(&inode), self.handles.get(&inode)) else { return };
-        if known.unsynced >= UNSYNCED_MAX {
+        if known.is_full() {
             return self.sync_what_is_too_much(inode);
         }
         let random = &mut self.random;
@@ -372,7 +382,7 @@ impl Actor {
 
     fn write_at(&mut self, inode: u64, offset: u64, length: usize) {
         let (Some(known), Some(handle)) = (self.files.get_mut(&inode), self.handles.get(&inode)) else { return };
-        if known.unsynced >= UNSYNCED_MAX {
+        if known.is_full() {
             return self.sync_what_is_too_much(inode);
         }
         // Where it ends may have changed: what a loss has taken of it is not there any more.
@@ -420,7 +430,7 @@ impl Actor {
 
     fn truncate_to(&mut self, inode: u64, length: u64) {
         let (Some(known), Some(handle)) = (self.files.get_mut(&inode), self.handles.get(&inode)) else { return };
-        if known.unsynced >= UNSYNCED_MAX {
+        if known.is_full() {
             return self.sync_what_is_too_much(inode);
         }
         known.unsynced += 1;
@@ -441,7 +451,9 @@ impl Actor {
     }
 
     fn sync_what_is_too_much(&mut self, inode: u64) {
-        if !self.careless {
+        if self.files.get(&inode).is_none_or(|known| known.unsynced == 0) {
+            sleep(PAUSE_AFTER_FAILURE);
+        } else if !self.careless {
             self.fsync(inode);
         }
     }
@@ -459,8 +471,9 @@ impl Actor {
         let number = self.journal.begin(&Act::Fsync(inode));
         let done = handle.file.sync_all();
         if let Some(known) = self.files.get_mut(&inode) {
-            known.unsynced = 0;
+            let unsynced = std::mem::take(&mut known.unsynced);
             if done.is_err() {
+                known.doubtful += unsynced;
                 known.image = None;
             }
         }
@@ -598,16 +611,29 @@ impl Actor {
 
     fn failed(&mut self, number: u64, error: &io::Error) {
         self.journal.end(number, error.raw_os_error().unwrap_or(libc::EIO), 0);
+        // What failed may have happened or not, and only so much of that can be judged.
+        sleep(PAUSE_AFTER_FAILURE);
         self.look_again();
     }
 
-    fn look_again(&mut self) {
+    /// Takes what is there for what it knows.
+    fn look(&mut self) {
         let found = observe::look(&self.root);
         self.names = found.names;
-        for (inode, image) in found.files {
+        let known = |image: Result<Image, String>| {
             let image = image.ok();
             let length = image.as_ref().map_or(0, Image::length);
-            self.files.entry(inode).or_insert(Known { image, length, unsynced: 0 });
+            Known { image, length, unsynced: 0, doubtful: 0 }
+        };
+        self.files = found.files.into_iter().map(|(inode, image)| (inode, known(image))).collect();
+    }
+
+    /// The same for names only: files whose bytes are in doubt may keep a reader waiting.
+    fn look_again(&mut self) {
+        let (found, files) = observe::look_at_names(&self.root);
+        self.names = found.names;
+        for (inode, (_, length)) in files {
+            self.files.entry(inode).or_insert(Known { image: None, length, unsynced: 0, doubtful: 0 });
         }
         self.handles.retain(|_, handle| handle.file.metadata().is_ok());
         let (names, handles) = (&self.names, &self.handles);

@@ -57,6 +57,13 @@ pub struct Event {
     pub closed_ns: Option<u64>,
 }
 
+impl Event {
+    /// Whether its handle was closed only then or later, so that not all of it may have been handed over before.
+    pub(super) fn is_open_at(&self, time_ns: u64) -> bool {
+        self.closed_ns.is_none_or(|closed_ns| closed_ns >= time_ns)
+    }
+}
+
 /// Which unsynced changes may be missing together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -68,6 +75,9 @@ pub enum Loss {
 
 /// More in doubt than this are not told apart.
 const DOUBTFUL_MAX: usize = 14;
+
+/// More combinations than this are not looked at for halves.
+const HALVES_MAX: usize = 1024;
 
 /// As many as there are bits in a set of them.
 const EVENTS_MAX: usize = 127;
@@ -151,7 +161,8 @@ impl History {
                     || ends.iter().any(|end| is_cut(&sector[..visible], &bytes, place, *end))
                     || is_zeroed()
             };
-            if visible > 0 && !combinations.iter().any(fits) {
+            let is_half = || self.is_half_of_an_unsynced_write(place, &bytes, &combinations);
+            if visible > 0 && !combinations.iter().any(fits) && !is_half() {
                 let described = Described { offset: place, bytes: &bytes };
                 return Err(format!(
                     "at {place} it has {described}; {}",
@@ -160,6 +171,16 @@ impl History {
             }
         }
         Ok(())
+    }
+
+    /// Whether a write in doubt is there up to some place and zeros stand from there on, as they did before it: its bytes went to the
+    /// chunk, and the commit that would have made more of them valid than were before a cut of the file did not come.
+    fn is_half_of_an_unsynced_write(&self, place: u64, bytes: &[u8], combinations: &[u128]) -> bool {
+        let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let sectors: Vec<Vec<u8>> =
+            combinations.iter().take(HALVES_MAX).map(|done| self.sector(place, *done)).collect();
+        sectors.iter().any(|with| with[..end] == bytes[..end])
+            && sectors.iter().any(|without| without[end..bytes.len()].iter().all(|byte| *byte == 0))
     }
 
     /// Sets of events that may have been done, as bits, the whole first.
@@ -345,6 +366,16 @@ mod tests {
         let cut = history(&[(Change::Truncate(512), Fate::Kept), (Change::Truncate(2048), Fate::Unsynced)]);
         assert_eq!(cut.judge(&image(&[(0, 512, 1)], 2048), Loss::Suffix), Ok(()));
         assert!(cut.judge(&image(&[(0, 2048, 1)], 2048), Loss::Suffix).is_err(), "what was cut off is back");
+    }
+
+    #[test]
+    fn an_unsynced_write_may_end_where_the_file_was_cut_and_a_kept_one_may_not() {
+        let cut = [(Change::Truncate(700), Fate::Kept), (Change::Truncate(2048), Fate::Kept)];
+        let found = image(&[(0, 700, 2)], 2048);
+        let doubtful = history(&[&cut[..], &[(Change::Write(0, 2048, 2), Fate::Unsynced)]].concat());
+        assert_eq!(doubtful.judge(&found, Loss::Subset), Ok(()));
+        let kept = history(&[&cut[..], &[(Change::Write(0, 2048, 2), Fate::Kept)]].concat());
+        assert!(kept.judge(&found, Loss::Subset).is_err());
     }
 
     #[test]

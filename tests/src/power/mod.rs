@@ -23,7 +23,8 @@
 //! may send a later one to chunkservers that have forgotten an earlier one), but then an fsync must not have returned 0 for
 //! the file since, before one of them returned an error. What a write wrote that was so told to be lost may be zeros: some copies
 //! may have taken it and others not, so that all of them zero its place. The same goes for a power cut of the master that ends the session of
-//! a client that lives: it takes what open files had not committed.
+//! a client that lives: it takes what open files had not committed; for a session that ends because the master heard nothing of it
+//! for too long; and while the master's disk fails, when the master commits nothing.
 //!
 //! Errors: fsync fails where something may be lost that this file had, and it is told once. When a round is over, everything is
 //! synced on the mount that the actors worked on, so that what the round took is told in it. An error there is a failure unless
@@ -42,10 +43,14 @@ pub mod bytes;
 
 pub mod observe;
 
+pub mod fault;
+
 pub mod oracle;
 
 pub mod actor;
 
 pub mod rounds;
+
+pub mod background;
 
 mod faults;

@@ -43,6 +43,16 @@ const READERS: usize = 24;
 
 /// Reads everything.
 pub fn look(root: &Path) -> Found {
+    let (mut found, files) = look_at_names(root);
+    let images = in_parallel(&files.values().collect::<Vec<_>>(), |(path, length)| {
+        read(&root.join(path)).map_err(|error| format!("{path}, {length} bytes, cannot be read: {error}"))
+    });
+    found.files = files.keys().copied().zip(images).collect();
+    found
+}
+
+/// Reads everything but the files: by inode number, a path and the length of each.
+pub fn look_at_names(root: &Path) -> (Found, BTreeMap<u64, (String, u64)>) {
     let mut found = Found::default();
     let mut files = BTreeMap::new();
     let mut folders = vec![String::new()];
@@ -70,11 +80,7 @@ pub fn look(root: &Path) -> Found {
             }
         }
     }
-    let images = in_parallel(&files.values().collect::<Vec<_>>(), |(path, length)| {
-        read(&root.join(path)).map_err(|error| format!("{path}, {length} bytes, cannot be read: {error}"))
-    });
-    found.files = files.keys().copied().zip(images).collect();
-    found
+    (found, files)
 }
 
 /// Does something with each item, [`READERS`] at a time; what it gives, in order.

@@ -1,10 +1,12 @@
 //! Reads the journal of one actor and judges what is found of its folder.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use super::bytes::{self, Event, History, Loss};
 use super::content::Image;
+use super::fault::{Fault, Trouble, Victim};
 use super::journal::{Act, Record};
 use super::names::{self, Names};
 use super::observe::Found;
@@ -12,72 +14,6 @@ use super::observe::Found;
 /// Everything a power cut of the master may take of what no fsync promised: so much of the time in which changes were answered.
 /// `log_unsynced_max` of the clusters.
 pub const LOG_UNSYNCED_MAX: Duration = Duration::from_millis(50);
-
-/// What is done to a cluster in a round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Fault {
-    /// Every machine loses power.
-    Everything,
-    /// All chunkservers lose power.
-    AllChunkservers,
-    /// One does.
-    OneChunkserver,
-    /// The master does.
-    Master,
-    /// `kill -9` of mount.rfs and of those who use it.
-    Client,
-    /// `kill -9` of the master.
-    KillMaster,
-    /// `kill -9` of one chunkserver.
-    KillChunkserver,
-    /// `kill -9` of all chunkservers.
-    KillChunkservers,
-    /// SIGSTOP of the master for longer than sessions last.
-    PauseMaster,
-    /// SIGSTOP of a chunkserver.
-    PauseChunkserver,
-    /// SIGSTOP of mount.rfs.
-    PauseClient,
-    /// The master's volume is full.
-    FullMaster,
-    /// A chunkserver's volume is full.
-    FullChunkserver,
-    /// A chunkserver's volume is unmounted beneath it, and comes back.
-    UnmountedChunkserver,
-    /// A chunkserver is started where another one's volume is mounted.
-    WrongVolume,
-    /// A second chunkserver is started on a volume in use.
-    SameVolumeTwice,
-    /// A chunkserver's disk gives EIO for all reads.
-    ReadErrors,
-    /// For all writes, and so for the syncs of what was written before.
-    WriteErrors,
-}
-
-impl Fault {
-    fn master_loses_power(self) -> bool {
-        matches!(self, Self::Everything | Self::Master)
-    }
-
-    /// Whether the actors go on when it is over.
-    pub fn client_lives(self) -> bool {
-        !matches!(self, Self::Everything | Self::Client)
-    }
-
-    /// Whether it excuses that this call failed.
-    fn excuses(self, act: &Act, errno: i32) -> bool {
-        let is_of_bytes = matches!(act, Act::Write(..) | Act::Truncate(..) | Act::Fsync(_) | Act::Close(_));
-        match self {
-            Self::AllChunkservers => is_of_bytes,
-            // What the log lost is not there any more; a session that is over takes its files with it.
-            Self::Master | Self::PauseClient => true,
-            // Their own end.
-            Self::Client | Self::Everything => true,
-            Self::FullMaster | Self::FullChunkserver => errno == libc::ENOSPC,
-            _ => false,
-        }
-    }
-}
 
 /// How a promise was broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,6 +57,12 @@ pub struct Problem {
     pub words: String,
 }
 
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:?}: {}", self.kind, self.words)
+    }
+}
+
 impl Problem {
     /// One.
     pub fn new(kind: Kind, words: impl Into<String>) -> Self {
@@ -139,12 +81,14 @@ pub struct Moment {
     pub last_change_ns: u64,
     /// Whether its log lost anything that a client that lived had been told, so that the client's session ended.
     pub log_lost: bool,
+    /// Whether the session of a client that lived ended for another reason: nothing was heard from it for too long.
+    pub session_ended: bool,
 }
 
 impl Moment {
     /// One at which no master lost its power, unless [`Self::with`] says otherwise.
     pub fn new(begin_ns: u64, end_ns: u64) -> Self {
-        Self { begin_ns, end_ns, last_change_ns: begin_ns, log_lost: true }
+        Self { begin_ns, end_ns, last_change_ns: begin_ns, log_lost: true, session_ended: false }
     }
 
     /// Looks up in the journals when the last change was acknowledged.
@@ -193,6 +137,20 @@ pub struct Verdict {
     pub fsyncs: usize,
     /// Inodes of files with bytes that no fsync covered.
     pub in_doubt: BTreeSet<u64>,
+    /// Calls that failed.
+    pub errors: usize,
+    /// The longest that a call took which ended.
+    pub longest_call: Duration,
+}
+
+impl Verdict {
+    fn note_calls(&mut self, records: &[Record]) {
+        for record in records {
+            let Some((end_ns, errno, _)) = record.end else { continue };
+            self.errors += usize::from(errno != 0);
+            self.longest_call = self.longest_call.max(Duration::from_nanos(end_ns.saturating_sub(record.begin_ns)));
+        }
+    }
 }
 
 impl Model {
@@ -207,7 +165,8 @@ impl Model {
     ) -> Verdict {
         let mut verdict = Verdict::default();
         verdict.problems.extend(found.broken.iter().map(|words| Problem::new(Kind::Broken, words)));
-        verdict.problems.extend(unexpected_errors(records, fault));
+        verdict.problems.extend(unexpected_errors(records, fault, moment));
+        verdict.note_calls(records);
         verdict.fsyncs =
             records.iter().filter(|it| it.is_ok() && matches!(it.act, Act::Fsync(_) | Act::FsyncFolder(_))).count();
         let changes = name_changes(records, fault, moment);
@@ -226,7 +185,10 @@ impl Model {
         verdict.in_doubt =
             self.files.iter().filter(|(_, history)| !history.is_certain()).map(|(inode, _)| *inode).collect();
         // A client that lives writes on after a loss.
-        let any_may_be_missing = fault == Fault::AllChunkservers || (fault == Fault::Master && moment.log_lost);
+        let any_may_be_missing = fault == Fault::AllChunkservers
+            || fault.fails_the_masters_disk()
+            || (fault.master_alone_loses_power() && moment.log_lost)
+            || (moment.session_ended && fault.client_lives());
         let loss = if any_may_be_missing { Loss::Subset } else { Loss::Suffix };
         for (inode, image) in &found.files {
             verdict.files += 1;
@@ -314,9 +276,12 @@ fn may_be_missing(event: &Event, fault: Fault, moment: Moment) -> bool {
         bytes::Change::Write(..) | bytes::Change::Astray(..) => match fault {
             Fault::Everything | Fault::AllChunkservers => true,
             // What is closed is at the master and on the chunkservers.
-            Fault::Client | Fault::PauseClient => event.closed_ns.is_none_or(|closed_ns| closed_ns >= moment.begin_ns),
+            Fault::On(Victim::Client, Trouble::Kill) => event.is_open_at(moment.begin_ns),
             // The client's session ends, and with it what open files had not committed: fsync or close tells.
-            Fault::Master => taken_with_the_log || moment.may_take_of_handle(event.closed_ns),
+            _ if moment.session_ended => event.is_open_at(moment.begin_ns),
+            // The master refuses to commit it, and the client gives it up.
+            _ if fault.fails_the_masters_disk() && event.is_open_at(moment.begin_ns) => true,
+            _ if fault.master_alone_loses_power() => taken_with_the_log || moment.may_take_of_handle(event.closed_ns),
             _ => false,
         },
     }
@@ -372,14 +337,14 @@ fn never_left(errno: i32) -> bool {
 }
 
 /// Calls that failed though nothing had happened that the application must notice.
-fn unexpected_errors(records: &[Record], fault: Fault) -> Vec<Problem> {
+fn unexpected_errors(records: &[Record], fault: Fault, moment: Moment) -> Vec<Problem> {
     records
         .iter()
         .filter_map(|record| {
             let (_, errno, _) = record.end.filter(|(_, errno, _)| *errno != 0)?;
             let error = std::io::Error::from_raw_os_error(errno);
             let words = || format!("{:?} failed: {error}", record.act);
-            (!fault.excuses(&record.act, errno)).then(|| Problem::new(Kind::CallFailed, words()))
+            (!fault.excuses(&record.act, errno, moment)).then(|| Problem::new(Kind::CallFailed, words()))
         })
         .take(5)
         .collect()

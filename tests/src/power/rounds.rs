@@ -15,22 +15,38 @@ use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::actor::{GENERATION_BITS, Load};
+use super::background::Background;
 use super::content::{Described, Image};
+use super::fault::{Fault, Trouble, Victim};
 use super::journal::{self, Record};
 use super::names::Entry;
 use super::observe::{self, Found};
-use super::oracle::{Fault, Kind, LOG_UNSYNCED_MAX, Model, Moment, Problem, Verdict};
-use crate::cluster::{Cluster, IN_TIME, Mount, Shape, Storage};
+use super::oracle::{Kind, Model, Moment, Problem, Verdict};
+use crate::cluster::{Cluster, IN_TIME, Machines, Mount, Shape, Storage};
 use crate::programs::{program, test_program};
 
 const ACTORS: usize = 3;
 pub(super) const CHUNKSERVERS: usize = 3;
 /// How long actors may take to finish: as long as a client waits for chunkservers, and some.
 const FINISH_MAX: Duration = Duration::from_secs(60);
+/// What `chunkserver verify` says of a copy that its chunkserver knows to be bad.
+const KNOWN_BAD: &str = "a write or sync of it failed before";
 /// A mount that works waits for copies that come back, but no test is to wait for those that do not.
 const WORK_OPTIONS: [&str; 2] = ["-o", "chunk_timeout=20s"];
 /// What is found must be readable: a mount that looks does not wait longer for copies that will not come.
 const LOOK_OPTIONS: [&str; 2] = ["-o", "chunk_timeout=4s"];
+
+/// Times shorter than usual, so that rounds are.
+const MASTER_SETTINGS: [&str; 7] = [
+    "session_expiry=3s",
+    "heartbeat_interval=500ms",
+    "chunkserver_expiry=3s",
+    "repair_delay=1s",
+    "mass_outage_wait=5s",
+    "chunk_wait=2s",
+    "log_unsynced_max=50ms",
+];
+const CHUNKSERVER_SETTINGS: [&str; 2] = ["close_after=1s", "retry_interval=500ms"];
 
 /// Every twelve rounds are these, in random order.
 pub const FAULTS: [Fault; 12] = [
@@ -43,8 +59,8 @@ pub const FAULTS: [Fault; 12] = [
     Fault::OneChunkserver,
     Fault::Master,
     Fault::Master,
-    Fault::Client,
-    Fault::KillMaster,
+    Fault::On(Victim::Client, Trouble::Kill),
+    Fault::On(Victim::Master, Trouble::Kill),
     Fault::KillChunkservers,
 ];
 
@@ -53,16 +69,12 @@ pub const FAULTS: [Fault; 12] = [
 pub struct Plan {
     /// Of the cluster, for reports.
     pub name: String,
-    /// Of all choices.
-    pub seed: u64,
-    /// Each comes once before they come again.
-    pub faults: Vec<Fault>,
-    /// Whether they come in the order above.
-    pub in_order: bool,
     /// What the actors do.
     pub load: Load,
-    /// Whether the first chunkserver's disk can fail on demand.
-    pub faulty_disk: bool,
+    /// What goes on beside them.
+    pub background: Background,
+    /// Whether every daemon has a machine of its own, and some have disks that can fail.
+    pub machines: Machines,
 }
 
 /// A cluster, and what was promised on it.
@@ -72,6 +84,8 @@ pub struct Campaign {
     pub(super) mount: Option<Mount>,
     models: Vec<Model>,
     round: u32,
+    fault: Fault,
+    pub(super) disk_failed: bool,
     problems: Vec<Broken>,
 }
 
@@ -91,7 +105,7 @@ pub struct Broken {
 impl fmt::Display for Broken {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { cluster, round, fault, problem: Problem { kind, words } } = self;
-        write!(out, "{cluster} round {round}, {fault:?}: {kind:?}: {words}")
+        write!(out, "{cluster} round {round}, {fault}: {kind:?}: {words}")
     }
 }
 
@@ -117,40 +131,50 @@ impl Campaign {
     /// # Errors
     /// If it does not start.
     pub fn start(plan: Plan) -> anyhow::Result<Self> {
-        let seconds = |key: &str, seconds: &str| format!("{key}={seconds}");
+        let own = |all: &[&str], more: &[&str]| all.iter().chain(more).map(|setting| (*setting).to_owned()).collect();
         let shape = Shape {
             chunkservers: CHUNKSERVERS,
             storage: Storage::Xfs {
                 master_bytes: 1 << 30,
                 chunkserver_bytes: 1 << 30,
-                first_may_fail: plan.faulty_disk,
+                disks_may_fail: plan.machines == Machines::Many,
             },
-            // Shorter than usual, so that rounds are.
-            master_settings: vec![
-                seconds("session_expiry", "3s"),
-                seconds("heartbeat_interval", "500ms"),
-                seconds("repair_delay", "1s"),
-                seconds("mass_outage_wait", "5s"),
-                seconds("chunk_wait", "2s"),
-                seconds("log_unsynced_max", &format!("{}ms", LOG_UNSYNCED_MAX.as_millis())),
-            ],
-            chunkserver_settings: vec![seconds("close_after", "1s"), seconds("retry_interval", "500ms")],
+            machines: plan.machines,
+            master_settings: own(&MASTER_SETTINGS, plan.background.master_settings()),
+            chunkserver_settings: own(&CHUNKSERVER_SETTINGS, plan.background.chunkserver_settings()),
             ..Shape::default()
         };
         let cluster = Cluster::start_shaped(shape)?;
-        let mount = cluster.mount_with(&WORK_OPTIONS)?;
+        let mut campaign = Self {
+            cluster,
+            plan,
+            mount: None,
+            models: vec![Model::default(); ACTORS],
+            round: 0,
+            fault: Fault::Everything,
+            disk_failed: false,
+            problems: Vec::new(),
+        };
+        let mount = campaign.mount_to_work()?;
         for actor in 0..ACTORS {
             fs::create_dir(mount.path().join(format!("a{actor}")))?;
         }
+        campaign.plan.background.prepare(&mount)?;
         File::open(mount.path())?.sync_all()?;
-        Ok(Self {
-            cluster,
-            plan,
-            mount: Some(mount),
-            models: vec![Model::default(); ACTORS],
-            round: 0,
-            problems: Vec::new(),
-        })
+        campaign.mount = Some(mount);
+        Ok(campaign)
+    }
+
+    fn mount_to_work(&self) -> anyhow::Result<Mount> {
+        match self.plan.machines {
+            Machines::One => self.cluster.mount_with(&WORK_OPTIONS),
+            Machines::Many => self.cluster.mount_on_client(&WORK_OPTIONS),
+        }
+    }
+
+    /// Where its logs and journals are.
+    pub fn folder(&self) -> &Path {
+        self.cluster.folder()
     }
 
     /// Everything that was found wrong so far.
@@ -163,25 +187,27 @@ impl Campaign {
     /// # Errors
     /// If the cluster does not come back.
     #[allow(clippy::print_stdout, reason = "the report of a test")]
-    pub fn round(&mut self) -> anyhow::Result<()> {
-        let mut random = StdRng::seed_from_u64(self.plan.seed ^ u64::from(self.round) << 32);
-        let fault = self.fault();
-        let extras = self.extras(fault, &mut random);
+    pub fn round(&mut self, fault: Fault, seed: u64) -> anyhow::Result<Verdict> {
+        let mut random = StdRng::seed_from_u64(seed);
+        self.fault = fault;
+        let extras = extras(fault, &mut random);
         let before = self.cluster.now();
         let problems_before = self.problems.len();
         let verdict = self
             .break_and_judge(fault, extras, &mut random)
-            .with_context(|| format!("{} round {}: {fault:?} {extras:?}", self.plan.name, self.round))
+            .with_context(|| format!("{} round {}: {fault} {extras:?}", self.plan.name, self.round))
             // There is something to look at.
             .inspect_err(|_| self.cluster.guardian().keep())?;
         println!(
-            "{} round {}: {fault:?}: {} fsyncs, {} files ({} partly unsynced), {} unsynced names taken, {} problems; {:.1} s",
+            "{} round {}: {fault}: {} fsyncs, {} files ({} partly unsynced), {} unsynced names taken, longest call {:.1} s, {} errors, {} problems; {:.1} s",
             self.plan.name,
             self.round,
             verdict.fsyncs,
             verdict.files,
             verdict.files_in_doubt,
             verdict.names_lost,
+            verdict.longest_call.as_secs_f64(),
+            verdict.errors,
             self.problems.len() - problems_before,
             self.cluster.now().since(before).as_secs_f64(),
         );
@@ -189,35 +215,18 @@ impl Campaign {
             println!("  {:?}: {}", problem.kind, problem.words);
         }
         self.round += 1;
-        Ok(())
-    }
-
-    fn fault(&self) -> Fault {
-        let block = u64::from(self.round) / self.plan.faults.len() as u64;
-        let mut faults = self.plan.faults.clone();
-        if !self.plan.in_order {
-            faults.shuffle(&mut StdRng::seed_from_u64(self.plan.seed.rotate_left(17) ^ block));
-        }
-        faults[self.round as usize % faults.len()]
-    }
-
-    fn extras(&self, fault: Fault, random: &mut StdRng) -> Extras {
-        let any = random.random_range(0..CHUNKSERVERS);
-        Extras {
-            one_stays_away: (fault == Fault::Everything && random.random_bool(0.4)).then_some(any),
-            then_lose: (self.round % 4 == 2).then_some((any + 1) % CHUNKSERVERS),
-            check_offline: self.round % 5 == 4,
-        }
+        Ok(verdict)
     }
 
     fn break_and_judge(&mut self, fault: Fault, extras: Extras, random: &mut StdRng) -> anyhow::Result<Verdict> {
         if self.mount.is_none() {
-            self.mount = Some(self.cluster.mount_with(&WORK_OPTIONS)?);
+            self.mount = Some(self.mount_to_work()?);
         }
-        let mut actors = self.start_actors()?;
+        let mut actors = self.start_actors(random)?;
+        let mut background = self.plan.background.begin(&self.cluster)?;
         sleep(Duration::from_millis(random.random_range(150..1_200)));
         actors.tell_of_cut()?;
-        let sessions_ended = self.sessions_ended_by_losses()?;
+        let (deceived, silent) = (self.sessions_ended_by_losses()?, self.sessions_ended_by_silence()?);
         let mut moment = self.inflict(fault, extras, random)?;
         match fault.client_lives() {
             true => {
@@ -226,8 +235,13 @@ impl Campaign {
             }
             false => actors.kill()?,
         }
-        if fault == Fault::Master {
-            moment.log_lost = self.sessions_ended_by_losses()? > sessions_ended;
+        if fault.master_alone_loses_power() {
+            moment.log_lost = self.sessions_ended_by_losses()? > deceived;
+        }
+        moment.session_ended = fault.silences_the_client() && self.sessions_ended_by_silence()? > silent;
+        if let Some(background) = &mut background {
+            background.kill()?;
+            background.wait()?;
         }
         let found_before = self.mount.as_ref().map(|mount| look(mount.path()));
         let fresh = self.cluster.mount_with(&LOOK_OPTIONS)?;
@@ -245,6 +259,9 @@ impl Campaign {
             self.problem(Problem::new(Kind::MountsDiffer, difference(&before, &found)));
         }
         let verdict = self.judge(&actors.journals, fault, moment, (&found, &unreadable))?;
+        for problem in self.plan.background.verify(fresh.path()) {
+            self.problem(problem);
+        }
         for (path, _, error) in sync_all(fresh.path(), &found) {
             self.problem(Problem::new(Kind::CannotSync, format!("{}: {error}", path.display())));
         }
@@ -257,13 +274,13 @@ impl Campaign {
     pub(super) fn problem(&mut self, problem: Problem) {
         // There is something to look at.
         self.cluster.guardian().keep();
-        let (cluster, fault) = (self.plan.name.clone(), self.fault());
+        let (cluster, fault) = (self.plan.name.clone(), self.fault);
         self.problems.push(Broken { cluster, round: self.round, fault, problem });
     }
 
     // ------------------------------------------------------------ actors
 
-    fn start_actors(&self) -> anyhow::Result<Actors> {
+    fn start_actors(&self, random: &mut StdRng) -> anyhow::Result<Actors> {
         let journals = self.cluster.folder().join(format!("journals{}", self.round));
         fs::create_dir(&journals)?;
         let root = self.mount.as_ref().context("it is mounted")?.path();
@@ -271,7 +288,7 @@ impl Campaign {
             .arg(root)
             .arg(&journals)
             .arg(ACTORS.to_string())
-            .arg((self.plan.seed ^ u64::from(self.round) << 40).to_string())
+            .arg(random.random::<u64>().to_string())
             .arg((self.round << GENERATION_BITS).to_string())
             .arg(format!("{:?}", self.plan.load))
             .stdin(Stdio::piped())
@@ -332,6 +349,8 @@ impl Campaign {
             sum.files += verdict.files;
             sum.files_in_doubt += verdict.files_in_doubt;
             sum.fsyncs += verdict.fsyncs;
+            sum.errors += verdict.errors;
+            sum.longest_call = sum.longest_call.max(verdict.longest_call);
             sum.in_doubt.extend(verdict.in_doubt);
         }
         Ok(sum)
@@ -345,9 +364,9 @@ impl Campaign {
             let inode = if let Entry::File(inode) = entry { inode } else { None };
             let may_be_told = match fault {
                 Fault::AllChunkservers => inode.is_some_and(|inode| verdict.in_doubt.contains(&inode)),
-                Fault::Master => moment.log_lost,
-                Fault::PauseClient => true,
-                _ => false,
+                _ if fault.master_alone_loses_power() && moment.log_lost => true,
+                _ if fault.fails_the_masters_disk() => inode.is_some_and(|inode| verdict.in_doubt.contains(&inode)),
+                _ => moment.session_ended,
             };
             if !may_be_told {
                 let words = format!("fsync of {} when the round was over: {error}", path.display());
@@ -359,6 +378,14 @@ impl Campaign {
     /// How many sessions the master has ended so far because its log had lost what they were told.
     fn sessions_ended_by_losses(&self) -> anyhow::Result<usize> {
         Ok(self.cluster.master_log()?.matches("was told what a power cut has taken").count())
+    }
+
+    /// How many times the session of the mount that works ended because nothing was heard from it.
+    fn sessions_ended_by_silence(&self) -> anyhow::Result<usize> {
+        let Some(mount) = &self.mount else { return Ok(0) };
+        let mount = format!("({} on ", mount.path().display());
+        let log = self.cluster.master_log()?;
+        Ok(log.lines().filter(|line| line.contains(&mount) && line.contains(" has ended: its leases")).count())
     }
 
     fn verify_further(&mut self, extras: Extras, found: &[Found]) -> anyhow::Result<()> {
@@ -400,13 +427,33 @@ impl Campaign {
 
     fn must_approve(&mut self, command: &mut Command) -> anyhow::Result<()> {
         let output = command.output()?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        // Copies that a failed disk has left bad, and that are known to be, stay for a while.
+        let all_known = || said.lines().filter(|line| line.starts_with("bad: ")).all(|line| line.contains(KNOWN_BAD));
+        if !output.status.success() && (!self.disk_failed || !all_known()) {
             let words = format!("{command:?} ended with {}: {said}", output.status);
             self.problem(Problem::new(Kind::Offline, words));
         }
         Ok(())
     }
+}
+
+/// What each round adds to the verification that all have, by chance.
+fn extras(fault: Fault, random: &mut StdRng) -> Extras {
+    let any = random.random_range(0..CHUNKSERVERS);
+    Extras {
+        one_stays_away: (fault == Fault::Everything && random.random_bool(0.4)).then_some(any),
+        then_lose: random.random_bool(0.25).then_some((any + 1) % CHUNKSERVERS),
+        check_offline: random.random_bool(0.2),
+    }
+}
+
+/// Round `number` of a campaign in which each of these faults comes once, in random order, before they come again.
+pub fn shuffled(faults: &[Fault], seed: u64, number: u64) -> Fault {
+    let count = faults.len() as u64;
+    let mut faults = faults.to_vec();
+    faults.shuffle(&mut StdRng::seed_from_u64(seed.rotate_left(17) ^ (number / count)));
+    faults[(number % count) as usize]
 }
 
 /// Syncs everything; what could not be, and why.
