@@ -138,7 +138,7 @@ fn copies_stay_on_different_storage_machines() {
     // Each server has a volume of either machine; the second of each is new and empty, and machine b is full.
     let sizes = [10 * GIBIBYTE; 4];
     let mut simulated = Simulated::new(7, fast(), &[&sizes[..]; 3]);
-    let machine = |id: VolumeId| if id.get() % 2 == 0 { "a" } else { "b" };
+    let machine = |id: VolumeId| if id.get().is_multiple_of(2) { "a" } else { "b" };
     for (id, disk) in &mut simulated.disks {
         disk.machine = machine(*id).to_owned();
     }
