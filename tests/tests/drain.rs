@@ -133,7 +133,8 @@ fn a_disk_is_replaced_where_no_other_server_has_a_place() {
 fn a_chunkserver_in_maintenance_is_waited_for_and_what_only_it_has_is_named() {
     // Nothing else is to delay a repair.
     let settings = ["repair_delay=0s", "clean_stop_wait=0s", "mass_outage_wait=0s"].map(str::to_owned).to_vec();
-    let mut cluster = Cluster::start_shaped(Shape { master_settings: settings, ..Shape::default() }).expect("a cluster");
+    let mut cluster =
+        Cluster::start_shaped(Shape { master_settings: settings, ..Shape::default() }).expect("a cluster");
     let mount = cluster.mount().expect("a mount");
     write(mount.path(), 0..FILES);
     let lone = mount.path().join("lone");
