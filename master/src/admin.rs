@@ -195,7 +195,7 @@ fn checkpoint(gatherer: &Gatherer) -> Result<wire::CheckpointReply, Status> {
     let store = gatherer.store().ok_or_else(|| Status::unavailable("this master has no store"))?;
     let clock = gatherer.state().clock();
     let (begun, position) = (clock.monotonic(), store.position().get());
-    store.checkpoint().map_err(|error| Status::internal(error.to_string()))?;
+    store.checkpoint().map_err(|error| crate::grpc::failed(error.to_string()))?;
     Ok(wire::CheckpointReply { position, took_ms: clock.monotonic().since(begun).as_millis() as u64 })
 }
 
@@ -205,7 +205,7 @@ fn status_of(errno: Errno, what: &str) -> Status {
         Errno::ENOTDIR => Status::not_found(format!("a part of {what} is not a directory")),
         Errno::ELOOP => Status::invalid_argument(format!("a part of {what} is a symbolic link; name the real path")),
         Errno::ENAMETOOLONG => Status::invalid_argument(format!("a name in {what} is too long")),
-        other => Status::internal(format!("{what} cannot be read ({other:?}); see the master's log")),
+        other => crate::grpc::failed(format!("{what} cannot be read ({other:?}); see the master's log")),
     }
 }
 

@@ -92,6 +92,12 @@ pub(crate) fn is_nonsense(status: &Status) -> bool {
     matches!(status.code(), Code::OutOfRange | Code::Internal | Code::Unimplemented | Code::ResourceExhausted)
 }
 
+/// The status of a call that failed for a reason of the master's own. Not `Internal`: that is what tonic says of messages that do
+/// not decode.
+pub(crate) fn failed(what: impl Into<String>) -> Status {
+    Status::unknown(what)
+}
+
 #[cfg(test)]
 #[path = "grpc_test.rs"]
 mod tests;

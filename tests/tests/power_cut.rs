@@ -5,7 +5,13 @@
 //! many clusters they are spread over, side by side, and `RFS_POWER_FAULTS` (`Master,Client`) which faults only.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rfs_tests::cluster::{Cluster, Shape, Storage};
 use rfs_tests::power::actor::Load;
 use rfs_tests::power::oracle::Fault;
 use rfs_tests::power::rounds::{Broken, Campaign, FAULTS, Plan};
@@ -73,4 +79,48 @@ fn nothing_that_was_promised_is_lost() {
         said.len(),
         said.join("\n")
     );
+}
+
+/// Pages so large that sled keeps them in files of their own, which it neither syncs nor keeps until what replaces them is safe.
+#[test]
+fn a_power_cut_in_the_midst_of_a_checkpoint_loses_no_page() {
+    let seed = setting("RFS_TEST_SEED", SEED);
+    println!("RFS_TEST_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 300 << 20, first_may_fail: false };
+    let shape = Shape { chunkservers: 1, goal: 1, storage, ..Shape::default() };
+    let mut cluster = Cluster::start_shaped(shape).unwrap();
+    let mount = cluster.mount().unwrap();
+    let files: Vec<_> = (0..400).map(|number| mount.path().join(number.to_string())).collect();
+    files.iter().for_each(|file| drop(std::fs::File::create(file).unwrap()));
+    for round in 1..=CHECKPOINTS_CUT {
+        files.iter().for_each(|file| set_attribute(file, &[round; 30_000]));
+        // What was not synced may be gone.
+        std::fs::File::open(mount.path()).unwrap().sync_all().unwrap();
+        let mut checkpoint = cluster.rfs(&["admin", "checkpoint"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(random.random_range(5..250)));
+        cluster.volume(None).cut_power().unwrap();
+        cluster.kill_master();
+        checkpoint.wait().unwrap();
+        cluster.volume(None).unmount().unwrap();
+        cluster.volume(None).mount().unwrap();
+        let came_back = cluster.start_master().and_then(|()| cluster.wait_for_volumes(1));
+        came_back.unwrap_or_else(|error| panic!("round {round}: {error:#}"));
+        for file in &files {
+            assert_eq!(attribute(file), [round; 30_000], "round {round}: {}", file.display());
+        }
+    }
+}
+
+const CHECKPOINTS_CUT: u8 = 12;
+
+fn set_attribute(file: &Path, value: &[u8]) {
+    rustix::fs::setxattr(file.as_os_str().as_bytes(), "user.large", value, rustix::fs::XattrFlags::empty()).unwrap();
+}
+
+fn attribute(file: &Path) -> Vec<u8> {
+    let mut value = vec![0; 65_536];
+    let bytes = rustix::fs::getxattr(file.as_os_str().as_bytes(), "user.large", &mut value[..]).unwrap();
+    value.truncate(bytes);
+    value
 }

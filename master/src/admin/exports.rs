@@ -18,7 +18,7 @@ pub(super) fn export(gatherer: &Gatherer) -> Result<wire::ExportReply, Status> {
     let store = gatherer.store().ok_or_else(|| Status::unavailable("this master has no store to export"))?;
     let now = gatherer.state().clock().now();
     let exported = gatherer.exports().export(store, now);
-    let (path, report) = exported.map_err(|error| Status::internal(with_sources(&error)))?;
+    let (path, report) = exported.map_err(|error| crate::grpc::failed(with_sources(&error)))?;
     Ok(wire::ExportReply {
         path: path.display().to_string(),
         bytes: report.bytes,
@@ -31,7 +31,7 @@ pub(super) fn export(gatherer: &Gatherer) -> Result<wire::ExportReply, Status> {
 pub(super) fn open(gatherer: &Gatherer, name: &str) -> Result<File, Status> {
     gatherer.exports().open(name).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Status::not_found(format!("there is no export {name} at the master")),
-        _ => Status::internal(format!("the export {name} cannot be read: {error}")),
+        _ => crate::grpc::failed(format!("the export {name} cannot be read: {error}")),
     })
 }
 
@@ -42,7 +42,7 @@ pub(super) fn send(mut file: File, sender: &mpsc::Sender<Result<wire::ExportPart
         let part = match file.read(&mut buffer) {
             Ok(0) => return,
             Ok(count) => Ok(wire::ExportPart { content: buffer[..count].to_vec().into() }),
-            Err(error) => Err(Status::internal(format!("the export cannot be read: {error}"))),
+            Err(error) => Err(crate::grpc::failed(format!("the export cannot be read: {error}"))),
         };
         let failed = part.is_err();
         if sender.blocking_send(part).is_err() || failed {

@@ -46,7 +46,7 @@ pub(super) fn kind_name(kind: NodeKind) -> &'static str {
 /// Everything about a file and its copies.
 pub(super) fn info(state: &dyn MasterState, inode: u64, path: &str) -> Result<wire::FileInfo, Status> {
     let (inode, node) = find(state, inode, path)?;
-    let refs = refs(state.source(), inode).map_err(Status::internal)?;
+    let refs = refs(state.source(), inode).map_err(crate::grpc::failed)?;
     let mut chunks = Vec::with_capacity(refs.len());
     for part in refs.chunks(CHUNKS_AT_ONCE) {
         let copies: Vec<Vec<CopyView>> = state

@@ -75,7 +75,7 @@ pub(super) fn volume(
             },
             change: &|| {
                 let change = known::change_to_forget_volume(state.source(), id);
-                let change = change.map_err(|error| Status::internal(error.to_string()))?;
+                let change = change.map_err(|error| crate::grpc::failed(error.to_string()))?;
                 let asked = state.with_chunks(|chunks, _| asked::changes_to_forget_volume(chunks, id));
                 Ok(change.into_iter().chain(asked).collect())
             },
@@ -103,7 +103,7 @@ fn give_up(state: &dyn MasterState, what: &str, even_last_copies: bool, giving: 
                 counted(lost.len() as u64, "chunk")
             )));
         }
-        state.expect_copies(&lost).map_err(Status::internal)?;
+        state.expect_copies(&lost).map_err(crate::grpc::failed)?;
         let changes = (giving.change)()?;
         let decide = |chunks: &Chunks| {
             let is_noted = |chunk: &ChunkId| lost.binary_search(chunk).is_ok();
@@ -113,7 +113,7 @@ fn give_up(state: &dyn MasterState, what: &str, even_last_copies: bool, giving: 
         let mut follow = |chunks: &mut Chunks| {
             (giving.forget)(chunks);
         };
-        if state.commit_with_chunks(&decide, &mut follow).map_err(Status::internal)? {
+        if state.commit_with_chunks(&decide, &mut follow).map_err(crate::grpc::failed)? {
             let words = lost_words(lost.len());
             state.report(Severity::Warning, format!("{what} was forgotten by an administrator{words}"));
             return Ok(());

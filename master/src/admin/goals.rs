@@ -51,7 +51,7 @@ enum Stop {
 
 impl From<StoreError> for Stop {
     fn from(error: StoreError) -> Stop {
-        Stop::Failed(Status::internal(format!("the directory tree cannot be read: {error}")))
+        Stop::Failed(crate::grpc::failed(format!("the directory tree cannot be read: {error}")))
     }
 }
 
@@ -89,7 +89,7 @@ impl Walk<'_> {
 
     fn set_batch(&mut self, nodes: &[InodeId]) -> Result<(), Stop> {
         let changed = self.state.set_goals(nodes, self.goal);
-        self.counts.changed += changed.map_err(|failure| Stop::Failed(Status::internal(failure.to_string())))?;
+        self.counts.changed += changed.map_err(|failure| Stop::Failed(crate::grpc::failed(failure.to_string())))?;
         self.counts.seen += nodes.len() as u64;
         self.progress.blocking_send(Ok(self.counts)).map_err(|_| Stop::NobodyListens)
     }

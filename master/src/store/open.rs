@@ -261,10 +261,14 @@ fn open_core(
     let reserve = Reserve::new(folder, sizes.reserve_bytes);
     let opening_reserve = Reserve::for_opening(folder, sizes.opening_reserve_bytes);
     // sled writes a little when it opens; on a full disk the reserves are there for that too.
-    let made_room = reserve.make_room(0, 0).and_then(|_| opening_reserve.make_room(0, 0));
+    let made_room = reserve.make_room(0, 0).and_then(|_| opening_reserve.make_room_for_opening());
     made_room.map_err(|error| OpenError::io("making room on the disk of", folder, error))?;
-    let sled = SledPages::open(folder, marker.bounds.as_ref())?;
-    let pages = Pages::open(sled, options.page_bytes, options.cache_bytes)?;
+    let opened = SledPages::open(folder, marker.bounds.as_ref())
+        .and_then(|sled| Pages::open(sled, options.page_bytes, options.cache_bytes));
+    let pages = opened.inspect_err(|_| {
+        // A start that was refused leaves the next one as much.
+        let _ = opening_reserve.fill().and_then(|()| reserve.fill());
+    })?;
     // At once, for the next opening; where that fails, the thread that gets space goes on trying.
     let _ = opening_reserve.fill();
     let log_folder = folder.join(LOG_FOLDER);

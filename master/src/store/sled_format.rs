@@ -8,6 +8,9 @@ use std::ops::Range;
 
 use super::format::{Damage, u32_at, u64_at};
 
+/// The folder of sled's blobs, in sled's folder: values of more than a quarter of a segment, each in a file whose name is its
+/// number.
+pub(crate) const SLED_BLOBS: &str = "blobs";
 /// Bytes of a segment, where `conf` does not say otherwise.
 pub(crate) const SLED_SEGMENT_BYTES: u64 = 512 * 1024;
 /// Bytes of what a segment begins with.
@@ -263,6 +266,37 @@ fn kind_of(kind: u8, body: &[u8]) -> Option<MessageKind> {
         11 => MessageKind::Change(Some(number()?)),
         _ => return None,
     })
+}
+
+/// Which blobs the messages name that were just written to sled's log in one piece, which begins `at` bytes from the start
+/// of its segment. None if it cannot be said for all of them.
+pub(crate) fn blobs_named(written: &[u8], at: u64) -> Option<Vec<LogNumber>> {
+    let end = at + written.len() as u64;
+    let head_bytes = if at == 0 { SLED_HEAD_BYTES } else { 0 };
+    let mut rest = written.get(head_bytes..)?;
+    let number = segment_number_of(rest)?;
+    let mut blobs = Vec::new();
+    while !rest.is_empty() {
+        match decode_message(rest, end - rest.len() as u64, end, number) {
+            Ok(Message { kind, bytes, .. }) => {
+                if let MessageKind::Base(Some(blob)) | MessageKind::Change(Some(blob)) = kind {
+                    blobs.push(blob);
+                }
+                rest = rest.get(bytes as usize..)?;
+            }
+            // The last bytes of a segment are not used.
+            Err(_) if (rest.len() as u64) < RED_ZONE_BYTES => break,
+            Err(_) => return None,
+        }
+    }
+    Some(blobs)
+}
+
+/// The number of the segment that the message at the start of `rest` says it belongs to.
+fn segment_number_of(rest: &[u8]) -> Option<u64> {
+    let mut fields = rest.get(5..)?;
+    let _length = varint(&mut fields)?;
+    varint(&mut fields)
 }
 
 /// Where the bytes of an absent message would stand, for who looks whether anything whole follows it.

@@ -27,6 +27,7 @@ use super::format::{Bounds, Damage};
 use super::log::locked;
 use super::page::Page;
 use super::pages::{CapturedPage, PageId};
+use super::sled_format::SLED_BLOBS;
 use super::sled_survey::{Depth, SLED_LOG, Survey, survey};
 use super::wakeup::{Wakeup, Woken};
 use super::{Finding, StoreError, sled_panic, sled_sync};
@@ -301,7 +302,7 @@ fn sled_error(folder: &Path, survey: &Survey, error: &sled::Error) -> StoreError
     }
     let place = match error {
         sled::Error::Corruption { at: Some(sled::DiskPtr::Blob(_, blob)), .. } => {
-            Some((folder.join("blobs").join(blob.to_string()), 0))
+            Some((folder.join(SLED_BLOBS).join(blob.to_string()), 0))
         }
         sled::Error::Corruption { at: Some(pointer), .. } => Some((log, pointer.lid())),
         sled::Error::Io(cause) if cause.kind() == std::io::ErrorKind::UnexpectedEof => {
@@ -575,6 +576,20 @@ mod tests {
     }
 
     #[test]
+    fn a_blob_is_on_disk_before_the_log_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let sled = SledPages::open(folder.path(), None).unwrap();
+        write(&sled, page(1, 1)).unwrap();
+        assert_eq!(sled_sync::blobs_synced(), 0, "60,000 bytes need no blob");
+        for round in 2..12 {
+            write(&sled, page(round, 4)).unwrap();
+        }
+        let blobs = folder.path().join(PAGES_FOLDER).join(SLED_BLOBS);
+        let made = fs::read_dir(&blobs).unwrap().count() as u64;
+        assert!(made > 0 && sled_sync::blobs_synced() >= made, "{made} blobs, {} synced", sled_sync::blobs_synced());
+    }
+
+    #[test]
     fn a_sled_that_failed_is_left_behind_and_opened_again() {
         let (done, wait) = channel();
         std::thread::spawn(move || {
@@ -584,7 +599,7 @@ mod tests {
             write(&sled, page(1, 1)).unwrap();
             // What is long goes to a file of its own. One that cannot be made leaves a buffer that is never written, and
             // whoever flushes or drops this sled waits for it for ever.
-            let blobs = folder.path().join(PAGES_FOLDER).join("blobs");
+            let blobs = folder.path().join(PAGES_FOLDER).join(SLED_BLOBS);
             fs::remove_dir_all(&blobs).unwrap();
             assert!(write(&sled, page(2, 4)).is_err());
             fs::create_dir(&blobs).unwrap();

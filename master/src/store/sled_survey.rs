@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use super::Finding;
 use super::sled_format::{
-    LogNumber, Message, MessageKind, NoMessage, Piece, RED_ZONE_BYTES, SLED_HEAD_BYTES, SLED_SEGMENT_BYTES,
+    LogNumber, Message, MessageKind, NoMessage, Piece, RED_ZONE_BYTES, SLED_BLOBS, SLED_HEAD_BYTES, SLED_SEGMENT_BYTES,
     SegmentHead, SledPage, Snapshot, check_blob, decode_message, decode_settings, places_after,
 };
 
@@ -80,7 +80,7 @@ pub(crate) fn survey(folder: &Path, depth: Depth, progress: &mut dyn FnMut(u64))
     };
     let mut surveyor = Surveyor {
         path: folder.join(SLED_LOG),
-        blobs: folder.join("blobs"),
+        blobs: folder.join(SLED_BLOBS),
         file_bytes: file.metadata()?.len(),
         file,
         segment_bytes: segment_bytes.unwrap_or(SLED_SEGMENT_BYTES),

@@ -98,22 +98,27 @@ impl Reserve {
     pub(crate) fn make_room(&self, page_bytes: u64, segment_bytes: u64) -> io::Result<bool> {
         let wanted = page_bytes * SLED_BYTES_PER_BYTE + CHECKPOINT_OVERHEAD_BYTES + segment_bytes;
         let (_, free) = disk_bytes(&self.folder)?;
-        if free >= wanted {
-            return Ok(false);
+        let gives_up = free < wanted;
+        if gives_up {
+            self.shrink_to(0)?;
         }
-        match File::options().write(true).open(self.path()) {
-            Ok(file) => file.set_len(0).map(|()| true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(gives_up)
     }
-}
 
-impl Reserve {
+    /// Makes room for opening sled at the start, which may take as much as the opening reserve has.
+    pub(crate) fn make_room_for_opening(&self) -> io::Result<()> {
+        let (_, free) = disk_bytes(&self.folder)?;
+        if free < self.bytes { self.shrink_to(0) } else { Ok(()) }
+    }
+
     /// Makes room for opening sled again in a process that runs. Half of the reserve stays, for the next start.
     pub(crate) fn give_half(&self) -> io::Result<()> {
+        self.shrink_to(self.bytes / 2)
+    }
+
+    fn shrink_to(&self, bytes: u64) -> io::Result<()> {
         match File::options().write(true).open(self.path()) {
-            Ok(file) if file.metadata()?.len() > self.bytes / 2 => file.set_len(self.bytes / 2),
+            Ok(file) if file.metadata()?.len() > bytes => file.set_len(bytes),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),

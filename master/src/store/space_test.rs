@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rfs_common::clock::SystemClock;
 
+use super::space::{OPENING_RESERVE_NAME, RESERVE_NAME};
 use super::tests::{CLUSTER, Dice, content, model_after, put};
 use super::*;
 
@@ -13,15 +14,12 @@ use super::*;
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount(mebibytes: u32) -> Option<SmallDisk> {
+    fn mount(mebibytes: u32) -> SmallDisk {
         let folder = tempfile::tempdir().unwrap();
         let size = format!("size={mebibytes}m");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(SmallDisk(folder));
-        }
-        println!("skipped: mounting a filesystem needs root");
-        None
+        assert!(mounted.is_ok_and(|status| status.success()), "this test mounts a filesystem; run it as root");
+        SmallDisk(folder)
     }
 
     /// Writes a file until nothing is left.
@@ -50,7 +48,7 @@ fn defaults() -> StoreOptions {
 
 #[test]
 fn a_full_disk_refuses_commits_until_there_is_space() {
-    let Some(disk) = SmallDisk::mount(96) else { return };
+    let disk = SmallDisk::mount(96);
     let folder = disk.0.path().join("store");
     Store::create(&folder, CLUSTER).unwrap();
     let store = Store::open(&folder, defaults(), SystemClock::shared()).unwrap();
@@ -89,7 +87,7 @@ fn a_full_disk_refuses_commits_until_there_is_space() {
 
 #[test]
 fn a_small_disk_works_for_long_and_recovers_when_full() {
-    let Some(disk) = SmallDisk::mount(128) else { return };
+    let disk = SmallDisk::mount(128);
     let folder = disk.0.path().join("store");
     Store::create(&folder, CLUSTER).unwrap();
     let store = Store::open(&folder, defaults(), SystemClock::shared()).unwrap();
@@ -136,4 +134,27 @@ fn a_small_disk_works_for_long_and_recovers_when_full() {
     store.close().unwrap();
     drop(store);
     assert_eq!(Store::verify(&folder).unwrap(), Verified::default());
+}
+
+#[test]
+fn a_start_that_is_refused_takes_nothing_from_the_next_one() {
+    let disk = SmallDisk::mount(96);
+    let folder = disk.0.path().join("store");
+    Store::create(&folder, CLUSTER).unwrap();
+    let store = Store::open(&folder, defaults(), SystemClock::shared()).unwrap();
+    store.commit(&[put(Table::Inodes, b"key", b"value")]).unwrap();
+    store.close().unwrap();
+    drop(store);
+    disk.fill();
+    let reserves = || [RESERVE_NAME, OPENING_RESERVE_NAME].map(|name| fs::metadata(folder.join(name)).unwrap().len());
+    let before = reserves();
+    assert!(before.iter().all(|bytes| *bytes > 0));
+    let settings = folder.join("pages/conf");
+    let whole = fs::read(&settings).unwrap();
+    fs::write(&settings, vec![b'x'; whole.len()]).unwrap();
+    Store::open(&folder, defaults(), SystemClock::shared()).map(|_| ()).unwrap_err();
+    assert_eq!(reserves(), before);
+    fs::write(&settings, whole).unwrap();
+    let store = Store::open(&folder, defaults(), SystemClock::shared()).unwrap();
+    assert_eq!(store.get(Table::Inodes, b"key").unwrap().unwrap()[..], b"value"[..]);
 }
