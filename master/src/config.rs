@@ -19,6 +19,8 @@ pub const ENVIRONMENT_PREFIX: &str = "RFS_MASTER_";
 
 /// Less memory for pages than this is no cache.
 const CACHE_BYTES_MIN: u64 = 1 << 20;
+/// Rebalancing at a lower rate is none.
+const REBALANCE_RATE_MIN: u64 = 64 << 10;
 /// Waiting for less than this is not waiting.
 const SHORTEST: Duration = Duration::from_millis(100);
 const SHORTEST_EXPORT: Duration = Duration::from_secs(1);
@@ -70,6 +72,12 @@ pub struct MasterConfig {
     pub repairs_per_volume: u32,
     /// Bytes a second that repairs and moves read from or write to one volume, on average; 0: no limit.
     pub repair_rate: ByteSize,
+    /// Whether copies are moved from full volumes to empty ones.
+    pub rebalance: bool,
+    /// By how many percent of their size the used space of two volumes has to differ before that begins. It ends at half of it.
+    pub rebalance_threshold: u8,
+    /// Bytes a second that it reads from or writes to one volume, on average.
+    pub rebalance_rate: ByteSize,
     /// A chunkserver is away after this long without a heartbeat.
     pub chunkserver_expiry: Period,
 
@@ -135,6 +143,9 @@ impl Default for MasterConfig {
             orphan_chunk_grace: Period::new(engine.chunks.orphan_grace),
             repairs_per_volume: engine.chunks.repairs_per_volume,
             repair_rate: ByteSize::new(engine.chunks.repair_bytes_per_second),
+            rebalance: engine.chunks.rebalance,
+            rebalance_threshold: engine.chunks.rebalance_threshold_percent,
+            rebalance_rate: ByteSize::new(engine.chunks.rebalance_bytes_per_second),
             chunkserver_expiry: Period::new(engine.chunks.server_expiry),
             export_interval: Period::hours(1),
             export_folder: PathBuf::new(),
@@ -163,6 +174,14 @@ impl MasterConfig {
             ),
             (!(1..=9).contains(&self.copies_min), "copies_min must be from 1 to 9, as goals are"),
             (self.repairs_per_volume == 0, "repairs_per_volume must be at least 1, or nothing is ever repaired"),
+            (
+                !(2..=100).contains(&self.rebalance_threshold),
+                "rebalance_threshold must be from 2 to 100 percent, or volumes are never even enough",
+            ),
+            (
+                self.rebalance && self.rebalance_rate.get() < REBALANCE_RATE_MIN,
+                "rebalance_rate must be at least 64KiB, or rebalancing never gets anywhere; `rebalance = false` turns it off",
+            ),
             (
                 self.cache_bytes.get() < CACHE_BYTES_MIN,
                 "cache_bytes must be at least 1MiB, or the master does nothing but read and write pages",
@@ -214,6 +233,9 @@ impl MasterConfig {
                 orphan_grace: self.orphan_chunk_grace.get(),
                 repairs_per_volume: self.repairs_per_volume,
                 repair_bytes_per_second: self.repair_rate.get(),
+                rebalance: self.rebalance,
+                rebalance_threshold_percent: self.rebalance_threshold,
+                rebalance_bytes_per_second: self.rebalance_rate.get(),
                 server_expiry: self.chunkserver_expiry.get(),
                 ..ChunksConfig::default()
             },
@@ -265,6 +287,8 @@ mod tests {
         for setting in [
             "copies_min=50",
             "repairs_per_volume=0",
+            "rebalance_threshold=0",
+            "rebalance_rate=0",
             "cache_bytes=1",
             "orphan_chunk_grace=0s",
             "chunk_wait=0s",

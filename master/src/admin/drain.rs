@@ -74,7 +74,7 @@ fn ask(
     asks: &dyn Fn(&Chunks) -> Option<Vec<Change>>,
     follow: &mut dyn FnMut(&mut Chunks),
 ) -> Result<(), Status> {
-    if !state.commit_with_chunks(asks, follow).map_err(Status::internal)? {
+    if !state.commit_with_chunks(asks, follow).map_err(crate::grpc::failed)? {
         return match cancel {
             true => Err(Status::failed_precondition(format!("{what} is not being drained"))),
             false => Ok(()),
@@ -101,6 +101,6 @@ fn reply(state: &dyn MasterState, volumes: &[VolumeId]) -> Result<wire::DrainRep
         }
     }
     // Nor does a power cut take back that a volume is drained.
-    state.wait_until_durable().map_err(Status::internal)?;
+    state.wait_until_durable().map_err(crate::grpc::failed)?;
     Ok(reply)
 }

@@ -63,6 +63,6 @@ fn record(state: &dyn MasterState, server: ServerId, maintenance: Option<Mainten
         Some(vec![asked::change_of_server(server, &record)])
     };
     let mut follow = |chunks: &mut Chunks| chunks.set_maintenance(server, maintenance);
-    state.commit_with_chunks(&decide, &mut follow).map_err(Status::internal)?;
-    state.wait_until_durable().map_err(Status::internal)
+    state.commit_with_chunks(&decide, &mut follow).map_err(crate::grpc::failed)?;
+    state.wait_until_durable().map_err(crate::grpc::failed)
 }

@@ -244,6 +244,8 @@ impl Chunks {
         let volume = self.servers.volume_mut(slot);
         let Inventory::Receiving(seen) = std::mem::replace(&mut volume.inventory, Inventory::Complete) else { return };
         volume.was_inventoried = true;
+        // The report that came with the registration counts what only now is known one by one.
+        volume.bytes_at_report = volume.bytes;
         let missing: Vec<ChunkId> = volume.chunks.iter().filter(|chunk| !seen.contains(*chunk)).copied().collect();
         for chunk in missing {
             let copy = self.entries.get(&chunk).and_then(|entry| entry.copy_on(slot));
@@ -379,6 +381,7 @@ impl Chunks {
 
     fn take_report(&mut self, slot: u16, report: VolumeReport) {
         let volume = self.servers.volume_mut(slot);
+        volume.bytes_at_report = volume.bytes;
         let before = std::mem::replace(&mut volume.report, report);
         let (state, server) = (volume.report.state, volume.server);
         if before.state == state {
@@ -497,6 +500,7 @@ impl Chunks {
     pub(super) fn schedule(&mut self) {
         self.schedule_repairs();
         self.schedule_moves();
+        self.schedule_balance();
         self.schedule_deletions();
     }
 

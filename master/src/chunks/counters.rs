@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::balance::BalanceView;
 use super::excuse::Excused;
 use super::index::Counted;
 use super::pace::Left;
@@ -41,6 +42,8 @@ pub struct Summary {
     pub orphans: u64,
     /// At the present pace it takes so long until none lacks copies; nothing if nothing becomes less.
     pub time_left: Option<Duration>,
+    /// How even volumes are filled.
+    pub balance: BalanceView,
     /// Chunkservers that are away on purpose and waited for.
     pub excused: Vec<Excused>,
     /// Why repairs wait, if they do.

@@ -47,9 +47,9 @@ impl Chunks {
             stale || (entry.is_current(copy) && !copy.flags.is_good())
         };
         let mut slots: Vec<u16> = copies.iter().filter(reachable).filter(is_useless).map(|copy| copy.slot).collect();
-        slots.extend(self.second_copies(entry));
+        slots.extend(self.second_copies(chunk, entry));
         if slots.is_empty() && live > entry.goal() && self.writable_copies(entry) > usize::from(entry.goal()) {
-            slots.extend(self.least_wanted(entry));
+            slots.extend(self.least_wanted(chunk, entry));
         }
         slots
     }
@@ -64,13 +64,15 @@ impl Chunks {
         !entry.is_settled() || entry.is_repairing() || self.writers.contains_key(&chunk)
     }
 
-    /// Good copies whose server has another good one: those on volumes that are being drained rather than others.
-    fn second_copies(&self, entry: &Entry) -> Vec<u16> {
+    /// Good copies whose server has another good one: those that are moved away rather than others.
+    fn second_copies(&self, chunk: ChunkId, entry: &Entry) -> Vec<u16> {
         let mut servers: Vec<ServerId> = Vec::new();
         let mut second = Vec::new();
         let mut good: Vec<&HeldCopy> =
             entry.copies().iter().filter(|copy| self.is_live_and_good(entry, copy)).collect();
-        good.sort_by_key(|copy| self.servers.volume(copy.slot).is_draining());
+        good.sort_by_key(|copy| {
+            self.balance.source_of(chunk) == Some(copy.slot) || self.servers.volume(copy.slot).is_draining()
+        });
         for copy in good {
             let volume = self.servers.volume(copy.slot);
             if !servers.contains(&volume.server) {
@@ -82,8 +84,8 @@ impl Chunks {
         second
     }
 
-    /// The good live copy on a volume that is being drained, else on the one with the smallest share of free space.
-    fn least_wanted(&self, entry: &Entry) -> Option<u16> {
+    /// The good live copy on a volume that is being drained, else the one that is moved, else that on the one with the smallest share of free space.
+    fn least_wanted(&self, chunk: ChunkId, entry: &Entry) -> Option<u16> {
         let live = entry.copies().iter().filter(|copy| self.is_live_and_good(entry, copy));
         let writable = live.filter(|copy| self.servers.volume(copy.slot).takes_writes());
         let free_share = |slot: u16| {
@@ -92,7 +94,8 @@ impl Chunks {
         };
         writable.map(|copy| copy.slot).min_by_key(|slot| {
             let stays = !self.servers.volume(*slot).is_draining();
-            (stays, free_share(*slot))
+            let is_moved = self.balance.source_of(chunk) == Some(*slot);
+            (stays, !is_moved, free_share(*slot))
         })
     }
 

@@ -257,7 +257,7 @@ impl Chunks {
     }
 
     /// Whether one more move may begin that reads from or writes to the volume.
-    fn may_move(&self, slot: u16) -> bool {
+    pub(super) fn may_move(&self, slot: u16) -> bool {
         self.servers.volume(slot).repairs < self.config.repairs_per_volume.div_ceil(2) && self.is_in_pace(slot)
     }
 

@@ -41,7 +41,7 @@ pub(super) type ChunkMap<T> = std::collections::HashMap<ChunkId, T, IdHash>;
 
 /// Lengths are remembered in units of this: those of whole chunks fit into two bytes then.
 const PAGE_BYTES: u64 = 4096;
-const _: () = assert!(rfs_common::leaf::CHUNK_BYTES as u64 / PAGE_BYTES <= u16::MAX as u64);
+const _: () = assert!(rfs_common::leaf::CHUNK_BYTES / PAGE_BYTES <= u16::MAX as u64);
 
 /// What is remarkable about a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -15,6 +15,7 @@
 
 pub mod types;
 
+mod balance;
 mod cluster_events;
 mod counters;
 mod deletion;
@@ -38,6 +39,7 @@ use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId, ServerId, SessionId, VolumeId};
 use rfs_common::random::SharedRandom;
 
+pub use self::balance::BalanceView;
 pub use self::cluster_events::InventoryPart;
 pub use self::counters::Summary;
 pub use self::drain::{DrainHindrance, DrainMark, DrainView};
@@ -52,6 +54,7 @@ pub use self::types::{
 };
 pub use self::view::{CopyState, CopyView, ServerView, VolumeView};
 
+use self::balance::Balance;
 use self::counters::Counters;
 use self::deletion::Orphans;
 use self::index::{ChunkMap, CopyFlags, Entry};
@@ -94,6 +97,7 @@ pub struct Chunks {
     repair_class: Option<u8>,
     /// How fast chunks get the copies that they lack.
     pace: Pace,
+    balance: Balance,
     cleanup_cursor: Option<ChunkId>,
     /// See [`Chunks::take_left_open`].
     left_open: BTreeSet<ChunkId>,
@@ -140,6 +144,7 @@ impl Chunks {
             repair_cursor: None,
             repair_class: None,
             pace: Pace::default(),
+            balance: Balance::default(),
             cleanup_cursor: None,
             left_open: BTreeSet::new(),
             asked_back: BTreeMap::new(),

@@ -369,6 +369,7 @@ impl Chunks {
                 let Err(reason) = outcome else { return };
                 self.orders.paused.insert(pending.chunk, self.now + PAUSE_AFTER_FAILURE);
                 if let Purpose::Repair { .. } = pending.purpose {
+                    self.balance.note_failed(pending.chunk);
                     let (chunk, place) = (pending.chunk, &pending.place);
                     let what = format!(
                         "chunk {chunk} was not copied to volume {} of chunkserver {}",
@@ -416,6 +417,7 @@ impl Chunks {
     pub(super) fn drop_copy(&mut self, slot: u16, chunk: ChunkId) {
         let bytes = self.entries.get(&chunk).map_or(0, Entry::bytes);
         self.servers.remove_chunk(slot, chunk, bytes);
+        self.balance.note_dropped(slot, chunk);
         self.orphans.remove(&(slot, chunk));
         let removed = self.entries.get_mut(&chunk).and_then(|entry| entry.remove_copy(slot));
         if removed.is_some_and(|copy| copy.flags.has(CopyFlags::GRANTED)) {

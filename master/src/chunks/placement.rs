@@ -11,7 +11,7 @@ use super::servers::{Drain, Volume};
 use super::types::{NoSpace, Place, VolumeState};
 
 /// Volumes with less room than a whole chunk are taken only when there are no others.
-const ROOMY_BYTES: u64 = 64 << 20;
+pub(super) const ROOMY_BYTES: u64 = 64 << 20;
 
 /// Which volumes may take a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,9 @@ enum Apart {
     Hosts,
     Servers,
 }
+
+/// From the strictest.
+const APART: [Apart; 4] = [Apart::HostsAndStorageMachines, Apart::Hosts, Apart::StorageMachines, Apart::Servers];
 
 impl Chunks {
     pub(super) fn choose(&self, wanted: usize, needed: usize, exclude: &[ServerId]) -> Result<Vec<Place>, NoSpace> {
@@ -59,7 +62,7 @@ impl Chunks {
     pub(super) fn choose_slots(&self, wanted: usize, exclude: &[ServerId], beside: &[u16], room: Room) -> Vec<u16> {
         let candidates = self.candidates_in_random_order(exclude, room);
         let mut chosen: Vec<u16> = Vec::with_capacity(wanted);
-        for apart in [Apart::HostsAndStorageMachines, Apart::Hosts, Apart::StorageMachines, Apart::Servers] {
+        for apart in APART {
             for slot in &candidates {
                 if chosen.len() == wanted {
                     return chosen;
@@ -93,6 +96,12 @@ impl Chunks {
         let mut order: Vec<(bool, f64, u16)> = self.servers.volumes().filter_map(takes).collect();
         order.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
         order.into_iter().map(|(_, _, slot)| slot).collect()
+    }
+
+    /// How near a copy here is to these others: 0 is as far as can be.
+    pub(super) fn nearness(&self, slot: u16, others: &[u16]) -> usize {
+        let are_apart = |apart: &Apart| others.iter().all(|other| self.are_apart(slot, *other, *apart));
+        APART.iter().position(are_apart).unwrap_or(APART.len())
     }
 
     fn are_apart(&self, one: u16, other: u16, apart: Apart) -> bool {

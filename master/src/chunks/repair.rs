@@ -22,7 +22,7 @@ use super::types::{Order, Place, VolumeState};
 /// A writer is asked for its lease once in this time.
 const ASK_BACK_AGAIN: Duration = Duration::from_secs(30);
 /// A volume may do the repairs of this time in advance, so that small ones run beside each other.
-const PACE_AHEAD: Duration = Duration::from_secs(1);
+pub(super) const PACE_AHEAD: Duration = Duration::from_secs(1);
 /// Chunks that are looked at in one go, and how many of them may wait for a chunkserver that is excused beside them.
 const EXAMINED_MAX: usize = 256;
 const SEEN_MAX: usize = 4096;
@@ -242,7 +242,7 @@ impl Chunks {
         entry.is_settled() && entry.copies().iter().any(useless)
     }
 
-    fn order_repair(&mut self, chunk: ChunkId, version: ChunkVersion, sources: &[u16], target: u16) {
+    pub(super) fn order_repair(&mut self, chunk: ChunkId, version: ChunkVersion, sources: &[u16], target: u16) {
         let places: Vec<Place> = sources.iter().filter_map(|slot| self.servers.place(*slot)).collect();
         let volume = self.servers.volume(target).id;
         // The first source is the one that will be read from.

@@ -55,11 +55,15 @@ pub(super) struct Volume {
     pub(super) chunks: ChunkSet,
     /// About how many bytes their copies take here.
     pub(super) bytes: u64,
+    /// The same when its last report came.
+    pub(super) bytes_at_report: u64,
     /// Grants that include it: writers spread over volumes by this.
     pub(super) grants: u32,
     pub(super) repairs: u32,
     /// Before this moment it takes no more of them, so that their rate stays within the limit.
     pub(super) repairs_paced_until: Monotonic,
+    /// The same for moves from full volumes to empty ones.
+    pub(super) balance_paced_until: Monotonic,
     pub(super) deletions: u32,
     pub(super) vanished: Option<Monotonic>,
     /// When its inventory was asked for, or expected unasked.
@@ -93,6 +97,12 @@ impl Volume {
 
     pub(super) fn has_room(&self) -> bool {
         self.counts && self.report.state == VolumeState::InService && self.report.free > 0
+    }
+
+    /// Bytes in use, as its last report says, and with what has come and gone since.
+    pub(super) fn used(&self) -> u64 {
+        let reported = self.report.total.saturating_sub(self.report.free);
+        (reported + self.bytes).saturating_sub(self.bytes_at_report)
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -241,9 +251,11 @@ impl Servers {
             counts: false,
             chunks: ChunkSet::default(),
             bytes: 0,
+            bytes_at_report: 0,
             grants: 0,
             repairs: 0,
             repairs_paced_until: Monotonic::START,
+            balance_paced_until: Monotonic::START,
             deletions: 0,
             vanished: None,
             inventory_asked: None,

@@ -19,6 +19,8 @@ pub(super) struct Disk {
     pub(super) server: ServerId,
     pub(super) total: u64,
     pub(super) state: VolumeState,
+    /// Of the storage machine behind it.
+    pub(super) machine: String,
     /// The lengths of the copies on it.
     pub(super) held: BTreeMap<ChunkId, u32>,
 }
@@ -37,6 +39,9 @@ pub(super) struct Simulated {
     /// Copies made and deleted so far.
     pub(super) made: u64,
     pub(super) deleted: u64,
+    /// Copies made where the same one had been deleted before.
+    pub(super) returned: u64,
+    left: std::collections::BTreeSet<(ChunkId, VolumeId)>,
     /// So many orders of each chunkserver are carried out a second.
     pub(super) orders_per_second: usize,
     queues: BTreeMap<ServerId, Vec<Command>>,
@@ -59,6 +64,7 @@ impl Simulated {
                     server: ServerId::new(number),
                     total: *total,
                     state: VolumeState::InService,
+                    machine: String::new(),
                     held: BTreeMap::new(),
                 };
                 disks.insert(volume(number, index), disk);
@@ -70,6 +76,8 @@ impl Simulated {
             away: Vec::new(),
             made: 0,
             deleted: 0,
+            returned: 0,
+            left: Default::default(),
             orders_per_second: usize::MAX,
             queues: BTreeMap::new(),
             goals: BTreeMap::new(),
@@ -149,7 +157,7 @@ impl Simulated {
             total: disk.total,
             free: disk.total.saturating_sub(disk.used()),
             chunks: disk.held.len() as u64,
-            storage_machine: String::new(),
+            storage_machine: disk.machine.clone(),
             filesystem: String::new(),
             lost_power: false,
             scrub: ScrubReport::default(),
@@ -222,6 +230,7 @@ impl Simulated {
                 let done = self.disks.get_mut(volume).unwrap().held.remove(chunk).is_some();
                 version = ChunkVersion::new(0);
                 self.deleted += u64::from(done);
+                self.left.insert((*chunk, *volume));
                 done
             }
             Order::Replicate { volume, chunk, sources, .. } => {
@@ -230,6 +239,7 @@ impl Simulated {
                 assert!(disk.used() + u64::from(length) <= disk.total, "{volume} overflows");
                 assert_eq!(disk.held.insert(*chunk, length), None, "{chunk} is on {volume} already");
                 self.made += 1;
+                self.returned += u64::from(self.left.contains(&(*chunk, *volume)));
                 true
             }
             Order::Raise { .. } => false,

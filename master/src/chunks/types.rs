@@ -31,6 +31,12 @@ pub struct ChunksConfig {
     pub repairs_per_volume: u32,
     /// Bytes a second that repairs and moves read from or write to one volume, on average; 0: as many as they can.
     pub repair_bytes_per_second: u64,
+    /// Whether copies are moved from full volumes to empty ones.
+    pub rebalance: bool,
+    /// By how much of their size the used space of two volumes has to differ before that begins.
+    pub rebalance_threshold_percent: u8,
+    /// Bytes a second that it reads from or writes to one volume, on average.
+    pub rebalance_bytes_per_second: u64,
     /// Deletions of one volume under way at a time.
     pub deletions_per_volume: u32,
     /// Copies that no record knows are kept this long.
@@ -53,6 +59,9 @@ impl Default for ChunksConfig {
             replicate_deadline: Duration::from_secs(120),
             repairs_per_volume: 4,
             repair_bytes_per_second: 256 << 20,
+            rebalance: true,
+            rebalance_threshold_percent: 10,
+            rebalance_bytes_per_second: 16 << 20,
             deletions_per_volume: 256,
             orphan_grace: Duration::from_secs(7 * 24 * 3600),
             copies_min: 2,

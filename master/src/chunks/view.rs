@@ -134,6 +134,7 @@ impl Chunks {
         summary.orphans = self.orphans.len() as u64;
         summary.time_left = self.pace.time_left();
         summary.excused = self.excused();
+        summary.balance = self.balance_view();
         summary.repairs_wait = if self.under_goal.is_empty() { None } else { self.repairs_wait() };
         let servers = self.servers.servers.values();
         let connected = servers.clone().filter(|server| server.stream.is_some()).count();

@@ -78,6 +78,8 @@ metrics! {
     REPAIRS_RUNNING, Gauge, "rfs_repairs_running", "Copies being made by repair.";
     REPAIR_LEFT_COPIES, Gauge, "rfs_repair_left_copies", "Copies to be made until no chunk with a live copy lacks any.";
     REPAIR_LEFT_BYTES, Gauge, "rfs_repair_left_bytes", "About how many bytes these have.";
+    REBALANCE_ACTIVE, Gauge, "rfs_rebalance_active", "1 while copies are moved from full volumes to empty ones.";
+    REBALANCE_MOVES, Counter, "rfs_rebalance_moves_total", "Copies moved from full volumes to empty ones.";
     DELETIONS_WAITING, Gauge, "rfs_deletions_waiting", "Chunks with copies to delete.";
     SERVERS_CONNECTED, Gauge, "rfs_servers_connected", "Chunkservers connected.";
     SERVERS_KNOWN, Gauge, "rfs_servers_known", "Chunkservers known.";

@@ -124,6 +124,7 @@ impl Gatherer {
             repairs_running: summary.repairs_running,
             missing_copies: summary.missing_copies,
             missing_bytes: summary.missing_bytes,
+            rebalance: summary.balance.into(),
             repair_time_left_ms: summary.time_left.map(|left| left.as_millis() as u64),
             metadata,
             rates: self.rates.rates(),

@@ -40,7 +40,7 @@ pub(super) fn judge(findings: &Findings<'_>) -> Verdict {
     let health = problems.iter().map(|(health, _)| *health).max().unwrap_or(Health::Ok);
     problems.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
     let problems: Vec<String> = problems.into_iter().map(|(_, text)| text).collect();
-    Verdict { health, summary: line(findings, &problems), problems, notes: notes(findings.servers) }
+    Verdict { health, summary: line(findings, &problems), problems, notes: notes(findings) }
 }
 
 fn line(findings: &Findings<'_>, problems: &[String]) -> String {
@@ -214,9 +214,17 @@ fn is_drained(server: &ServerView) -> bool {
 }
 
 /// What was asked for and is under way, or waits for an administrator.
-fn notes(servers: &[ServerView]) -> Vec<String> {
+fn notes(findings: &Findings<'_>) -> Vec<String> {
     let mut notes = Vec::new();
-    for server in servers {
+    let balance = findings.summary.balance;
+    if balance.active {
+        let (emptiest, fullest) = balance.used_percent;
+        let copies = counted(balance.running, "copy");
+        notes.push(format!(
+            "Volumes are filled to between {emptiest} % and {fullest} %: space is being rebalanced ({copies} on the way)."
+        ));
+    }
+    for server in findings.servers {
         let (id, host) = (server.server, &server.host);
         if let Some(left) = server.maintenance.filter(|left| !left.is_zero()) {
             let (left, away) = (duration(left.as_secs().max(1)), if server.connected { "" } else { " and away" });

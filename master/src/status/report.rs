@@ -4,7 +4,7 @@ use rfs_common::ids::SessionId;
 use rfs_proto::admin as wire;
 use serde::Serialize;
 
-use crate::chunks::{ScrubReport, ServerView, Severity};
+use crate::chunks::{BalanceView, ScrubReport, ServerView, Severity};
 use crate::events::Event;
 
 use super::drain::DrainRow;
@@ -43,6 +43,7 @@ pub struct StatusReport {
     pub missing_copies: u64,
     pub missing_bytes: u64,
     pub repair_time_left_ms: Option<u64>,
+    pub rebalance: Rebalance,
     pub metadata: MetadataReport,
     pub rates: Vec<Rate>,
     pub operations: Vec<Rate>,
@@ -54,6 +55,24 @@ pub struct StatusReport {
     pub default_goal: u32,
     pub deletions_waiting: u64,
     pub unsettled: u64,
+}
+
+/// How even volumes are filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[allow(missing_docs, reason = "the fields are documented in admin.proto")]
+pub struct Rebalance {
+    pub active: bool,
+    pub running: u64,
+    pub done: u64,
+    pub used_percent_min: u32,
+    pub used_percent_max: u32,
+}
+
+impl From<BalanceView> for Rebalance {
+    fn from(view: BalanceView) -> Rebalance {
+        let BalanceView { active, running, done, used_percent: (least, most) } = view;
+        Rebalance { active, running, done, used_percent_min: least.into(), used_percent_max: most.into() }
+    }
 }
 
 /// Bytes on all volumes that count.
@@ -291,6 +310,13 @@ impl From<StatusReport> for wire::Status {
             missing_copies: report.missing_copies,
             missing_bytes: report.missing_bytes,
             repair_time_left_ms: report.repair_time_left_ms,
+            rebalance: Some(wire::Rebalance {
+                active: report.rebalance.active,
+                running: report.rebalance.running,
+                done: report.rebalance.done,
+                used_percent_min: report.rebalance.used_percent_min,
+                used_percent_max: report.rebalance.used_percent_max,
+            }),
             metadata: Some(metadata.into()),
             rates: Some(wire::Rates {
                 rates: report.rates.into_iter().map(named).collect(),

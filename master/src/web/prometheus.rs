@@ -42,6 +42,8 @@ fn gauges(status: &StatusReport, sessions: usize) -> Vec<(Metric, u64)> {
         (names::REPAIRS_RUNNING, status.repairs_running),
         (names::REPAIR_LEFT_COPIES, status.missing_copies),
         (names::REPAIR_LEFT_BYTES, status.missing_bytes),
+        (names::REBALANCE_ACTIVE, status.rebalance.active.into()),
+        (names::REBALANCE_MOVES, status.rebalance.done),
         (names::DELETIONS_WAITING, status.deletions_waiting),
         (names::SERVERS_CONNECTED, status.servers_up.into()),
         (names::SERVERS_KNOWN, status.servers_known.into()),

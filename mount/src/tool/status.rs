@@ -224,6 +224,7 @@ fn document(status: &Status, affected: &AffectedFiles) -> Value {
     let counts = status.counts.unwrap_or_default();
     let metadata = status.metadata.clone().unwrap_or_default();
     let rates = status.rates.clone().unwrap_or_default();
+    let rebalance = status.rebalance.unwrap_or_default();
     let by_name = |rates: &[NamedRate]| -> serde_json::Map<String, Value> {
         rates.iter().map(|rate| (rate.name.clone(), json!(rate.per_second))).collect()
     };
@@ -259,6 +260,10 @@ fn document(status: &Status, affected: &AffectedFiles) -> Value {
         "unsettled": status.unsettled,
         "repairs_running": status.repairs_running,
         "missing_copies": status.missing_copies,
+        "rebalance": {
+            "active": rebalance.active, "running": rebalance.running, "done": rebalance.done,
+            "used_percent_min": rebalance.used_percent_min, "used_percent_max": rebalance.used_percent_max,
+        },
         "missing_bytes": status.missing_bytes,
         "repair_time_left_ms": status.repair_time_left_ms,
         "deletions_waiting": status.deletions_waiting,
