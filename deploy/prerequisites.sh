@@ -6,6 +6,7 @@
 #   prerequisites.sh test      what the test suite needs beside that
 #   prerequisites.sh torture   what `make torture` needs beside that
 #   prerequisites.sh verify    what `make verify` needs beside that
+#   prerequisites.sh lab       what `make lab` needs: Ansible, debootstrap, disk images, ssh (the emulator is unpacked by the lab)
 #
 # Changes nothing where everything is there. Needs root to install; without it, it names the packages and fails.
 set -euo pipefail
@@ -16,6 +17,8 @@ run=(fusermount3:fuse3 mkfs.xfs:xfsprogs findmnt:util-linux)
 test=(git:git rsync:rsync sqlite3:sqlite3 setfattr:attr setfacl:acl chromium:chromium python3:python3 openssl:openssl losetup:mount
       xfs_io:xfsprogs mkfs.xfs:xfsprogs)
 torture=(nbdkit:nbdkit nbdfuse:libnbd-bin)
+lab=(ansible-playbook:ansible debootstrap:debootstrap qemu-img:qemu-utils mke2fs:e2fsprogs ip:iproute2 ssh:openssh-client python3:python3
+     unshare:util-linux nsenter:util-linux)
 
 missing() {
   local pair
@@ -55,6 +58,7 @@ case "${1:-}" in
   run) install_packages "${run[@]}" ;;
   test) install_packages "${build[@]}" "${run[@]}" "${test[@]}"; cargo_tool cargo-nextest --no-default-features --features default-no-update; "$(dirname "$0")/pjdfstest.sh" --install ;;
   torture) install_packages "${torture[@]}" ;;
+  lab) install_packages "${lab[@]}" ;;
   verify) cargo_tool cargo-deny; cargo_tool cargo-machete ;;
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
