@@ -9,6 +9,13 @@ guests=("${storage[@]}" "${chunks[@]}")
 started=$(date +%s)
 say() { printf '%5ds %s\n' $(($(date +%s) - started)) "$*" | tee -a "$LAB_LOGS/lab.log"; }
 
+# LAB_STAY=1: after a failure the lab is kept for a look at it, until it is ended with Ctrl-C.
+stay_or_end() {
+  [ -n "${LAB_STAY:-}" ] || exit 1
+  say "failed; the lab stays up"
+  sleep infinity
+}
+
 say "images"
 image_qemu
 image_base
@@ -20,10 +27,10 @@ cluster_master
 for guest in "${guests[@]}"; do guest_disks "$guest"; guest_start "$guest"; done
 for guest in "${guests[@]}"; do guest_wait "$guest"; done
 say "the guests are up; Ansible makes their arrays, targets, sessions and volumes"
-provision first
+provision first || stay_or_end
 if [ -z "${LAB_ONCE:-}" ]; then
   say "Ansible again: nothing may change"
-  provision second
+  provision second || stay_or_end
   result_idempotence
 fi
 cluster_mount
@@ -36,4 +43,4 @@ for name in "${tests[@]}"; do
   case $name in none) break ;; stay) say "up; end it with Ctrl-C"; sleep infinity ;; esac
   run_test "$name"
 done
-result_table
+result_table || stay_or_end

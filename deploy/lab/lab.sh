@@ -18,10 +18,11 @@
 #   LAB_MIRROR     Debian mirror for the image        [that of this machine, else deb.debian.org]
 #   LAB_ACCEL      tcg or kvm                                         [tcg]
 #   LAB_CHAP=1     let initiators log in with CHAP
+#   LAB_STAY=1     keep the lab up after a failure, until Ctrl-C
 set -euo pipefail
 lab=$(cd "$(dirname "$0")" && pwd)
 size=${1:-}
-case $size in small | full) shift ;; *) sed -n '2,23s/^# \{0,1\}//p' "$0" >&2; exit 2 ;; esac
+case $size in small | full) shift ;; *) sed -n '2,24s/^# \{0,1\}//p' "$0" >&2; exit 2 ;; esac
 [ "$(id -u)" = 0 ] || { echo "The lab makes namespaces and mounts images: run it as root." >&2; exit 1; }
 
 export LAB=$lab LAB_SIZE=$size LAB_DEPLOY=${lab%/lab}

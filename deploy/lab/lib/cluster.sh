@@ -32,6 +32,7 @@ playbook() { # LOG [options]
   local log=$1
   shift
   ANSIBLE_CONFIG=$LAB_DEPLOY/ansible/ansible.cfg ANSIBLE_LOCAL_TEMP=$LAB_RUN/ansible ANSIBLE_HOME=$LAB_RUN/ansible \
+    ANSIBLE_GATHERING=smart ANSIBLE_CACHE_PLUGIN=jsonfile ANSIBLE_CACHE_PLUGIN_CONNECTION=$LAB_CACHE/facts ANSIBLE_CACHE_PLUGIN_TIMEOUT=0 \
     ANSIBLE_SSH_CONTROL_PATH_DIR=$LAB_RUN/cp ANSIBLE_FORCE_COLOR=0 ANSIBLE_TIMEOUT=120 \
     ansible-playbook -i "$LAB_DEPLOY/ansible/inventory/lab.yml" --limit "$(IFS=,; echo "${guests[*]}")" \
     -e "rfs_programs=$LAB_PROGRAMS" -e "{\"lab_storage\": $(json_list "${storage[@]}"), \"lab_chunks\": $(json_list "${chunks[@]}")}" \

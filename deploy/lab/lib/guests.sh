@@ -27,16 +27,14 @@ guest_start() {
     [ -e "$disk" ] || continue
     options+=(-drive "file=$disk,format=raw,if=none,id=${disk##*.},cache=writeback" -device "virtio-blk-pci,drive=${disk##*.},serial=${disk##*.}")
   done
-  local accel=(-accel tcg,thread=multi -cpu max)
+  # A guest's time follows what it has executed (icount), and the clock on the wall where it is idle. With the wall clock
+  # alone, a busy machine spoils what a guest measures at boot: its seconds are then a quarter of one, or its timers never ring.
+  local accel=(-accel tcg,thread=single -icount "shift=1,sleep=on" -cpu max)
   [ "$LAB_ACCEL" = kvm ] && accel=(-accel kvm -cpu host)
-  # Emulated on a busy machine, the processor's own counters are measured wrongly at boot, and a guest's seconds are then a
-  # quarter of a second: so it keeps time by a clock whose rate is known. And its disks take longer than anyone expects.
-  local clock=()
-  [ "$LAB_ACCEL" = tcg ] && clock=(tsc=unstable clocksource=hpet no_timer_check)
   "${qemu[@]}" "${accel[@]}" -smp 1 -m "${LAB_MEMORY_MB:-640}" -nodefaults -display none -no-reboot \
     -chardev "file,id=console,path=$LAB_LOGS/$guest.console,append=on" -serial chardev:console -device virtio-rng-pci \
     -kernel "$LAB_CACHE/vmlinuz" -initrd "$LAB_CACHE/initrd.img" \
-    -append "console=ttyS0 root=/dev/vda rw mitigations=off net.ifnames=0 systemd.show_status=0 loglevel=4 random.trust_cpu=on rootdelay=600 ${clock[*]}" \
+    -append "console=ttyS0 root=/dev/vda rw mitigations=off net.ifnames=0 systemd.show_status=0 loglevel=4 random.trust_cpu=on" \
     -drive "file=$LAB_RUN/$guest.root,format=qcow2,if=virtio,cache=unsafe" "${options[@]}" </dev/null >>"$LAB_LOGS/$guest.qemu.log" 2>&1 &
   echo $! >"$LAB_RUN/$guest.pid"
 }
