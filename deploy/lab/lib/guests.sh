@@ -16,6 +16,8 @@ guest_disks() {
 
 guest_start() {
   local guest=$1 number n disk options=()
+  # The root comes first, so that it is /dev/vda.
+  options+=(-drive "file=$LAB_RUN/$guest.root,format=qcow2,if=none,id=root,cache=unsafe" -device virtio-blk-pci,drive=root,serial=root)
   number=$(printf %02x "$(network_number "$guest")")
   for n in 0 1 2; do
     ip link show "$guest-$n" >/dev/null 2>&1 || { ip tuntap add mode tap "$guest-$n"; ip link set "$guest-$n" master "br$n"; }
@@ -35,7 +37,7 @@ guest_start() {
     -chardev "file,id=console,path=$LAB_LOGS/$guest.console,append=on" -serial chardev:console -device virtio-rng-pci \
     -kernel "$LAB_CACHE/vmlinuz" -initrd "$LAB_CACHE/initrd.img" \
     -append "console=ttyS0 root=/dev/vda rw mitigations=off net.ifnames=0 systemd.show_status=0 loglevel=4 random.trust_cpu=on" \
-    -drive "file=$LAB_RUN/$guest.root,format=qcow2,if=virtio,cache=unsafe" "${options[@]}" </dev/null >>"$LAB_LOGS/$guest.qemu.log" 2>&1 &
+    "${options[@]}" </dev/null >>"$LAB_LOGS/$guest.qemu.log" 2>&1 &
   echo $! >"$LAB_RUN/$guest.pid"
 }
 
