@@ -44,6 +44,16 @@ torture: prerequisites test-tools build
 	$(CARGO) test --release --locked -p rfs-tests --test power_cut -- --nocapture nothing_that_was_promised_is_lost
 	RFS_MATRIX=all $(CARGO) test --release --locked -p rfs-tests --test fault_matrix -- --nocapture
 
+## make lab-small   the storage network in emulated guests: one storage machine, two chunk machines; LAB_TESTS= for some tests
+.PHONY: lab-small
+lab-small: build
+	LAB_PROGRAMS="$(or $(LAB_PROGRAMS),$(abspath $(OUT)))" deploy/lab/lab.sh small $(LAB_TESTS)
+
+## make lab         the same with sto1, sto2, chunk1, chunk2, chunk3 (docs/storage-network.md)
+.PHONY: lab
+lab: build
+	LAB_PROGRAMS="$(or $(LAB_PROGRAMS),$(abspath $(OUT)))" deploy/lab/lab.sh full $(LAB_TESTS)
+
 .PHONY: linker
 linker:
 	@command -v ld.lld >/dev/null || deploy/prerequisites.sh build
