@@ -89,7 +89,7 @@ fn a_power_cut_in_the_midst_of_a_checkpoint_loses_no_page() {
     let seed = setting("RFS_TEST_SEED", SEED);
     println!("RFS_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
-    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 300 << 20, first_may_fail: false };
+    let storage = Storage::Xfs { master_bytes: 1 << 30, chunkserver_bytes: 300 << 20, disks_may_fail: false };
     let shape = Shape { chunkservers: 1, goal: 1, storage, ..Shape::default() };
     let mut cluster = Cluster::start_shaped(shape).unwrap();
     let mount = cluster.mount().unwrap();

@@ -13,7 +13,7 @@ fn content(number: usize) -> Vec<u8> {
 
 #[test]
 fn an_empty_volume_is_filled_from_the_full_ones_until_they_are_even() {
-    let storage = Storage::Xfs { master_bytes: 320 << 20, chunkserver_bytes: 512 << 20, first_may_fail: false };
+    let storage = Storage::Xfs { master_bytes: 320 << 20, chunkserver_bytes: 512 << 20, disks_may_fail: false };
     let settings = ["rebalance_rate=1GiB", "clean_stop_wait=0s"].map(str::to_owned).to_vec();
     let shape = Shape { storage, master_settings: settings, ..Shape::default() };
     let mut cluster = Cluster::start_shaped(shape).expect("a cluster");
