@@ -166,7 +166,7 @@ fn quickstart_never_joins_a_stranger_on_its_ports() {
     let output = place.quickstart(&["--port-base", &port]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("in use by another program"), "{said}");
-    place.quickstart(&["--stop", "--purge"]);
+    assert!(!place.dir.join("quickstart.toml").exists(), "the next try may name other ports");
     other.must(&["--stop", "--purge"]);
 }
 

@@ -232,6 +232,8 @@ pub(crate) fn is_store(folder: &Path) -> bool {
 
 /// Identity and marker of the store in a folder.
 pub(crate) fn read_identity(folder: &Path) -> Result<(Head, Marker), OpenError> {
+    // What cannot be looked at may be there.
+    folder.join(IDENTITY_NAME).try_exists().map_err(|error| OpenError::io("looking into", folder, error))?;
     if !is_store(folder) {
         return Err(OpenError::NotAStore { folder: folder.to_owned() });
     }

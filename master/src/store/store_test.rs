@@ -462,6 +462,11 @@ fn creating_is_all_or_nothing() {
     assert!(matches!(&error, CreateError::NotEmpty { entry, .. } if entry == "something"), "{error}");
     fs::remove_file(folder.path().join("something")).unwrap();
     assert!(matches!(Store::open(folder.path(), options(), SystemClock::shared()), Err(OpenError::NotAStore { .. })));
+    // What cannot be looked at, as without permission or on a disk that fails, is not said to be empty.
+    let beneath_a_file = folder.path().join("file");
+    std::fs::write(&beneath_a_file, b"").unwrap();
+    let refused = Store::open(&beneath_a_file, options(), SystemClock::shared()).map(|_| ());
+    assert!(matches!(refused, Err(OpenError::Io { .. })), "{refused:?}");
     let beginning = open::Beginning { cluster: CLUSTER, position: 0 };
     let full = || io::Error::from_raw_os_error(28);
     let failing = open::create_with(folder.path(), &beginning, |_| Err(full()), |_| Ok(()));

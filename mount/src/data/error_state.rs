@@ -24,10 +24,10 @@ pub(crate) struct ErrorCursor {
 }
 
 impl ErrorState {
-    /// Something was lost.
+    /// Something was lost. Until somebody was told, the first reason stays: what follows from a full cluster is not another one.
     pub(crate) fn record(&mut self, errno: Errno) {
         self.count += 1;
-        self.last = Some(errno);
+        self.last = self.last.filter(|_| !self.told).or(Some(errno));
         self.told = false;
     }
 
@@ -75,7 +75,10 @@ mod tests {
         let mut after_it_was_told = errors.cursor();
         assert_eq!(errors.take(&mut after_it_was_told), Ok(()));
         errors.record(Errno::ENOSPC);
-        assert_eq!(errors.take(&mut first), Err(Errno::ENOSPC));
+        errors.record(Errno::EIO);
+        assert_eq!(errors.take(&mut first), Err(Errno::ENOSPC), "the reason, and not what came of it");
+        errors.record(Errno::EIO);
+        assert_eq!(errors.take(&mut first), Err(Errno::EIO));
     }
 
     #[test]

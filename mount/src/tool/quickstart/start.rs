@@ -76,6 +76,11 @@ pub(super) fn start(arguments: &QuickstartArguments, form: Form) -> anyhow::Resu
         }
         None => {
             let plan = new_plan(&dir, arguments)?;
+            // While nothing is on record, so that the next try may name others.
+            require_free(&plan.master_ports(), "the master")?;
+            for index in 0..plan.data.len() {
+                require_free(&[plan.data_port(index)], "a chunkserver")?;
+            }
             // So that other users can reach the mount point in it.
             trusted::create_folder_with_mode(&dir, 0o755)?;
             trusted::require_private(&dir)?;
