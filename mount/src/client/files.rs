@@ -4,7 +4,7 @@
 //! them. Closing commits, and gives the WRITE lease back in the same step when nobody else here writes the file.
 
 use std::cell::{Cell, OnceCell};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -91,6 +91,7 @@ impl Client {
     pub fn flush(&self, handle: Handle, lock_owner: u64) -> Result<(), Errno> {
         let core = &*self.core;
         let open = core.handles.file(handle)?;
+        open.closed_once.store(true, Ordering::Release);
         let flushed = if open.writable { core.flush(&open.node) } else { Ok(()) };
         let told = core.without_what_was_lost(&open, open.bytes.take_error_at_close());
         let unlocked = core.unlock_closed(open.node.inode(), lock_owner);
@@ -178,6 +179,7 @@ impl Core {
             through_page_cache: false,
             notes_accesses: access != libc::O_WRONLY && flags & libc::O_NOATIME == 0,
             locks_lost: AtomicBool::new(false),
+            closed_once: AtomicBool::new(false),
             losses_told: Mutex::new(node.state().losses.cursor()),
         };
         let mut state = node.state();

@@ -28,6 +28,8 @@ pub(super) struct OpenFile {
     pub(super) synchronous: Option<SyncAfter>,
     /// File locks that it was used for are gone without its owner's doing (`locks.rs`).
     pub(super) locks_lost: AtomicBool,
+    /// A descriptor of it was closed, perhaps the last one, since a lock was taken through it.
+    pub(super) closed_once: AtomicBool,
     /// Up to which of the node's lost changes it has been told.
     pub(super) losses_told: Mutex<ErrorCursor>,
 }

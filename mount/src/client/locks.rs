@@ -23,8 +23,10 @@ use super::types::{Handle, Lock, LockFamily, LockTicket, LockType, LockWaiter};
 /// The last byte of a file, as the kernel counts.
 const END_OF_FILE: u64 = i64::MAX as u64;
 
-/// How long a lock that another open file of this mount has is waited for, where nobody asked to wait: it may be closed already.
-const PAUSES_FOR_CLOSED: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(2), Duration::from_millis(4)];
+/// The pauses, each twice as long as the one before, in which a lock is waited for, where nobody asked to wait, whose holder on
+/// this mount may be closed already. In all, 0.25 s.
+const PAUSE_FOR_CLOSED_FIRST: Duration = Duration::from_millis(1);
+const PAUSES_FOR_CLOSED: u32 = 8;
 
 /// A wait for a lock.
 struct Wait {
@@ -106,10 +108,10 @@ impl Client {
     /// # Errors
     /// EAGAIN if another holds what is in its way; and the master's others.
     pub fn set_lock(&self, inode: InodeId, wanted: &Lock) -> Result<(), Errno> {
-        for pause in PAUSES_FOR_CLOSED {
+        for pause in (0..PAUSES_FOR_CLOSED).map(|number| PAUSE_FOR_CLOSED_FIRST * (1 << number)) {
             match self.core.set_lock(inode, wanted) {
                 // The kernel tells of the end of an open file only after close(2), or the end of its process, was seen by others.
-                Err(Errno::EAGAIN) if self.core.locks.is_held_by_another(inode, wanted) => self.core.clock.sleep(pause),
+                Err(Errno::EAGAIN) if self.core.holder_may_be_closed(inode, wanted) => self.core.clock.sleep(pause),
                 set => return set,
             }
         }
@@ -139,6 +141,17 @@ impl Client {
 }
 
 impl Core {
+    /// Whether what is in the way of this lock is held through handles of this mount that are closed, or may be.
+    fn holder_may_be_closed(&self, inode: InodeId, wanted: &Lock) -> bool {
+        let may_be_closed = |held: &Lock| {
+            let handle = self.locks.handle_of(inode, held);
+            let open = handle.and_then(|handle| self.handles.file(handle).ok());
+            open.is_none_or(|open| open.closed_once.load(Ordering::Acquire))
+        };
+        let held = self.locks.in_the_way_of(inode, wanted);
+        !held.is_empty() && held.iter().all(may_be_closed)
+    }
+
     fn set_lock(&self, inode: InodeId, wanted: &Lock) -> Result<(), Errno> {
         if wanted.lock_type == LockType::Unlock {
             self.unlock_lost(|lost| (lost.inode == inode).then(|| without(&lost.lock, wanted)));
@@ -146,6 +159,9 @@ impl Core {
         let request = wire::SetLock { inode: inode.get(), range: Some(to_wire(wanted)), wait: false, ticket: 0 };
         if !self.session.call(&request)?.granted {
             return Err(Errno::EAGAIN);
+        }
+        if let Some(Ok(open)) = self.locks.handle_of(inode, wanted).map(|handle| self.handles.file(handle)) {
+            open.closed_once.store(false, Ordering::Release);
         }
         self.locks.note(inode, wanted);
         Ok(())
@@ -220,11 +236,7 @@ impl Core {
 // What was lost.
 impl Core {
     fn lose_lock(&self, inode: InodeId, held: Lock) {
-        let handle = match held.family {
-            LockFamily::Posix => lock(&self.locks.through).handles.get(&(inode, held.owner)).copied(),
-            LockFamily::Flock => Some(Handle(held.owner)),
-        };
-        let Some(handle) = handle else { return };
+        let Some(handle) = self.locks.handle_of(inode, &held) else { return };
         let mut lost = lock(&self.locks.lost);
         if let Ok(open) = self.handles.file(handle) {
             open.locks_lost.store(true, Ordering::Release);
@@ -290,14 +302,23 @@ impl Locks {
         held.get(&inode).is_some_and(|locks| locks.iter().any(|held| held.family == family && held.owner == owner))
     }
 
-    /// Whether another owner on this mount has what is in the way of this.
-    fn is_held_by_another(&self, inode: InodeId, wanted: &Lock) -> bool {
+    /// The handle that a lock was asked for through.
+    fn handle_of(&self, inode: InodeId, held: &Lock) -> Option<Handle> {
+        match held.family {
+            LockFamily::Posix => lock(&self.through).handles.get(&(inode, held.owner)).copied(),
+            LockFamily::Flock => Some(Handle(held.owner)),
+        }
+    }
+
+    /// What other owners on this mount have that is in the way of this.
+    fn in_the_way_of(&self, inode: InodeId, wanted: &Lock) -> Vec<Lock> {
         let conflicts = |held: &Lock| {
             let exclusive = [held.lock_type, wanted.lock_type].contains(&LockType::Exclusive);
             let overlaps = held.start <= wanted.end && wanted.start <= held.end;
             held.family == wanted.family && held.owner != wanted.owner && exclusive && overlaps
         };
-        lock(&self.held).get(&inode).is_some_and(|locks| locks.iter().any(conflicts))
+        let held = lock(&self.held);
+        held.get(&inode).map(|locks| locks.iter().filter(|held| conflicts(held)).copied().collect()).unwrap_or_default()
     }
 
     /// Notes that the master granted this (or released it).
