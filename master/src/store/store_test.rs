@@ -467,6 +467,7 @@ fn creating_is_all_or_nothing() {
     std::fs::write(&beneath_a_file, b"").unwrap();
     let refused = Store::open(&beneath_a_file, options(), SystemClock::shared()).map(|_| ());
     assert!(matches!(refused, Err(OpenError::Io { .. })), "{refused:?}");
+    fs::remove_file(&beneath_a_file).unwrap();
     let beginning = open::Beginning { cluster: CLUSTER, position: 0 };
     let full = || io::Error::from_raw_os_error(28);
     let failing = open::create_with(folder.path(), &beginning, |_| Err(full()), |_| Ok(()));

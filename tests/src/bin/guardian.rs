@@ -57,6 +57,9 @@ impl Made {
 
     /// What is held up goes on first; mounts then, by force, so that no process waits for one; then processes; then what lies beneath.
     fn remove(&self) {
+        // Looked at while the files are there: where one lay in a mount, the kernel names it otherwise afterwards.
+        let loops: Vec<&String> =
+            self.loops.iter().filter(|(device, file)| is_behind(device, file)).map(|(device, _)| device).collect();
         for process in &self.processes {
             let _ = pidfd_send_signal(process, Signal::CONT);
         }
@@ -75,7 +78,7 @@ impl Made {
         for path in self.mounts.iter().rev() {
             let _ = unmount(path, UnmountFlags::DETACH);
         }
-        for (device, _) in self.loops.iter().filter(|(device, file)| is_behind(device, file)) {
+        for device in loops {
             let _ = Command::new("losetup").args(["-d", device]).output();
         }
         if !self.keep {
