@@ -265,6 +265,12 @@ impl XfsVolume {
     }
 }
 
+/// How often it is looked for something that a process makes, 20 ms apart.
+const LOOKS_MAX: u32 = 500;
+/// How often, and for how many looks each, a disk's client is started.
+const ATTEMPTS: u32 = 5;
+const ATTEMPT_LOOKS: u32 = 150;
+
 impl DiskError {
     fn files(self) -> &'static [&'static str] {
         match self {
@@ -288,8 +294,13 @@ fn failing_disk(guardian: &Guardian, image: &Path, errors: &Path, name: &str) ->
     let server = start(guardian, &mut server)?;
     wait_for(&socket)?;
     guardian.mount(&disk);
-    start(guardian, Command::new("nbdfuse").arg(&disk).arg("--unix").arg(&socket))?;
-    wait_for(&disk.join("nbd"))?;
+    // The socket is there a moment before the server listens on it, and who comes in between is refused.
+    let served = (0..ATTEMPTS).any(|_| {
+        let mut client = Command::new("nbdfuse");
+        start(guardian, client.arg(&disk).arg("--unix").arg(&socket)).is_ok()
+            && appears(&disk.join("nbd"), ATTEMPT_LOOKS)
+    });
+    anyhow::ensure!(served, "{} does not appear", disk.display());
     Ok((loop_device(guardian, &disk.join("nbd"))?, server))
 }
 
@@ -322,11 +333,13 @@ fn start(guardian: &Guardian, command: &mut Command) -> anyhow::Result<Pid> {
 }
 
 fn wait_for(path: &Path) -> anyhow::Result<()> {
-    for _ in 0..500 {
-        if path.exists() {
-            return Ok(());
-        }
+    anyhow::ensure!(appears(path, LOOKS_MAX), "{} does not appear", path.display());
+    Ok(())
+}
+
+fn appears(path: &Path, looks: u32) -> bool {
+    (0..looks).any(|_| {
         sleep(Duration::from_millis(20));
-    }
-    anyhow::bail!("{} does not appear", path.display())
+        path.exists()
+    })
 }

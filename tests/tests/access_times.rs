@@ -12,6 +12,7 @@ use rfs_tests::semantics::access_times::trace;
 use rfs_tests::volumes::XfsVolume;
 
 /// What one step of the series did to a time, on both.
+#[allow(clippy::print_stdout, reason = "the report of a test")]
 fn compare(option: &str, local: &Path, mounted: &Path) {
     let expected = trace(local).expect("on XFS");
     let seen = trace(mounted).expect("on rfs");

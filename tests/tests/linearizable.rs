@@ -53,6 +53,7 @@ fn break_something(cluster: &mut Cluster, random: &mut StdRng) -> anyhow::Result
 }
 
 /// Breaks something now and then.
+#[allow(clippy::print_stdout, reason = "the report of a test")]
 fn break_things(cluster: &mut Cluster, random: &mut StdRng, seconds: u64, faults: bool) -> anyhow::Result<()> {
     let began = cluster.now();
     while cluster.now().since(began) < Duration::from_secs(seconds) {
@@ -85,6 +86,7 @@ fn record(mounts: usize, seed: u64, seconds: u64, faults: bool) -> Histories {
     recorder.histories()
 }
 
+#[allow(clippy::print_stdout, reason = "the report of a test")]
 fn judge(mounts: usize, seed: u64, seconds: u64, faults: bool) {
     println!("RFS_TEST_SEED={seed} RFS_LINEAR_SECONDS={seconds}, {mounts} mounts");
     let mut histories = record(mounts, seed, seconds, faults);
