@@ -397,6 +397,7 @@ fn open_trees(folder: &Path) -> Result<(Trees, Survey), StoreError> {
         .mode(sled::Mode::HighThroughput)
         .flush_every_ms(None);
     sled_panic::prepare(folder);
+    sled_sync::prepare(folder);
     let mut attempts = 0;
     let (db, survey) = loop {
         let survey = look_over(folder)?;

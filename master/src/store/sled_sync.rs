@@ -21,16 +21,21 @@ use std::fs::{self, File};
 use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::DupFlags;
 
+use super::log::locked;
 use super::sled_format::{SLED_BLOBS, SLED_SEGMENT_BYTES, blobs_named};
+use super::sled_survey::SLED_LOG;
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
+/// Those in which sled has its log open, or had.
+static FOLDERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 #[cfg(test)]
 static BLOBS_SYNCED: AtomicU64 = AtomicU64::new(0);
 
@@ -88,8 +93,7 @@ fn sync_blobs_named(log: BorrowedFd<'_>, written: Range<u64>) -> io::Result<()> 
             count => known += count,
         }
     }
-    let path = fs::read_link(format!("/proc/self/fd/{}", log.as_raw_fd()))?;
-    let Some(folder) = path.parent().map(|folder| folder.join(SLED_BLOBS)) else { return Ok(()) };
+    let folder = folder_of(log)?.join(SLED_BLOBS);
     let blobs: Vec<PathBuf> = match blobs_named(&bytes, written.start % SLED_SEGMENT_BYTES) {
         Some(named) => named.into_iter().map(|blob| folder.join(blob.to_string())).collect(),
         // Whatever it is, it names no others than are there.
@@ -108,6 +112,23 @@ fn sync_blobs_named(log: BorrowedFd<'_>, written: Range<u64>) -> io::Result<()> 
         BLOBS_SYNCED.fetch_add(1, Ordering::Relaxed);
     }
     File::open(folder)?.sync_all()
+}
+
+/// Notes a folder of sled's before sled opens its log there. The log's own name says nothing once the disk was unmounted beneath the
+/// master, whose paths go on then ([`super::anchor`]).
+pub(crate) fn prepare(folder: &Path) {
+    let mut folders = locked(&FOLDERS);
+    folders.retain(|known| known != folder && known.exists());
+    folders.push(folder.to_owned());
+}
+
+/// The folder that this log is in.
+fn folder_of(log: BorrowedFd<'_>) -> io::Result<PathBuf> {
+    let log = rustix::fs::fstat(log)?;
+    let is_its = |folder: &&PathBuf| {
+        fs::metadata(folder.join(SLED_LOG)).is_ok_and(|file| (file.dev(), file.ino()) == (log.st_dev, log.st_ino))
+    };
+    locked(&FOLDERS).iter().find(is_its).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// Takes a file away from whoever in this process has it open and locked: the lock is free, reads go on, writes fail. A write

@@ -137,6 +137,24 @@ fn a_small_disk_works_for_long_and_recovers_when_full() {
 }
 
 #[test]
+fn large_pages_are_folded_after_their_disk_was_unmounted_beneath() {
+    let disk = SmallDisk::mount(96);
+    let anchor = anchor::Anchor::of(disk.0.path()).unwrap();
+    let folder = anchor.path().join("store");
+    Store::create(&folder, CLUSTER).unwrap();
+    let store = Store::open(&folder, defaults(), SystemClock::shared()).unwrap();
+    assert!(Command::new("umount").arg("-l").arg(disk.0.path()).status().unwrap().success());
+    for round in 0..12 {
+        store.commit(&[put(Table::Inodes, b"key", &vec![round; 200_000])]).unwrap();
+        store.checkpoint().unwrap();
+    }
+    store.close().unwrap();
+    // What unmounts at the end finds something to unmount.
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(disk.0.path()).status().unwrap();
+    assert!(mounted.success());
+}
+
+#[test]
 fn a_start_that_is_refused_takes_nothing_from_the_next_one() {
     let disk = SmallDisk::mount(96);
     let folder = disk.0.path().join("store");
