@@ -88,10 +88,12 @@ fix:
 	$(CARGO) clippy --release --workspace --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt --all
 
-## make bench       the project's benchmark beside local filesystems, as a table; BENCH="--only streams --csv" for more or less
+## make bench       five rounds of all workloads beside MooseFS (installed for it) and local XFS: hours; BENCH="--rounds 1 --only streams" for less
 .PHONY: bench
 bench: build
-	$(CARGO) run --release --locked -p rfs-bench -- --bin-dir "$(OUT)" $(BENCH)
+	deploy/prerequisites.sh bench
+	"$(OUT)/rfs-bench" --bin-dir "$(OUT)" --csv "$(OUT)/bench.csv" --page "$(OUT)/bench.html" $(BENCH)
+	@echo "Every round: $(OUT)/bench.csv; plots: $(OUT)/bench.html"
 
 ## make install     put programs, manual pages and service units where they belong (DESTDIR=, PREFIX=/usr/local)
 .PHONY: install

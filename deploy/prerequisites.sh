@@ -5,6 +5,7 @@
 #   prerequisites.sh run       what a cluster on this machine needs (fuse3, xfsprogs)
 #   prerequisites.sh test      what the test suite needs beside that
 #   prerequisites.sh verify    what `make verify` needs beside that
+#   prerequisites.sh bench     what `make bench` needs beside a cluster: MooseFS to measure against, git, SQLite
 #   prerequisites.sh lab       what `make lab` needs: Ansible, debootstrap, disk images, ssh (the emulator is unpacked by the lab)
 #
 # Changes nothing where everything is there. Needs root to install; without it, it names the packages and fails.
@@ -15,6 +16,9 @@ build=(ld.lld:lld cc:gcc)
 run=(fusermount3:fuse3 mkfs.xfs:xfsprogs findmnt:util-linux)
 test=(git:git rsync:rsync sqlite3:sqlite3 setfattr:attr setfacl:acl chromium:chromium python3:python3 openssl:openssl losetup:mount
       xfs_io:xfsprogs mkfs.xfs:xfsprogs nbdkit:nbdkit nbdfuse:libnbd-bin ip:iproute2 nft:nftables unshare:util-linux)
+# Its daemons are in /usr/sbin, and nothing of it is started by being installed.
+bench=(mfsmaster:moosefs-master mfschunkserver:moosefs-chunkserver mfsmount:moosefs-client git:git sqlite3:sqlite3 ip:iproute2
+       nsenter:util-linux mkfs.xfs:xfsprogs losetup:mount)
 lab=(ansible-playbook:ansible debootstrap:debootstrap qemu-img:qemu-utils mke2fs:e2fsprogs ip:iproute2 ssh:openssh-client python3:python3
      unshare:util-linux nsenter:util-linux)
 
@@ -59,7 +63,8 @@ case "${1:-}" in
     # Not optimized: it compiles in less than half the time, and waits for tests either way.
     cargo_tool cargo-nextest --debug --no-default-features --features default-no-update
     "$(dirname "$0")/pjdfstest.sh" --install ;;
+  bench) install_packages "${bench[@]}" ;;
   lab) install_packages "${lab[@]}" ;;
   verify) cargo_tool cargo-deny; cargo_tool cargo-machete ;;
-  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

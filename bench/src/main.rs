@@ -1,10 +1,14 @@
-//! `rfs-bench`: the same workloads on an rfs cluster and on a local XFS volume, in turns, as a table.
+//! `rfs-bench`: the same workloads on an rfs cluster, on two MooseFS clusters and on a local XFS volume, in turns.
 //!
-//! The cluster is a real one (`rfs quickstart`) with every daemon on an XFS loop volume of its own, so that its parts stand
-//! on what the peer stands on. Each figure is the median of the rounds; the ratio is taken round by round, because the
-//! machine is shared and noisy. Every byte read is checked: a run whose data is wrong reports nothing.
+//! The clusters are real ones with every daemon on an XFS loop volume of its own and two copies of all data; one MooseFS is as
+//! it ships, the other syncs what it can sync. Each figure is the median of the rounds; ratios are taken round by round,
+//! because machines are shared and noisy. What was written is read again and compared: a run whose data is wrong reports nothing.
 
-mod daemons;
+mod chart;
+
+mod cost;
+
+mod meter;
 
 mod places;
 
@@ -12,62 +16,83 @@ mod report;
 
 mod workloads;
 
+use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
+use rfs_common::shutdown::Shutdown;
 
-/// Measures rfs beside a local XFS volume. Needs root: it makes loop devices and mounts.
+/// Measures rfs beside MooseFS and a local XFS volume. Needs root: it makes loop devices, mounts and network namespaces.
 #[derive(Debug, Parser)]
 #[command(name = "rfs-bench", version)]
 struct Cli {
     /// Folder of mfs-master, chunkserver, rfs and mount-rfs.
     #[arg(long, default_value = "target/release")]
     bin_dir: PathBuf,
-    /// Where to keep volumes and mounts; about 12 GiB are needed.
+    /// Where to keep volumes and mounts: a folder that is not there yet. Up to 60 GiB, with all places.
     #[arg(long, default_value = "/var/tmp/rfs-bench")]
     dir: PathBuf,
-    /// Also measure these mounted folders (a MooseFS, for example), as NAME=PATH.
+    /// What to measure, ours first.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["rfs", "moosefs", "moosefs-fsync", "xfs"])]
+    places: Vec<places::Kind>,
+    /// Also measure these mounted folders, as NAME=PATH.
     #[arg(long, value_name = "NAME=PATH")]
     beside: Vec<String>,
-    /// Words in the command lines of such a place's daemons, to count what they use, as NAME=WORD.
-    #[arg(long, value_name = "NAME=WORD")]
-    daemons: Vec<String>,
     /// Only these workloads; all without it.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<workloads::Group>,
     /// Rounds.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Files of each metadata workload and thread.
+    /// Files of each metadata workload with one thread; with eight, each has half as many.
     #[arg(long, default_value_t = 1000)]
     files: usize,
-    /// MiB of each stream.
-    #[arg(long, default_value_t = 512)]
+    /// Files of the source tree.
+    #[arg(long, default_value_t = 20_000)]
+    tree_files: usize,
+    /// MiB of each stream, and of the file whose scattered places are read and written.
+    #[arg(long, default_value_t = 2048)]
     stream_mib: usize,
-    /// Print comma-separated values, a line for each workload, place and round.
-    #[arg(long)]
-    csv: bool,
+    /// Write the figures of every round here, as comma-separated values.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+    /// Write a page with plots here, as HTML.
+    #[arg(long, value_name = "FILE")]
+    page: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    let places = places::Places::start(&cli.bin_dir, &cli.dir, &cli.beside, &cli.daemons);
+    let shutdown = Shutdown::on_signals().context("cannot take signals")?;
+    let places = places::Places::start(&cli.bin_dir, &cli.dir, &cli.places, &cli.beside);
     let places = places.context("cannot set the places up")?;
     let groups = if cli.only.is_empty() { workloads::Group::value_variants() } else { &cli.only[..] };
-    let sizes = workloads::Sizes { files: cli.files, stream_bytes: cli.stream_mib << 20 };
-    let mut report = report::Report::default();
+    let sizes = workloads::Sizes {
+        files: cli.files.max(8),
+        tree_files: cli.tree_files,
+        stream_bytes: cli.stream_mib.max(8) << 20,
+    };
+    let mut report = report::Report::new(places.names());
     for round in 0..cli.rounds {
         for place in places.in_turn(round) {
-            let folder = place.path.join(format!("round{round}"));
-            std::fs::create_dir(&folder).with_context(|| format!("cannot work in {}", place.path.display()))?;
-            let before = daemons::usage(&place.daemons);
-            for figure in workloads::run(&folder, sizes, groups).with_context(|| format!("on {}", place.name))? {
-                report.add(&place.name, &figure);
-            }
-            std::fs::remove_dir_all(&folder)?;
-            report.add_usage(&place.name, before, daemons::usage(&place.daemons));
+            eprintln!("round {} of {}: {}", round + 1, cli.rounds, place.name);
+            let folder = format!("round{round}");
+            fs::create_dir(place.path.join(&folder))
+                .with_context(|| format!("cannot work in {}", place.path.display()))?;
+            let mut meter = meter::Meter::new(place, shutdown.clone());
+            workloads::run(place, &folder, sizes, groups, &mut meter)
+                .with_context(|| format!("{}, round {}: no figures are reported", place.name, round + 1))?;
+            report.add(&place.name, round, meter.into_rows());
+            fs::remove_dir_all(place.path.join(&folder))?;
+            report.add_peak_memory(&place.name, place.peak_memory_mib());
         }
     }
-    report.print(cli.csv)
+    if let Some(path) = &cli.csv {
+        fs::write(path, report.csv()).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &cli.page {
+        fs::write(path, chart::page(&report)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    report.print()
 }

@@ -33,6 +33,7 @@ use crate::kernel::{self, KernelNotifier};
 use crate::mountpoint::{self, Content, DeviceNumber};
 use crate::options::{MountOptions, MountRequest, UsageError};
 use crate::session::{Session, SessionOptions};
+use crate::standing::Teller;
 use handshake::Reporter;
 use log_target::LogTarget;
 
@@ -287,6 +288,7 @@ impl Mount {
         let connection = Connection::new(shutdown.clone());
         let (of_adapter, of_clock) = (connection.clone(), Arc::clone(clock));
         let adapter = Adapter::new(Arc::clone(client), Arc::clone(kernel), &request.options, of_adapter, of_clock);
+        let teller = Teller::new(Arc::clone(client), adapter.work(), Arc::clone(clock));
         let as_root = rustix::process::geteuid().is_root();
         let config = fuse::session_config(&request.options, &request.source_name(), as_root);
         let mut session =
@@ -297,6 +299,9 @@ impl Mount {
             Some(device) => {
                 kernel::tune(device, request.options.kernel_read_ahead);
                 start_closer(device);
+                if let Err(error) = teller.start(device) {
+                    tracing::warn!(%error, "`rfs mounts` cannot ask this mount what it does");
+                }
             }
             None => tracing::warn!("the mount is not in the mount table, so it is not tuned"),
         }

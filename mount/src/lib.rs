@@ -18,6 +18,8 @@ pub mod options;
 
 pub mod mountpoint;
 
+pub mod standing;
+
 pub mod daemon;
 
 pub mod tool;

@@ -11,12 +11,25 @@ use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 
 use super::chunk_sync::Holds;
-use crate::data::{ChunkPlaces, Keep, ReadPatience, WriteGrant};
+use crate::data::{ChunkPlaces, ChunkWait, Keep, ReadPatience, WriteGrant};
 
 /// All files' bytes.
 pub trait Bytes: Send + Sync {
     /// One file's. Asked once for each node.
     fn file(&self, inode: InodeId) -> Arc<dyn FileBytes>;
+    /// What it holds and waits for just now, for people.
+    fn standing(&self) -> BytesStanding;
+}
+
+/// What the bytes of all files hold and wait for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BytesStanding {
+    /// Bytes that were written and that no copy has acknowledged yet.
+    pub unsent: usize,
+    /// Bytes kept for reading.
+    pub cached: usize,
+    /// Chunks that somebody waits for.
+    pub waits: Vec<ChunkWait>,
 }
 
 /// How far a commit's data has got.

@@ -8,7 +8,7 @@ use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
 
-use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
+use super::bytes::{Bytes, BytesStanding, Durability, FileBytes, OpenBytes, Prepared};
 use super::chunk_sync::Holds;
 use super::fake_fault::Gate;
 use crate::data::{ChunkPlaces, Keep, ReadPatience, WriteGrant};
@@ -27,6 +27,10 @@ impl MemoryBytes {
 impl Bytes for MemoryBytes {
     fn file(&self, inode: InodeId) -> Arc<dyn FileBytes> {
         Arc::new(Shared(self.memory(inode)))
+    }
+
+    fn standing(&self) -> BytesStanding {
+        BytesStanding::default()
     }
 }
 

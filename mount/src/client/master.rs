@@ -12,7 +12,7 @@ use rfs_common::ids::{ChunkId, ChunkVersion, InodeId};
 use rfs_proto::session as wire;
 use tracing::debug;
 
-use super::bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
+use super::bytes::{Bytes, BytesStanding, Durability, FileBytes, OpenBytes, Prepared};
 use super::chunk_sync::{ChunkSync, Holds, Unsynced, Waiting};
 use crate::data::{
     self, ChunkPlaces, Committable, CopyFailure, DataHandle, DataPath, FailedWrite, FileData, FileMaster, Keep,
@@ -89,6 +89,11 @@ impl Bytes for DataBytes {
     fn file(&self, inode: InodeId) -> Arc<dyn FileBytes> {
         let (file, unsynced, sync) = (self.path.file(inode), Arc::default(), Arc::clone(&self.sync));
         Arc::new(DataFile { file, unsynced, sync })
+    }
+
+    fn standing(&self) -> BytesStanding {
+        let path = &self.path;
+        BytesStanding { unsent: path.unsent_bytes(), cached: path.cached_bytes(), waits: path.waits() }
     }
 }
 

@@ -64,7 +64,7 @@ use crate::data::{DataPath, DataSettings};
 use crate::session::{Session, SessionEvents, Statistics};
 
 pub use access_times::PendingAccess;
-pub use bytes::{Bytes, Durability, FileBytes, OpenBytes, Prepared};
+pub use bytes::{Bytes, BytesStanding, Durability, FileBytes, OpenBytes, Prepared};
 pub use master::SessionMaster;
 pub use types::*;
 
@@ -151,6 +151,11 @@ impl Client {
     /// Counts of round trips.
     pub fn statistics(&self) -> &Statistics {
         self.core.session.statistics()
+    }
+
+    /// What the bytes of files hold and wait for.
+    pub fn bytes_standing(&self) -> BytesStanding {
+        self.core.bytes.standing()
     }
 
     /// Commits what is dirty, gives every WRITE lease back and ends the session: at unmount. Calls that wait, and all

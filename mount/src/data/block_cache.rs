@@ -183,7 +183,7 @@ impl BlockCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[cfg(test)]
+    /// How many bytes it keeps.
     pub(crate) fn bytes(&self) -> usize {
         self.state().bytes
     }

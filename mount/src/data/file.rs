@@ -23,6 +23,7 @@ use super::path::DataPath;
 use super::places::{ChunkPlaces, Span};
 use super::read::{ReadError, Way};
 use super::read_ahead::{Pattern, ReadAhead};
+use super::waits::{ChunkWait, Purpose};
 
 /// Chunks whose places are asked for at once.
 const LOCATE_COUNT: u32 = 16;
@@ -246,6 +247,7 @@ impl FileData {
 
     /// Reads what is acknowledged, from the cache or the copies, for as long as it takes and is allowed to.
     fn read_clean(&self, index: u32, start: u32, out: &mut [u8], how: How<'_>) -> Result<(), Errno> {
+        let mut waiting = None;
         loop {
             let error = match self.source(index, how.keeps) {
                 Ok(Source::Hole) => {
@@ -276,6 +278,9 @@ impl FileData {
             if !(how.patience.go_on)() {
                 return Err(Errno::EINTR);
             }
+            waiting.get_or_insert_with(|| {
+                self.path.waits.begin(ChunkWait { inode: self.inode, index, purpose: Purpose::Read, since: now })
+            });
             self.path.clock.sleep(how.patience.next_pause());
         }
     }

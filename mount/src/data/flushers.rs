@@ -111,7 +111,7 @@ impl Budget {
         }
     }
 
-    #[cfg(test)]
+    /// How much is taken.
     pub(crate) fn used(&self) -> usize {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -32,6 +32,7 @@ mod local;
 mod read;
 mod sender;
 mod sending;
+mod waits;
 
 pub(crate) use connections::{Way, lives};
 
@@ -40,6 +41,7 @@ pub use file::{DataHandle, FileData, Keep, ReadPatience};
 pub use path::DataPath;
 pub use places::{ChunkPlaces, CopyFailure, FailedWrite, FileMaster, Place, Span, WriteGrant};
 pub use settings::DataSettings;
+pub use waits::{ChunkWait, Purpose};
 
 #[cfg(test)]
 mod fake_chunkserver;

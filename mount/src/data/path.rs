@@ -20,6 +20,7 @@ use super::places::FileMaster;
 use super::read::Reader;
 use super::read_ahead::FetchJob;
 use super::settings::DataSettings;
+use super::waits::{ChunkWait, Waits};
 
 /// Windows of read-ahead that may wait for a thread; more are dropped.
 const FETCH_JOBS_MAX: usize = 64;
@@ -36,6 +37,7 @@ pub struct DataPath {
     pub(crate) buffers: BufferPool,
     pub(crate) flushes: Arc<JobQueue<FlushJob>>,
     pub(crate) fetches: Arc<JobQueue<FetchJob>>,
+    pub(crate) waits: Waits,
     files: Mutex<HashMap<InodeId, Weak<FileData>>>,
 }
 
@@ -66,6 +68,7 @@ impl DataPath {
             buffers: BufferPool::default(),
             flushes: Arc::new(JobQueue::new(settings.dirty_bytes_max)),
             fetches: Arc::new(JobQueue::new(FETCH_JOBS_MAX)),
+            waits: Waits::default(),
             files: Mutex::default(),
             clock,
             master,
@@ -102,6 +105,21 @@ impl DataPath {
             Some(file) => file.invalidate(),
             None => self.cache.invalidate(inode),
         }
+    }
+
+    /// Bytes that were written and that no copy has acknowledged yet.
+    pub fn unsent_bytes(&self) -> usize {
+        self.budget.used()
+    }
+
+    /// Bytes kept for reading.
+    pub fn cached_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// Chunks that somebody waits for.
+    pub fn waits(&self) -> Vec<ChunkWait> {
+        self.waits.all()
     }
 
     /// Has everything that is dirty sent.

@@ -27,6 +27,7 @@ use super::file::{FileData, FileState};
 use super::flushers::{FlushJob, HURRY_INTERVAL};
 use super::places::{FailedWrite, WriteGrant};
 use super::sender::Trouble;
+use super::waits::{ChunkWait, Purpose};
 
 /// The pause after the second failure in a row; it doubles up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
@@ -370,6 +371,7 @@ impl FileData {
     fn send_claimed(&self, index: u32, extent: Extent, epoch: u64) -> Result<(), Errno> {
         let give_up = self.give_up_after(index, epoch)?;
         let mut patience = Patience::new(self.path.clock.monotonic() + give_up);
+        let mut waiting = None;
         loop {
             let trouble = match self.send_once(index, extent, epoch) {
                 Ok(()) => return Ok(()),
@@ -389,6 +391,9 @@ impl FileData {
             if patience.is_over(now, self.progress(index), give_up) {
                 return Err(self.lose(index, epoch, last_errno));
             }
+            waiting.get_or_insert_with(|| {
+                self.path.waits.begin(ChunkWait { inode: self.inode, index, purpose: Purpose::Write, since: now })
+            });
             self.path.clock.sleep(patience.pause().min(now.until(patience.deadline)));
         }
     }

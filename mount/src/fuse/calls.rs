@@ -24,6 +24,7 @@ use super::files::{FileWrite, READ_BUFFER, handle};
 use super::locking::{LockRequest, Wait};
 use super::locks::Interrupted;
 use super::reply::{self, Nodes};
+use super::threads::{Busy, UnderWay};
 use super::{Adapter, REQUEST_BYTES_MAX};
 use crate::client::{AttributeChanges, Entry, KernelCaches, Seek};
 
@@ -44,6 +45,20 @@ impl Adapter {
 
     pub(super) fn inode(&self, node: INodeNo) -> InodeId {
         self.nodes().inode(node)
+    }
+
+    /// The calling thread begins to work on a request.
+    fn begin(&self, request: &Request, operation: &'static str, node: INodeNo) -> Busy<'_> {
+        self.threads.busy(self.under_way(request, operation, node))
+    }
+
+    /// The same, for a request that may be left waiting when its handler returns.
+    fn begin_without_parking(&self, request: &Request, operation: &'static str, node: INodeNo) -> Busy<'_> {
+        self.threads.busy_without_parking(self.under_way(request, operation, node))
+    }
+
+    fn under_way(&self, request: &Request, operation: &'static str, node: INodeNo) -> UnderWay {
+        UnderWay { operation, node: self.inode(node).get(), thread: request.pid(), since: self.clock.monotonic() }
     }
 }
 
@@ -70,25 +85,25 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "lookup", parent);
         let answer = self.client.lookup(&self.caller(request), self.inode(parent), name.as_bytes());
         self.answer_entry(answer, reply);
     }
 
-    fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
-        let _busy = self.threads.busy();
+    fn forget(&self, request: &Request, node: INodeNo, count: u64) {
+        let _busy = self.begin(request, "forget", node);
         self.client.forget(self.inode(node), count);
     }
 
-    fn batch_forget(&self, _request: &Request, nodes: &[ForgetOne]) {
-        let _busy = self.threads.busy();
+    fn batch_forget(&self, request: &Request, nodes: &[ForgetOne]) {
+        let _busy = self.begin(request, "forget", nodes.first().map_or(INodeNo::ROOT, ForgetOne::nodeid));
         for node in nodes {
             self.client.forget(self.inode(node.nodeid()), node.nlookup());
         }
     }
 
     fn getattr(&self, request: &Request, node: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "getattr", node);
         let waiting = self.killable.register(request.unique(), request.pid(), reply);
         let answer = self.client.get_attributes(self.inode(node));
         if let Some(reply) = waiting.take() {
@@ -115,7 +130,7 @@ impl Filesystem for Adapter {
         kill_set_id: bool,
         reply: ReplyAttr,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "setattr", node);
         let changes = AttributeChanges {
             mode: mode.map(|mode| mode & 0o7777),
             user,
@@ -129,8 +144,8 @@ impl Filesystem for Adapter {
         answer_attributes(self.client.set_attributes(&self.caller(request), self.inode(node), &changes), reply);
     }
 
-    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
-        let _busy = self.threads.busy();
+    fn readlink(&self, request: &Request, node: INodeNo, reply: ReplyData) {
+        let _busy = self.begin(request, "readlink", node);
         match self.client.read_symlink(self.inode(node)) {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(reply::errno(errno)),
@@ -147,7 +162,7 @@ impl Filesystem for Adapter {
         device: u32,
         reply: ReplyEntry,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "mknod", parent);
         let Some(kind) = reply::kind_of_mode(mode) else { return reply.error(fuser::Errno::EINVAL) };
         let (caller, parent) = (self.caller(request), self.inode(parent));
         let made = self.client.make_node(&caller, parent, name.as_bytes(), kind, new_node(mode, umask), device);
@@ -155,28 +170,28 @@ impl Filesystem for Adapter {
     }
 
     fn mkdir(&self, request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "mkdir", parent);
         let (caller, parent) = (self.caller(request), self.inode(parent));
         let made = self.client.make_directory(&caller, parent, name.as_bytes(), new_node(mode, umask));
         self.answer_entry(self.names_changed(&caller, parent, made), reply);
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "unlink", parent);
         let (caller, parent) = (self.caller(request), self.inode(parent));
         let removed = self.client.unlink(&caller, parent, name.as_bytes());
         answer_empty(self.names_changed(&caller, parent, removed), reply);
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "rmdir", parent);
         let (caller, parent) = (self.caller(request), self.inode(parent));
         let removed = self.client.remove_directory(&caller, parent, name.as_bytes());
         answer_empty(self.names_changed(&caller, parent, removed), reply);
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "symlink", parent);
         let (caller, parent) = (self.caller(request), self.inode(parent));
         let made = self.client.make_symlink(&caller, parent, name.as_bytes(), target.as_os_str().as_bytes());
         self.answer_entry(self.names_changed(&caller, parent, made), reply);
@@ -192,7 +207,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "rename", parent);
         if !(RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE).contains(flags) {
             return reply.error(fuser::Errno::EINVAL);
         }
@@ -204,14 +219,14 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, request: &Request, node: INodeNo, new_parent: INodeNo, new_name: &OsStr, reply: ReplyEntry) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "link", node);
         let (caller, parent) = (self.caller(request), self.inode(new_parent));
         let linked = self.client.link(&caller, self.inode(node), parent, new_name.as_bytes());
         self.answer_entry(self.names_changed(&caller, parent, linked), reply);
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, kill_set_id: bool, reply: ReplyOpen) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "open", node);
         let opened = self.open_file(&self.caller(request), self.inode(node), flags.0, kill_set_id);
         answer_opened(opened, flags.0, self.mapping, reply);
     }
@@ -219,7 +234,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         file: FileHandle,
         offset: u64,
         size: u32,
@@ -227,7 +242,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "read", node);
         let waiting = self.killable.register(request.unique(), request.pid(), reply);
         READ_BUFFER.with_borrow_mut(|buffer| {
             let size = size.min(2 * REQUEST_BYTES_MAX) as usize;
@@ -252,7 +267,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "write", node);
         let waiting = self.killable.register(request.unique(), request.pid(), reply);
         let write = FileWrite { inode: self.inode(node), handle: handle(file), offset, data };
         let written = self.write_file(&write, write_flags, flags.0);
@@ -262,8 +277,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn flush(&self, request: &Request, _node: INodeNo, file: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
-        let _busy = self.threads.busy();
+    fn flush(&self, request: &Request, node: INodeNo, file: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+        let _busy = self.begin(request, "flush", node);
         let waiting = self.killable.register(request.unique(), request.pid(), reply);
         let flushed = self.client.flush(handle(file), lock_owner.0);
         if let Some(reply) = waiting.take() {
@@ -273,21 +288,21 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _request: &Request,
-        _node: INodeNo,
+        request: &Request,
+        node: INodeNo,
         file: FileHandle,
         _flags: OpenFlags,
         lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "release", node);
         self.client.release(handle(file), lock_owner.map(|_| file.0));
         reply.ok();
     }
 
-    fn fsync(&self, request: &Request, _node: INodeNo, file: FileHandle, data_only: bool, reply: ReplyEmpty) {
-        let _busy = self.threads.busy();
+    fn fsync(&self, request: &Request, node: INodeNo, file: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        let _busy = self.begin(request, "fsync", node);
         let waiting = self.killable.register(request.unique(), request.pid(), reply);
         let synced = self.client.fsync(handle(file), data_only);
         if let Some(reply) = waiting.take() {
@@ -298,15 +313,15 @@ impl Filesystem for Adapter {
     // Directories are not cached by the kernel (FOPEN_CACHE_DIR): it would not ask for attributes with the entries, and
     // would answer a reader that starts over from what it has, without asking.
     fn opendir(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "opendir", node);
         match self.client.open_directory(&self.caller(request), self.inode(node), flags.0) {
             Ok(opened) => reply.opened(FileHandle(opened.handle.0), FopenFlags::empty()),
             Err(errno) => reply.error(reply::errno(errno)),
         }
     }
 
-    fn readdir(&self, request: &Request, _node: INodeNo, file: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let _busy = self.threads.busy();
+    fn readdir(&self, request: &Request, node: INodeNo, file: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let _busy = self.begin(request, "readdir", node);
         let mut take = |entry: &Entry<'_>| add_entry(&mut reply, entry);
         match self.client.read_directory(&self.caller(request), handle(file), offset, false, &mut take) {
             Ok(()) => reply.ok(),
@@ -317,12 +332,12 @@ impl Filesystem for Adapter {
     fn readdirplus(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         file: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "readdirplus", node);
         let nodes = self.nodes();
         let mut take = |entry: &Entry<'_>| add_entry_with_node(&mut reply, entry, nodes);
         match self.client.read_directory(&self.caller(request), handle(file), offset, true, &mut take) {
@@ -331,19 +346,19 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn releasedir(&self, _request: &Request, _node: INodeNo, file: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        let _busy = self.threads.busy();
+    fn releasedir(&self, request: &Request, node: INodeNo, file: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        let _busy = self.begin(request, "releasedir", node);
         self.client.release_directory(handle(file));
         reply.ok();
     }
 
-    fn fsyncdir(&self, _request: &Request, _node: INodeNo, file: FileHandle, _data_only: bool, reply: ReplyEmpty) {
-        let _busy = self.threads.busy();
+    fn fsyncdir(&self, request: &Request, node: INodeNo, file: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+        let _busy = self.begin(request, "fsyncdir", node);
         answer_empty(self.client.fsync_directory(handle(file)), reply);
     }
 
-    fn statfs(&self, request: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        let _busy = self.threads.busy();
+    fn statfs(&self, request: &Request, node: INodeNo, reply: ReplyStatfs) {
+        let _busy = self.begin(request, "statfs", node);
         let waiting = self.killable.register(request.unique(), request.pid(), reply);
         let space = self.client.filesystem_space();
         let Some(reply) = waiting.take() else { return };
@@ -373,13 +388,13 @@ impl Filesystem for Adapter {
         acl_kill_set_group_id: bool,
         reply: ReplyEmpty,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "setxattr", node);
         let (caller, inode) = (self.caller(request), self.inode(node));
         answer_empty(self.set_xattr(&caller, inode, name.as_bytes(), value, flags, acl_kill_set_group_id), reply);
     }
 
     fn getxattr(&self, request: &Request, node: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "getxattr", node);
         let waiting = self.killable.register(request.unique(), request.pid(), reply);
         let value = self.client.get_xattr(&self.caller(request), self.inode(node), name.as_bytes());
         if let Some(reply) = waiting.take() {
@@ -388,13 +403,13 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "listxattr", node);
         let names = self.client.list_xattr(&self.caller(request), self.inode(node));
         answer_xattr(names.map(|names| reply::xattr_list(&names)), size, reply);
     }
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "removexattr", node);
         // Before a change by whom it was not given to, the kernel removes it in its own right, as that caller; a program that
         // asks for it needs CAP_SETFCAP, which the kernel has looked at.
         let mut caller = self.caller(request);
@@ -405,7 +420,7 @@ impl Filesystem for Adapter {
     }
 
     fn access(&self, request: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "access", node);
         answer_empty(self.client.access(&self.caller(request), self.inode(node), mask.bits() as u32), reply);
     }
 
@@ -420,7 +435,7 @@ impl Filesystem for Adapter {
         _kill_set_id: bool,
         reply: ReplyCreate,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "create", parent);
         let (caller, parent) = (self.caller(request), self.inode(parent));
         let created = self.client.create(&caller, parent, name.as_bytes(), new_node(mode, umask), flags);
         self.answer_created(self.names_changed(&caller, parent, created), flags, reply);
@@ -436,7 +451,7 @@ impl Filesystem for Adapter {
         _kill_set_id: bool,
         reply: ReplyCreate,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "tmpfile", parent);
         let (caller, parent) = (self.caller(request), self.inode(parent));
         let made = self.client.make_unnamed(&caller, parent, new_node(mode, umask), flags);
         self.answer_created(made, flags, reply);
@@ -444,7 +459,7 @@ impl Filesystem for Adapter {
 
     fn getlk(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         file: FileHandle,
         owner: LockOwner,
@@ -455,7 +470,7 @@ impl Filesystem for Adapter {
         kind: LockKind,
         reply: ReplyLock,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "getlk", node);
         let request = LockRequest { node, file, owner, range: (start, end), lock_type, process, kind };
         match self.other_lock(&request) {
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
@@ -478,7 +493,7 @@ impl Filesystem for Adapter {
         kind: LockKind,
         reply: ReplyEmpty,
     ) {
-        let _busy = self.threads.busy_without_parking();
+        let _busy = self.begin_without_parking(request, "setlk", node);
         let lock = LockRequest { node, file, owner, range: (start, end), lock_type, process, kind };
         let wait = if sleep { Wait::ForOthers } else { Wait::Not };
         self.set_lock(request.unique(), &lock, wait, reply);
@@ -494,14 +509,14 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "fallocate", node);
         let file = (self.inode(node), handle(file));
         answer_empty(self.fallocate(&self.caller(request), file, offset, length, mode), reply);
     }
 
     // The kernel answers the other kinds of lseek(2) itself.
-    fn lseek(&self, _request: &Request, _node: INodeNo, file: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let _busy = self.threads.busy();
+    fn lseek(&self, request: &Request, node: INodeNo, file: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let _busy = self.begin(request, "lseek", node);
         let seek = match whence {
             libc::SEEK_DATA => Ok(Seek::Data),
             libc::SEEK_HOLE => Ok(Seek::Hole),
@@ -521,7 +536,7 @@ impl Filesystem for Adapter {
     fn copy_file_range(
         &self,
         request: &Request,
-        _from_node: INodeNo,
+        from_node: INodeNo,
         from: FileHandle,
         from_offset: u64,
         to_node: INodeNo,
@@ -531,7 +546,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let _busy = self.threads.busy();
+        let _busy = self.begin(request, "copy_file_range", from_node);
         let length = length.min(COPY_BYTES_MAX);
         let (source, target) = ((handle(from), from_offset), (handle(to), to_offset));
         let inode = self.inode(to_node);

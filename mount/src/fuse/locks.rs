@@ -52,6 +52,11 @@ impl<K: Eq + Hash + Copy, T: Copy, R> Waits<K, T, R> {
         self.lock().insert(request, Wait { reply, ticket: None, interrupted: false });
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// The client has returned this ticket. Returns whether the wait is to be cancelled at once.
     pub(super) fn set_ticket(&self, request: K, ticket: T) -> bool {
         let mut waits = self.lock();

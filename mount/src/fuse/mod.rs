@@ -45,6 +45,8 @@ use killed::Killable;
 use locks::WaitingLocks;
 use threads::Threads;
 
+pub use threads::UnderWay;
+
 /// Bytes of the largest request of the kernel; 256 pages is its own limit, too.
 const REQUEST_BYTES_MAX: u32 = 1 << 20;
 
@@ -83,11 +85,31 @@ pub struct Adapter {
     groups: Groups,
     locks: Arc<WaitingLocks>,
     killable: Killable,
-    threads: Threads,
+    threads: Arc<Threads>,
+    clock: SharedClock,
     synchronous: Synchronous,
     mapping: Mapping,
     links: Links,
     connection: Connection,
+}
+
+/// What an adapter works on just now.
+#[derive(Clone, Debug)]
+pub struct Work {
+    threads: Arc<Threads>,
+    locks: Arc<WaitingLocks>,
+}
+
+impl Work {
+    /// The requests that threads are busy with, the oldest first.
+    pub fn under_way(&self) -> Vec<UnderWay> {
+        self.threads.under_way()
+    }
+
+    /// How many programs wait for locks of others.
+    pub fn lock_waits(&self) -> usize {
+        self.locks.count()
+    }
 }
 
 /// What the mount's owner learns of the connection to the kernel. Its end is told as soon as one thread has seen it: others
@@ -154,15 +176,21 @@ impl Adapter {
         Adapter {
             client,
             kernel,
-            groups: Groups::new(clock),
+            groups: Groups::new(Arc::clone(&clock)),
             locks: Arc::default(),
             killable: Killable::default(),
-            threads: Threads::new(options.threads, threads_of(options)),
+            threads: Arc::new(Threads::new(options.threads, threads_of(options))),
+            clock,
             synchronous: Synchronous { writes: options.sync, names: options.dirsync },
             mapping: Mapping::OnlyCached,
             links: if options.access_times == AccessRule::Always { Links::Asked } else { Links::Cached },
             connection,
         }
+    }
+
+    /// A way to see what it works on, also after the adapter was given away.
+    pub fn work(&self) -> Work {
+        Work { threads: Arc::clone(&self.threads), locks: Arc::clone(&self.locks) }
     }
 
     /// Who sent the request.

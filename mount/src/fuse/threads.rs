@@ -14,6 +14,8 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rfs_common::clock::Monotonic;
+
 /// How long all threads may be busy, without one of them finishing a request, before another one helps.
 const PATIENCE: Duration = Duration::from_millis(5);
 
@@ -29,8 +31,23 @@ pub(super) struct Threads {
     usual: usize,
 }
 
+/// A request that a thread works on, for people who ask what a mount does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// What is to be done, in FUSE's words.
+    pub operation: &'static str,
+    /// With which node.
+    pub node: u64,
+    /// The thread that waits for it; 0 if none does, or it lives where we cannot see it.
+    pub thread: u32,
+    /// When it was read.
+    pub since: Monotonic,
+}
+
 #[derive(Debug)]
 struct State {
+    /// What the busy ones do; as many places as there ever were at once.
+    under_way: Vec<Option<UnderWay>>,
     /// All threads of the session.
     total: usize,
     /// Those in a handler.
@@ -56,6 +73,7 @@ impl State {
 pub(super) struct Busy<'a> {
     threads: &'a Threads,
     end: End,
+    place: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,33 +86,48 @@ impl Threads {
     /// For a session of `total` threads of which `usual` are enough as a rule.
     pub(super) fn new(usual: usize, total: usize) -> Threads {
         let usual = usual.min(total);
-        let state = State { total, busy: 0, parked: 0, wanted: usual, finished: 0, watched: false, closed: false };
+        let under_way = Vec::with_capacity(total);
+        let state =
+            State { under_way, total, busy: 0, parked: 0, wanted: usual, finished: 0, watched: false, closed: false };
         Threads { state: Mutex::new(state), parked: Condvar::new(), usual }
     }
 
     /// The calling thread begins to handle a request.
-    pub(super) fn busy(&self) -> Busy<'_> {
-        self.enter(End::MayPark)
+    pub(super) fn busy(&self, work: UnderWay) -> Busy<'_> {
+        self.enter(work, End::MayPark)
     }
 
     /// The same, for a request that may be left waiting when the handler returns: since an interrupt of it is delivered
     /// when the handler has returned, the thread is not parked.
-    pub(super) fn busy_without_parking(&self) -> Busy<'_> {
-        self.enter(End::Reads)
+    pub(super) fn busy_without_parking(&self, work: UnderWay) -> Busy<'_> {
+        self.enter(work, End::Reads)
     }
 
-    fn enter(&self, end: End) -> Busy<'_> {
+    /// What all threads are busy with, the oldest first.
+    pub(super) fn under_way(&self) -> Vec<UnderWay> {
+        let mut all: Vec<UnderWay> = self.lock().under_way.iter().flatten().copied().collect();
+        all.sort_by_key(|work| work.since);
+        all
+    }
+
+    fn enter(&self, work: UnderWay, end: End) -> Busy<'_> {
         let mut state = self.lock();
         state.busy += 1;
+        let place = state.under_way.iter().position(Option::is_none).unwrap_or(state.under_way.len());
+        match state.under_way.get_mut(place) {
+            Some(free) => *free = Some(work),
+            None => state.under_way.push(Some(work)),
+        }
         if state.readers() == 0 && state.parked > 0 && !state.watched {
             self.parked.notify_one();
         }
         drop(state);
-        Busy { threads: self, end }
+        Busy { threads: self, end, place }
     }
 
-    fn leave(&self, end: End) {
+    fn leave(&self, place: usize, end: End) {
         let mut state = self.lock();
+        state.under_way[place] = None;
         state.busy -= 1;
         state.finished += 1;
         if state.readers() > self.usual {
@@ -150,7 +183,7 @@ impl Threads {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.threads.leave(self.end);
+        self.threads.leave(self.place, self.end);
     }
 }
 
@@ -158,7 +191,14 @@ impl Drop for Busy<'_> {
 mod tests {
     use std::sync::{Arc, mpsc};
 
+    use rfs_common::clock::{ManualClock, Time};
+
     use super::*;
+
+    fn some_work() -> UnderWay {
+        let since = ManualClock::new(Time::default()).shared().monotonic();
+        UnderWay { operation: "read", node: 7, thread: 0, since }
+    }
 
     /// A session whose requests are numbers of milliseconds, read by all its threads from one queue.
     struct Session {
@@ -177,7 +217,7 @@ mod tests {
                 std::thread::spawn(move || {
                     loop {
                         let Ok(request) = queue.lock().unwrap().recv() else { break };
-                        let _busy = threads.busy();
+                        let _busy = threads.busy(some_work());
                         // Answered when the test drops its end.
                         let _answered = request.recv();
                     }
@@ -229,12 +269,14 @@ mod tests {
         session.wait_until(|state| state.parked == 4);
         let waiting: Vec<_> = (0..4).map(|_| session.request()).collect();
         session.wait_until(|state| state.busy == 4);
+        assert_eq!(session.threads.under_way(), [some_work(); 4]);
         // There is still somebody who reads.
         drop(session.request());
         session.wait_until(|state| state.finished == 21);
         drop(waiting);
         (0..40).for_each(|_| drop(session.request()));
         session.wait_until(|state| state.parked == 4 && state.finished == 65);
+        assert_eq!(session.threads.under_way(), []);
         session.end();
     }
 

@@ -274,6 +274,17 @@ impl Session {
         if self.shared.trusted() { Ok(()) } else { self.shared.wait_trusted() }
     }
 
+    /// How long ago the youngest question was asked that the master answered; heartbeats are such questions.
+    pub fn silence(&self) -> Duration {
+        let heard = self.shared.heard_nanoseconds.load(Ordering::Acquire);
+        Duration::from_nanos(nanoseconds(self.shared.now()).saturating_sub(heard))
+    }
+
+    /// Whether the session is joined: calls need not wait for a connection.
+    pub fn is_live(&self) -> bool {
+        self.shared.identity().phase == Phase::Live
+    }
+
     /// How long after the last sign of life the master forgets this session.
     pub fn expiry(&self) -> Duration {
         self.shared.expiry

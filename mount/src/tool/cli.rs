@@ -54,6 +54,9 @@ pub enum Command {
     Volumes,
     /// The mounts and what they hold.
     Sessions,
+    /// The mounts of this machine: whether they reach their master, which calls of programs take long, and what for. Works also
+    /// while the master is away; as root it shows everybody's.
+    Mounts,
     /// What happened lately.
     Events(EventsArguments),
     /// Where the bytes of a file are: chunks, versions, copies, volumes, health.

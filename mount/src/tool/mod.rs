@@ -16,6 +16,8 @@ mod status;
 
 mod cluster_lists;
 
+mod mounts;
+
 mod file;
 
 mod goal;
@@ -57,6 +59,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Servers => cluster_lists::servers(&mut link(None)?, form)?,
         Command::Volumes => cluster_lists::volumes(&mut link(None)?, form)?,
         Command::Sessions => cluster_lists::sessions(&mut link(None)?, form)?,
+        Command::Mounts => mounts::mounts(form)?,
         Command::Events(arguments) => cluster_lists::events(&mut link(None)?, arguments, form)?,
         Command::Fileinfo(arguments) => file::fileinfo(&link, cli.master.as_ref(), arguments, form)?,
         Command::Getgoal(arguments) => goal::getgoal(&link, cli.master.as_ref(), arguments, form)?,

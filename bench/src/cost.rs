@@ -1,4 +1,4 @@
-//! What the processes behind a place have used: CPU time and the most memory, from /proc.
+//! What the daemons behind a place have used: CPU time and the most memory, from /proc.
 
 use std::fs;
 use std::path::Path;
@@ -15,12 +15,12 @@ pub(crate) struct Usage {
     pub(crate) memory_mib: f64,
 }
 
-/// What the processes have used so far whose command line has one of these words in it.
-pub(crate) fn usage(words: &[String]) -> Usage {
+/// What the processes have used so far whose command line has this word in it, but for this process.
+pub(crate) fn usage(word: &str) -> Usage {
     let mut usage = Usage::default();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
     let own = std::process::id().to_string();
-    for process in processes.filter(|process| !process.ends_with(&own) && is_one_of(process, words)) {
+    for process in processes.filter(|process| !process.ends_with(&own) && is_one_of(process, word)) {
         let read = |name: &str| fs::read_to_string(process.join(name)).unwrap_or_default();
         usage.cpu_seconds += cpu_seconds(&read("stat")).unwrap_or(0.0);
         usage.memory_mib += peak_mib(&read("status")).unwrap_or(0.0);
@@ -28,10 +28,9 @@ pub(crate) fn usage(words: &[String]) -> Usage {
     usage
 }
 
-fn is_one_of(process: &Path, words: &[String]) -> bool {
+fn is_one_of(process: &Path, word: &str) -> bool {
     let line = fs::read(process.join("cmdline")).unwrap_or_default();
-    let line = String::from_utf8_lossy(&line).replace('\0', " ");
-    words.iter().any(|word| line.contains(word))
+    String::from_utf8_lossy(&line).contains(word)
 }
 
 /// Fields 14 and 15, counted behind the name, which may hold anything.
