@@ -293,8 +293,8 @@ impl Mount {
         let config = fuse::session_config(&request.options, &request.source_name(), as_root);
         let mut session =
             fuser::Session::new(adapter, folder, &config).map_err(|error| mount_failure(folder, &error))?;
-        kernel.connect(session.notifier(), client.root());
         let device = device_of(folder);
+        kernel.connect(session.notifier(), client.root(), device);
         match device {
             Some(device) => {
                 kernel::tune(device, request.options.kernel_read_ahead);

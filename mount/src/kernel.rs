@@ -5,8 +5,8 @@
 //! obeyed. That can take as long as another request of this mount takes: forgetting an entry needs the directory's lock
 //! in the kernel, forgetting data waits for pages that are being read or written.
 //!
-//! What always holds: an entry is made to *expire*, never dropped, because dropping it would also detach whatever is
-//! mounted below it.
+//! What always holds: an entry is made to *expire*, because dropping it would also detach whatever is mounted below it.
+//! Only the name of a directory that has another by now is dropped, where nothing is mounted below this mount.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,7 +20,7 @@ use rfs_common::ids::InodeId;
 use rfs_common::size::ByteSize;
 
 use crate::client::{Forgotten, KernelCaches};
-use crate::mountpoint::DeviceNumber;
+use crate::mountpoint::{self, DeviceNumber};
 
 /// The kernel's caches of one mount. Before [`KernelNotifier::connect`] there is no mount and so nothing to forget.
 #[derive(Debug, Default)]
@@ -32,13 +32,20 @@ pub struct KernelNotifier {
 struct Mounted {
     notifier: Notifier,
     root: InodeId,
+    device: Option<DeviceNumber>,
 }
 
 impl KernelNotifier {
-    /// From now on there is a mount, whose root shows this inode.
-    pub fn connect(&self, notifier: Notifier, root: InodeId) {
+    /// From now on there is a mount, whose root shows this inode. `device`: its number in the mount table, if it is there.
+    pub fn connect(&self, notifier: Notifier, root: InodeId, device: Option<DeviceNumber>) {
         // A second call would be of the same mount.
-        let _already = self.mounted.set(Mounted { notifier, root });
+        let _already = self.mounted.set(Mounted { notifier, root, device });
+    }
+
+    /// Whether something is mounted below the mount, or nobody knows.
+    fn has_mounts_below(&self) -> bool {
+        let device = self.mounted.get().and_then(|mounted| mounted.device);
+        device.is_none_or(|device| mountpoint::has_mounts_below(device).unwrap_or(true))
     }
 
     fn notify(&self, what: &str, inode: InodeId, send: impl FnOnce(&Notifier, INodeNo) -> io::Result<()>) -> Forgotten {
@@ -66,6 +73,13 @@ impl KernelCaches for KernelNotifier {
 
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]) {
         self.notify("an entry", parent, |notifier, node| notifier.expire_entry(node, OsStr::from_bytes(name)));
+    }
+
+    fn drop_directory(&self, parent: InodeId, name: &[u8]) {
+        if self.has_mounts_below() {
+            return self.invalidate_entry(parent, name);
+        }
+        self.notify("a directory", parent, |notifier, node| notifier.inval_entry(node, OsStr::from_bytes(name)));
     }
 }
 

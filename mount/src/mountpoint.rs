@@ -67,6 +67,25 @@ pub fn mounts() -> io::Result<Vec<MountEntry>> {
     fs::read(MOUNTINFO).map(|text| parse_mountinfo(&text))
 }
 
+/// Whether anything is mounted on a folder of the file system with this number, as far as this process sees.
+///
+/// # Errors
+/// If the mount table cannot be read.
+pub fn has_mounts_below(device: DeviceNumber) -> io::Result<bool> {
+    fs::read(MOUNTINFO).map(|text| lie_below(&text, device))
+}
+
+fn lie_below(mountinfo: &[u8], device: DeviceNumber) -> bool {
+    let device = device.to_string();
+    let fields = |line: &[u8]| -> Option<[Vec<u8>; 3]> {
+        let mut fields = line.split(|byte| *byte == b' ').map(<[u8]>::to_vec);
+        Some([fields.next()?, fields.next()?, fields.next()?])
+    };
+    let mounts: Vec<[Vec<u8>; 3]> = mountinfo.split(|byte| *byte == b'\n').filter_map(fields).collect();
+    let is_ours = |number: &[u8]| mounts.iter().any(|[own, _, of]| own == number && of == device.as_bytes());
+    mounts.iter().any(|[_, parent, _]| is_ours(parent))
+}
+
 /// Reads the mount table. Lines that do not look like one are left out: a newer kernel may add what we do not know.
 pub fn parse_mountinfo(text: &[u8]) -> Vec<MountEntry> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
@@ -276,6 +295,12 @@ what is this\n\
         let mounts = parse_mountinfo(TABLE);
         assert_eq!(mount_at(&mounts, Path::new("/mnt/two")).unwrap().kind, "tmpfs");
         assert!(mount_at(&mounts, Path::new("/mnt")).is_none());
+    }
+
+    #[test]
+    fn mounts_below_another_are_seen() {
+        let below = |minor| lie_below(TABLE, DeviceNumber { major: 0, minor });
+        assert_eq!([45, 46, 47].map(below), [false, true, false]);
     }
 
     #[test]

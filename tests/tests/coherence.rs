@@ -158,6 +158,34 @@ fn a_file_unlinked_by_the_other_mount_stays_readable_while_open() {
 }
 
 /// A reader never sees a mix of two versions that were written as a whole under a lock, nor an old one after a new one.
+/// The kernel moves its one name of a directory for a lookup, but not for the rename that meets it first.
+#[test]
+fn a_directory_that_another_mount_has_moved_can_be_renamed_at_once() {
+    let cluster = Cluster::start().expect("a cluster");
+    let (first, second) = (cluster.mount().expect("a mount"), cluster.mount().expect("another"));
+    let mut at = "one/directory".to_owned();
+    fs::create_dir_all(first.path().join(&at)).expect("made");
+    fs::write(first.path().join(&at).join("file"), "within").expect("written");
+    fs::create_dir(first.path().join("two")).expect("made");
+    for round in 0..12 {
+        let (mover, follower) = if round % 3 == 0 { (&second, &first) } else { (&first, &second) };
+        assert_eq!(fs::read(follower.path().join(&at).join("file")).expect("read"), b"within");
+        let (away, back) = (format!("two/{round}"), format!("one/{round}"));
+        fs::rename(mover.path().join(&at), mover.path().join(&away)).expect("moved");
+        fs::rename(follower.path().join(&away), follower.path().join(&back)).expect("renamed where it is found first");
+        at = back;
+    }
+    // Over an empty one that has been moved as well.
+    for name in ["one/empty", "two/other"] {
+        fs::create_dir(first.path().join(name)).expect("made");
+        fs::metadata(second.path().join(name)).expect("seen");
+    }
+    fs::rename(first.path().join("one/empty"), first.path().join("two/empty")).expect("moved");
+    fs::rename(second.path().join("two/other"), second.path().join("one/other")).expect("moved");
+    fs::rename(second.path().join("one/other"), second.path().join("two/empty")).expect("replaced");
+    assert!(fs::metadata(first.path().join("one/other")).is_err());
+}
+
 #[test]
 fn a_reader_on_another_mount_never_goes_back() {
     let cluster = Cluster::start().expect("a cluster");

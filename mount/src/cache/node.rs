@@ -58,6 +58,22 @@ impl Mode {
     }
 }
 
+/// One name in one directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryName {
+    /// The directory.
+    pub directory: InodeId,
+    /// The name.
+    pub name: Box<[u8]>,
+}
+
+impl EntryName {
+    /// Whether it is this one.
+    pub fn is(&self, directory: InodeId, name: &[u8]) -> bool {
+        self.directory == directory && *self.name == *name
+    }
+}
+
 /// What is known of a node. Behind [`Node::state`].
 #[derive(Debug, Default)]
 pub struct NodeState {
@@ -75,6 +91,8 @@ pub struct NodeState {
     pub closing: bool,
     /// How often the kernel was told of the node, less what it has forgotten.
     pub lookups: u64,
+    /// The name under which it was told of it last, of a directory.
+    pub known_as: Option<EntryName>,
     /// Changes of attributes by this client that are under way.
     pub changing: u32,
     /// Changes of the length by this client that are under way, and how many there were.

@@ -26,6 +26,9 @@ mod losses;
 #[path = "client_accesses_test.rs"]
 mod accesses;
 
+#[path = "client_moved_test.rs"]
+mod moved;
+
 #[derive(Default)]
 struct RecordedKernel {
     told: Mutex<Vec<String>>,
@@ -62,6 +65,10 @@ impl KernelCaches for RecordedKernel {
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]) {
         *self.entry_forgotten_at.lock().unwrap() = Some(SystemClock.monotonic());
         self.told.lock().unwrap().push(format!("entry {parent} {}", String::from_utf8_lossy(name)));
+    }
+
+    fn drop_directory(&self, parent: InodeId, name: &[u8]) {
+        self.told.lock().unwrap().push(format!("directory {parent} {}", String::from_utf8_lossy(name)));
     }
 }
 

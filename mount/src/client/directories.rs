@@ -363,6 +363,9 @@ impl Reading<'_> {
                 return Ok(Given::Full);
             }
             if let Some(node) = known {
+                if entry.kind == NodeKind::Directory {
+                    self.core.directory_is_listed(&node, self.node.inode(), &entry.name);
+                }
                 node.state().lookups += 1;
             }
             last = entry.cookie;

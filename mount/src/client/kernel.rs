@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_millis(300);
 pub(super) enum Forget {
     Data(InodeId),
     Entry(InodeId, Box<[u8]>),
+    /// The name of a directory that has another by now.
+    Directory(InodeId, Box<[u8]>),
 }
 
 struct Task {
@@ -36,6 +38,13 @@ struct Task {
 struct Batch {
     left: Mutex<Left>,
     done: Condvar,
+}
+
+impl Batch {
+    fn of(tasks: usize) -> Arc<Batch> {
+        let left = Left { to_begin: tasks, to_end: tasks, not_known: Vec::new() };
+        Arc::new(Batch { left: Mutex::new(left), done: Condvar::new() })
+    }
 }
 
 struct Left {
@@ -69,16 +78,24 @@ impl KernelNotifier {
         self.sender.try_send(Task { what, batch: None }).is_ok()
     }
 
+    /// Has the kernel forget one thing, and waits for it for so long and no longer; whether it has.
+    pub(super) fn forget_within(&self, what: Forget, limit: Duration) -> bool {
+        let batch = Batch::of(1);
+        if self.sender.try_send(Task { what, batch: Some(Arc::clone(&batch)) }).is_err() {
+            return false;
+        }
+        let left = batch.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = batch.done.wait_timeout_while(left, limit, |left| left.to_end > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.to_end == 0
+    }
+
     /// Has the kernel forget these, and waits until it has, or until it has been waited for long enough while
     /// `may_wait_for_us` holds. The result is the nodes that the kernel did not know.
     pub(super) fn forget(&self, what: Vec<Forget>, may_wait_for_us: impl Fn() -> bool) -> Vec<InodeId> {
         if what.is_empty() {
             return Vec::new();
         }
-        let batch = Arc::new(Batch {
-            left: Mutex::new(Left { to_begin: what.len(), to_end: what.len(), not_known: Vec::new() }),
-            done: Condvar::new(),
-        });
+        let batch = Batch::of(what.len());
         let began = self.clock.monotonic();
         for what in what {
             let _ = self.sender.send(Task { what, batch: Some(Arc::clone(&batch)) });
@@ -107,6 +124,10 @@ fn notify(kernel: &dyn KernelCaches, receiver: &Mutex<Receiver<Task>>) {
             Forget::Data(inode) => Some(inode).filter(|_| is_unknown(kernel.invalidate_data(inode))),
             Forget::Entry(parent, name) => {
                 kernel.invalidate_entry(parent, &name);
+                None
+            }
+            Forget::Directory(parent, name) => {
+                kernel.drop_directory(parent, &name);
                 None
             }
         };

@@ -9,6 +9,8 @@ mod types;
 
 mod names;
 
+mod moved_directories;
+
 mod attributes;
 
 mod files;

@@ -31,16 +31,16 @@ impl Client {
         let core = &*self.core;
         core.session.wait_trusted()?;
         let directory = core.node(parent);
-        match core.known_entry(&directory, name) {
+        let cached = match core.known_entry(&directory, name) {
             Known::Absent => return Err(Errno::ENOENT),
-            Known::Node(inode) => {
-                if let Some(answer) = core.cached_answer_by_name(inode) {
-                    return Ok(answer);
-                }
-            }
-            Known::Unknown => {}
+            Known::Node(inode) => core.cached_answer_by_name(inode),
+            Known::Unknown => None,
+        };
+        let answer = cached.map_or_else(|| core.look_up(caller, &directory, name), Ok)?;
+        if answer.attributes.kind == Kind::Directory {
+            core.directory_is_found(answer.attributes.inode, parent, name);
         }
-        core.look_up(caller, &directory, name)
+        Ok(answer)
     }
 
     /// The kernel has forgotten the node `count` times.
@@ -48,6 +48,9 @@ impl Client {
         let Some(node) = self.core.table.get(inode) else { return };
         let mut state = node.state();
         state.lookups = state.lookups.saturating_sub(count);
+        if state.lookups == 0 {
+            state.known_as = None;
+        }
         let idle = state.lookups == 0 && state.open == 0;
         drop(state);
         if idle {
@@ -84,7 +87,9 @@ impl Client {
         new: NewNode,
     ) -> Result<NodeAnswer, Errno> {
         let request = wire::Make { exclusive: true, ..make_request(caller, parent, name, Kind::Directory, new)? };
-        Ok(self.core.make(&request)?.answer)
+        let made = self.core.make(&request)?.answer;
+        self.core.directory_is_found(made.attributes.inode, parent, name);
+        Ok(made)
     }
 
     /// Makes a symbolic link.
@@ -269,6 +274,12 @@ impl Client {
         let number = |attributes: &Option<wire::Attributes>| attributes.as_ref().map(|a| InodeId::new(a.inode));
         let (moved, replaced) = (number(&reply.moved), number(&reply.replaced));
         let left_behind = if flags & EXCHANGE != 0 { replaced } else { None };
+        if let Some(moved) = moved {
+            core.directory_was_renamed(moved, new_parent, new_name);
+        }
+        if let Some(left_behind) = left_behind {
+            core.directory_was_renamed(left_behind, parent, name);
+        }
         core.moved(&from, &ticket, name, left_behind);
         core.moved(&to, &ticket, new_name, moved);
         if let Some(replaced) = replaced.filter(|_| reply.orphan) {

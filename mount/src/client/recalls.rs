@@ -170,20 +170,27 @@ impl Core {
     fn recall_entries(&self, notice: &wire::EntryNotice, kernel: &mut KernelWork) {
         let directory = InodeId::new(notice.directory);
         self.order.stamp(directory, Stamp::Foreign);
+        let mut known: Vec<Option<InodeId>> = vec![None; notice.names.len()];
         if let Some(node) = self.table.get(directory) {
             let mut state = node.state();
             state.noticed_at = Some(self.now());
-            // The kernel was told of no name that is not known here.
-            if notice.names.iter().any(|name| matches!(state.entries.get(name), Known::Node(_))) {
-                kernel.told.push(Arc::clone(&node));
-            }
-            for name in &notice.names {
+            for (name, known) in notice.names.iter().zip(&mut known) {
+                if let Known::Node(inode) = state.entries.get(name) {
+                    *known = Some(inode);
+                }
                 state.entries.forget(name);
             }
             drop(state);
+            // The kernel was told of no name that is not known here.
+            if known.iter().any(Option::is_some) {
+                kernel.told.push(Arc::clone(&node));
+            }
             kernel.nodes.push(node);
         }
-        kernel.forget.extend(notice.names.iter().map(|name| Forget::Entry(directory, name.to_vec().into())));
+        for (name, known) in notice.names.iter().zip(known) {
+            let node = known.and_then(|inode| self.table.get(inode));
+            kernel.forget.push(self.name_to_forget(node, directory, name));
+        }
     }
 
     fn recall_attributes(&self, inode: InodeId) {

@@ -245,6 +245,9 @@ pub trait KernelCaches: Send + Sync {
     fn invalidate_data(&self, inode: InodeId) -> Forgotten;
     /// Forget an entry.
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]);
+    /// Forget the name of a directory that is not there any more, and that the directory was ever found there: it can be
+    /// found elsewhere then, also by a rename.
+    fn drop_directory(&self, parent: InodeId, name: &[u8]);
 }
 
 /// Whether the kernel has forgotten something of a node.
@@ -268,6 +271,7 @@ impl KernelCaches for NoKernel {
         Forgotten::Yes
     }
     fn invalidate_entry(&self, _parent: InodeId, _name: &[u8]) {}
+    fn drop_directory(&self, _parent: InodeId, _name: &[u8]) {}
 }
 
 /// Where the bytes of a write come from.
