@@ -1,6 +1,6 @@
 //! One volume: a folder (in production the mount point of a filesystem of its own) that holds copies of chunks.
 //!
-//! `identity` says whose it is, `running` whether it was closed cleanly, `health` what it stands on, `layout` where files
+//! `identity` says whose it is, `running` whether it was closed cleanly, `epoch` whether it is an older image of itself, `health` what it stands on, `layout` where files
 //! are, `table` which copies there are, `gate` how long operations take, `early_sync` syncs large copies unasked,
 //! `store` is the volume in use, `incoming` what it fetches, and `upkeep` and `scrub` look after it.
 
@@ -9,6 +9,8 @@ pub mod identity;
 pub mod health;
 
 pub mod running;
+
+mod epoch;
 
 pub mod layout;
 

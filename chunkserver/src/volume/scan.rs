@@ -79,12 +79,13 @@ impl Volume {
         };
         durable::create_folder(&anchor.join(CHUNKS)).map_err(|error| system(error.into()))?;
         clear_incoming(&anchor.join(INCOMING)).map_err(system)?;
-        running::mark_in_use(&anchor, &ground).map_err(|error| system(error.into()))?;
+        let epoch = running::last_epoch(&anchor);
+        running::mark_in_use(&anchor, &ground, epoch).map_err(|error| system(error.into()))?;
         let space = health::space_of(&root).map_err(|error| system(error.into()))?;
         let table = Scan::of(&anchor, last_end).map_err(system)?;
         let lost = count_lost(&anchor);
-        tracing::info!(folder = %folder.display(), volume = %identity.volume, chunks = table.count(), ?last_end, lost, "volume opened");
-        let parts = Parts { identity, folder: folder.to_owned(), ground, root, space, last_end, lock, lost };
+        tracing::info!(folder = %folder.display(), volume = %identity.volume, chunks = table.count(), ?last_end, epoch, lost, "volume opened");
+        let parts = Parts { identity, folder: folder.to_owned(), ground, root, space, last_end, epoch, lock, lost };
         Ok(Volume::assemble(parts, table, around))
     }
 }

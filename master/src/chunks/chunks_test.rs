@@ -32,6 +32,8 @@ fn report(volume: u64, machine: &str) -> VolumeReport {
         filesystem: String::new(),
         lost_power: true,
         scrub: Default::default(),
+        epoch: None,
+        changed: false,
     }
 }
 

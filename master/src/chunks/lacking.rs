@@ -16,6 +16,8 @@ pub enum Hindrance {
     BeingMade,
     /// A client writes the chunk; it is asked to give it back first.
     BeingWritten,
+    /// Another copy is on an older image of its volume, and compared with those that are good first.
+    BeingCompared,
     /// No repair is begun at the moment, for this reason.
     RepairsWait(String),
     /// A chunkserver that has a copy is away on purpose, and is waited for.
@@ -85,6 +87,9 @@ impl Chunks {
         }
         if entry.is_repairing() {
             return Hindrance::BeingMade;
+        }
+        if self.to_compare.contains(chunk) {
+            return Hindrance::BeingCompared;
         }
         if let Some(excused) = self.waits_for(entry, live, &self.excused()) {
             return Hindrance::Excused(excused.clone());

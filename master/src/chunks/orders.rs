@@ -10,6 +10,7 @@ use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId};
 
 use super::Chunks;
+use super::astray::EndOfAstray;
 use super::index::{ChunkMap, CopyFlags, Entry, HeldCopy};
 use super::types::{Command, CommandId, CommandResult, Order, OrderId, Outcome, Place, RaiseOf, Severity, StreamId};
 
@@ -349,7 +350,10 @@ impl Chunks {
                 self.drop_copy(pending.slot, pending.chunk);
             }
             Purpose::Raise { .. } | Purpose::Probe if version == 0 => {}
-            Purpose::Raise { .. } if result.done => self.set_copy(pending.slot, pending.chunk, version),
+            Purpose::Raise { .. } if result.done => {
+                self.is_not_astray(pending.slot, pending.chunk, EndOfAstray::UsedAsItIs);
+                self.set_copy(pending.slot, pending.chunk, version);
+            }
             Purpose::Raise { .. } | Purpose::Probe => self.set_version(pending.slot, pending.chunk, version),
         }
     }
@@ -396,6 +400,7 @@ impl Chunks {
 
     /// The copy is there, checked, in this version.
     fn set_copy(&mut self, slot: u16, chunk: ChunkId, version: u32) {
+        self.is_not_astray(slot, chunk, EndOfAstray::Replaced);
         self.set_version(slot, chunk, version);
         if let Some(copy) = self.entries.get_mut(&chunk).and_then(|entry| entry.copy_on_mut(slot)) {
             for flag in [CopyFlags::SUSPECT, CopyFlags::BAD, CopyFlags::DELETING] {
@@ -418,6 +423,7 @@ impl Chunks {
         let bytes = self.entries.get(&chunk).map_or(0, Entry::bytes);
         self.servers.remove_chunk(slot, chunk, bytes);
         self.balance.note_dropped(slot, chunk);
+        self.is_not_astray(slot, chunk, EndOfAstray::Replaced);
         self.orphans.remove(&(slot, chunk));
         let removed = self.entries.get_mut(&chunk).and_then(|entry| entry.remove_copy(slot));
         if removed.is_some_and(|copy| copy.flags.has(CopyFlags::GRANTED)) {

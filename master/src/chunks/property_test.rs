@@ -516,6 +516,8 @@ fn report(volume: VolumeId, uneven: bool) -> VolumeReport {
         filesystem: String::new(),
         lost_power: false,
         scrub: Default::default(),
+        epoch: None,
+        changed: false,
     }
 }
 

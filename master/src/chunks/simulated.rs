@@ -161,6 +161,8 @@ impl Simulated {
             filesystem: String::new(),
             lost_power: false,
             scrub: ScrubReport::default(),
+            epoch: None,
+            changed: false,
         })
         .collect()
     }

@@ -187,6 +187,10 @@ pub struct VolumeReport {
     pub lost_power: bool,
     /// How far its scrub is.
     pub scrub: ScrubReport,
+    /// Its epoch (`astray.rs`); none where the volume is not in use.
+    pub epoch: Option<u64>,
+    /// Whether there were changes since that was stored on it.
+    pub changed: bool,
 }
 
 /// How far the reading of every chunk of a volume from its disk is.

@@ -168,6 +168,8 @@ impl World {
                 filesystem: String::new(),
                 lost_power: true,
                 scrub: Default::default(),
+                epoch: None,
+                changed: false,
             };
             let registration = Registration {
                 server: ServerId::new(id),

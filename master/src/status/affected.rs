@@ -117,6 +117,9 @@ fn file(chunk: &LackingChunk) -> AffectedFile {
 pub(super) fn why(chunk: &LackingChunk) -> String {
     match &chunk.hindrance {
         Hindrance::NoLiveCopy => no_live_copy(&chunk.copies),
+        Hindrance::BeingCompared => {
+            "a copy on an older image of its volume is compared with the good ones first".to_owned()
+        }
         Hindrance::BeingMade => "a copy is being made".to_owned(),
         Hindrance::BeingWritten => {
             "a client has the right to write it, which is asked back first; then a copy is made".to_owned()
@@ -147,6 +150,10 @@ fn no_live_copy(copies: &[CopyView]) -> String {
                       volumes back, or restore the file from elsewhere"
             .to_owned(),
         (false, true) => format!("its copies: {}; bring back what is away", named.join(", ")),
+        (false, false) if copies.iter().any(|copy| copy.state == CopyState::Astray) => format!(
+            "its copies: {}; they are used once every known volume is here, or forgotten, and none has a newer one",
+            named.join(", ")
+        ),
         (false, false) => {
             format!("its copies: {}; none of them can be used: restore the file from elsewhere", named.join(", "))
         }

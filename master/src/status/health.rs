@@ -163,6 +163,9 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
                 let text = format!("Volume {path} on {host} is being drained, {}.", drain.words);
                 problems.push((Health::Degraded, text));
             }
+            if volume.astray {
+                problems.push((Health::Degraded, astray(host, volume)));
+            }
             let text = match volume.report.state {
                 VolumeState::InService => continue,
                 VolumeState::Full if drain.is_some() => continue,
@@ -202,6 +205,16 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     problems
 }
 
+/// A volume that went back in time.
+fn astray(host: &str, volume: &VolumeView) -> String {
+    let path = &volume.report.path;
+    let left = counted(volume.returned.unwrap_or_default().left, "copy");
+    format!(
+        "Volume {path} on {host} is an older image of itself: {left} on it have yet to be compared with others, or made anew. Bring back \
+         what is away; if this is the wrong disk, stop the chunkserver and give the volume its own."
+    )
+}
+
 /// Whether it is away and may be.
 fn is_excused(server: &ServerView) -> bool {
     !server.connected && server.maintenance.is_some_and(|left| !left.is_zero())
@@ -239,6 +252,13 @@ fn notes(findings: &Findings<'_>) -> Vec<String> {
             continue;
         }
         for volume in &server.volumes {
+            if let Some(returned) = volume.returned.filter(|returned| !volume.astray && returned.only > 0) {
+                let (path, files) = (&volume.report.path, counted(returned.only, "copy"));
+                notes.push(format!(
+                    "Volume {path} on {host} came back as an older image of itself: {files} on it had no other and are used as they are, \
+                     without what was written since that image."
+                ));
+            }
             let Some(drain) = volume.drain.clone().map(DrainRow::from) else { continue };
             let (volume_id, path) = (volume.report.volume, &volume.report.path);
             let gone = volume.report.state == VolumeState::Out && !volume.named;
