@@ -2,7 +2,8 @@
 //!
 //! `identity` says whose it is, `running` whether it was closed cleanly, `epoch` whether it is an older image of itself, `health` what it stands on, `layout` where files
 //! are, `table` which copies there are, `gate` how long operations take, `early_sync` syncs large copies unasked,
-//! `store` is the volume in use, `incoming` what it fetches, and `upkeep` and `scrub` look after it.
+//! `store` is the volume in use, `incoming` what it fetches, and `upkeep` and `scrub` look after it
+//! (`found_bad`: what they came upon).
 
 pub mod identity;
 
@@ -11,6 +12,8 @@ pub mod health;
 pub mod running;
 
 mod epoch;
+
+mod found_bad;
 
 pub mod layout;
 

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use rfs_common::durable;
 use rfs_common::errno::Errno;
 use rfs_common::folder_lock::FolderLock;
-use rfs_common::ids::{ChunkId, ClusterId, ServerId};
+use rfs_common::ids::{ChunkId, ChunkVersion, ClusterId, ServerId};
 
 use crate::chunk::copy::{ChunkCopy, Held, OpenFault, header_at};
 use crate::chunk::fault::Fault;
@@ -82,11 +82,15 @@ impl Volume {
         let epoch = running::last_epoch(&anchor);
         running::mark_in_use(&anchor, &ground, epoch).map_err(|error| system(error.into()))?;
         let space = health::space_of(&root).map_err(|error| system(error.into()))?;
-        let table = Scan::of(&anchor, last_end).map_err(system)?;
+        let Scan { table, short, .. } = Scan::of(&anchor, last_end).map_err(system)?;
         let lost = count_lost(&anchor);
         tracing::info!(folder = %folder.display(), volume = %identity.volume, chunks = table.count(), ?last_end, epoch, lost, "volume opened");
         let parts = Parts { identity, folder: folder.to_owned(), ground, root, space, last_end, epoch, lock, lost };
-        Ok(Volume::assemble(parts, table, around))
+        let volume = Volume::assemble(parts, table, around);
+        for (chunk, version) in short {
+            volume.found_bad.add(chunk, version, "its file is shorter than its data");
+        }
+        Ok(volume)
     }
 }
 
@@ -128,24 +132,26 @@ struct Scan<'folder> {
     anchor: &'folder Path,
     last_end: LastEnd,
     table: Table,
+    /// Copies at rest whose files end before their data does.
+    short: Vec<(ChunkId, ChunkVersion)>,
     /// A file could not be read for a reason that may be the disk's.
     disk_suspected: bool,
 }
 
 impl Scan<'_> {
-    fn of(anchor: &Path, last_end: LastEnd) -> Result<Table, Trouble> {
-        let mut scan = Scan { anchor, last_end, table: Table::default(), disk_suspected: false };
+    fn of(anchor: &Path, last_end: LastEnd) -> Result<Scan<'_>, Trouble> {
+        let mut scan = Scan { anchor, last_end, table: Table::default(), short: Vec::new(), disk_suspected: false };
         for_each_chunk(anchor, &mut |chunk, path| scan.take_in(chunk, path))?;
         if scan.disk_suspected {
             // A disk that reads nothing at all says nothing about single files.
             read_past_the_page_cache(&anchor.join(identity::FILE_NAME))?;
         }
-        Ok(scan.table)
+        Ok(scan)
     }
 
     fn take_in(&mut self, chunk: ChunkId, path: &Path) -> io::Result<()> {
         match header_at(path, chunk) {
-            Ok(header) => self.take_in_copy(chunk, path, &header)?,
+            Ok((header, is_short)) => self.take_in_copy(chunk, path, &header, is_short)?,
             Err(OpenFault::Header(HeaderError::NeverWritten)) if self.last_end != LastEnd::Clean => {
                 self.take_in_headless(chunk, path)?;
             }
@@ -155,13 +161,17 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn take_in_copy(&mut self, chunk: ChunkId, path: &Path, header: &Header) -> io::Result<()> {
+    fn take_in_copy(&mut self, chunk: ChunkId, path: &Path, header: &Header, is_short: bool) -> io::Result<()> {
         let (version, data_length, open) = (header.version, header.data_length, header.is_open());
         let bad = header.is_bad();
         let suspect = header.is_suspect() || open && !bad && self.became_suspect(chunk, path)?;
         self.table.add(chunk, Held { version, data_length, open, suspect, bad });
         if open && !suspect && !bad {
             self.table.add_left_open(chunk);
+        }
+        if is_short && !open && !suspect && !bad {
+            tracing::warn!(%chunk, path = %path.display(), data_length, "a chunk's file is shorter than its data");
+            self.short.push((chunk, version));
         }
         Ok(())
     }
@@ -275,7 +285,8 @@ mod tests {
     #[test]
     fn only_a_fault_of_the_file_itself_makes_it_unreadable() {
         let anchor = Path::new("/none");
-        let mut scan = Scan { anchor, last_end: LastEnd::Clean, table: Table::default(), disk_suspected: false };
+        let (short, table) = (Vec::new(), Table::default());
+        let mut scan = Scan { anchor, last_end: LastEnd::Clean, table, short, disk_suspected: false };
         let (chunk, path) = (ChunkId::new(1), Path::new("/none/1"));
         for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ESHUTDOWN, Errno::ENODEV, Errno::EACCES] {
             let fault = Fault::Io { operation: IoOperation::Open, errno };

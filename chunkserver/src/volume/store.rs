@@ -25,6 +25,7 @@ use crate::chunk::holes::DataRange;
 
 use super::early_sync::EarlySyncs;
 use super::epoch::Epochs;
+use super::found_bad::FoundBad;
 use super::gate::{Gate, Pass};
 use super::health::{Ground, Space};
 use super::identity::Identity;
@@ -116,6 +117,7 @@ pub struct Volume {
     pub(super) space: Mutex<Space>,
     pub(super) last_end: LastEnd,
     pub(super) epochs: Epochs,
+    pub(super) found_bad: FoundBad,
     /// Held for creations and removals of files of the same remainder, so that two do not meet at one path.
     pub(super) files: [Mutex<()>; 16],
     pub(super) scrubbed: Mutex<Progress>,
@@ -179,6 +181,7 @@ impl Volume {
             space: Mutex::new(parts.space),
             last_end: parts.last_end,
             epochs: Epochs::at(parts.epoch),
+            found_bad: FoundBad::default(),
             files: Default::default(),
             scrubbed: Mutex::default(),
             lost: AtomicU64::new(parts.lost),
@@ -444,7 +447,8 @@ impl Volume {
         };
         let copies = entries.into_iter().map(|(chunk, held, copy)| {
             let held = copy.map_or(held, |copy| copy.held());
-            (chunk, Listed::Copy(held))
+            let bad = held.bad || self.found_bad.contains(chunk, held.version);
+            (chunk, Listed::Copy(Held { bad, ..held }))
         });
         copies.chain(unreadable.into_iter().map(|(chunk, _)| (chunk, Listed::Unreadable))).collect()
     }
@@ -454,6 +458,9 @@ impl Volume {
         let damaged = self.table().damaged();
         for (chunk, reason) in damaged {
             self.report_bad(chunk, 0, reason);
+        }
+        for (chunk, version, reason) in self.still_bad() {
+            self.report_bad(chunk, version.get(), reason);
         }
     }
 
@@ -739,6 +746,7 @@ impl Volume {
     }
 
     pub(super) fn report_bad(&self, chunk: ChunkId, version: u32, reason: String) {
+        self.found_bad.add(chunk, ChunkVersion::new(version), &reason);
         let report = BadCopy { volume: self.id(), chunk, version, reason };
         if self.bad_copies.try_send(report).is_err() {
             tracing::debug!(volume = %self.id(), %chunk, "too many bad copies at once; this one is reported at its next use");

@@ -241,7 +241,7 @@ impl Chunks {
         self.notice(
             Severity::Warning,
             format!(
-                "{what} is marked bad: a write or sync of it failed before; another copy replaces it where there is one"
+                "{what} is marked bad: a write, a sync or a check of it failed before; another copy replaces it where there is one"
             ),
         );
     }
@@ -450,7 +450,8 @@ impl Chunks {
         }
     }
 
-    /// A copy turned out to be bad. A reader's word takes it out of use only if there is another good copy. Version 0 in its
+    /// A copy turned out to be bad. A reader's word takes it out of use only if there is another good copy; else its chunkserver has
+    /// to look at it. Version 0 in its
     /// chunkserver's words: not even the file's header can be read.
     pub fn bad_copy(&mut self, volume: VolumeId, chunk: ChunkId, version: ChunkVersion, fault: &CopyFault) {
         let Some(slot) = self.servers.slot(volume) else { return };
@@ -467,17 +468,29 @@ impl Chunks {
             CopyFault::Found(reason) => ("its chunkserver", reason, true),
             CopyFault::Reported(reason) => ("a reader", reason, others),
         };
-        if already || !believed {
+        if already {
             return;
         }
-        let path = self.servers.volume(slot).report.path.clone();
-        let server = self.servers.volume(slot).server;
+        let (path, server) = (self.servers.volume(slot).report.path.clone(), self.servers.volume(slot).server);
+        if !believed {
+            if self.check_copy(slot, chunk) {
+                let what = format!(
+                    "a reader found the only good copy of chunk {chunk}, on {path} of chunkserver {server}, to be bad"
+                );
+                self.notice(Severity::Warning, format!("{what}: {reason}; its chunkserver is asked to check it"));
+            }
+            return;
+        }
         if let Some(copy) = self.entries.get_mut(&chunk).and_then(|entry| entry.copy_on_mut(slot)) {
             copy.flags.set(CopyFlags::BAD);
         }
         let what =
             format!("{who} found the copy of chunk {chunk} on {path} of chunkserver {server} to be bad: {reason}");
-        self.notice(Severity::Warning, format!("{what}; another copy replaces it where there is one"));
+        if others {
+            self.notice(Severity::Warning, format!("{what}; another copy replaces it"));
+        } else {
+            self.notice(Severity::Error, format!("{what}; no other good one is here: `rfs status` names the file"));
+        }
         self.refresh(chunk);
     }
 

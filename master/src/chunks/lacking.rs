@@ -31,9 +31,19 @@ pub enum Hindrance {
         /// Volumes on them without room.
         full: usize,
     },
+    /// Copies were ordered and could not be made.
+    Failing {
+        /// So often in succession.
+        times: u32,
+        /// Where to and why, the last time.
+        reason: String,
+    },
     /// Nothing stands in the way: it waits for its turn.
     Queued,
 }
+
+/// A copy that could not be made so often in succession is not about to be made.
+const FAILURES_MIN: u32 = 2;
 
 /// A chunk with fewer live copies than its goal.
 #[derive(Debug, Clone)]
@@ -60,9 +70,14 @@ impl Chunks {
         without.chain(with_some).take(limit).filter_map(|chunk| self.lacking_chunk(*chunk)).collect()
     }
 
-    /// One of the worst chunks that could be copied, were there a volume that takes the copy.
-    pub fn without_a_place(&self) -> Option<LackingChunk> {
+    /// One of the chunks whose copies are not made by themselves: there is no volume that takes them, or making them fails.
+    pub fn stuck(&self) -> Option<LackingChunk> {
         const EXAMINED_MAX: usize = 32;
+        let failing = self.orders.failing().filter(|(_, failure)| failure.times >= FAILURES_MIN);
+        let failing = failing.min_by_key(|(chunk, _)| *chunk).and_then(|(chunk, _)| self.lacking_chunk(chunk));
+        if failing.is_some() {
+            return failing;
+        }
         let first = self.under_goal.iter().take(EXAMINED_MAX);
         let mut lacking = first.filter_map(|(_, chunk)| self.lacking_chunk(*chunk));
         lacking.find(|chunk| matches!(chunk.hindrance, Hindrance::NoPlace { .. }))
@@ -84,6 +99,9 @@ impl Chunks {
     fn hindrance(&self, chunk: ChunkId, entry: &Entry, live: u8) -> Hindrance {
         if live == 0 {
             return Hindrance::NoLiveCopy;
+        }
+        if let Some(failure) = self.orders.failure(chunk).filter(|failure| failure.times >= FAILURES_MIN) {
+            return Hindrance::Failing { times: failure.times, reason: failure.reason.clone() };
         }
         if entry.is_repairing() {
             return Hindrance::BeingMade;

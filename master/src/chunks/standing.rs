@@ -18,6 +18,9 @@ impl Chunks {
         let suspect =
             counted.is_some_and(|counted| counted.live == 0 && counted.settled) && self.has_live_suspect(entry);
         let lost = counted.is_some_and(|counted| counted.settled) && entry.may_have_lost_all();
+        if under.is_none() {
+            self.orders.forget_failure(chunk);
+        }
         let removable = !self.deletable(chunk, entry).is_empty();
 
         if counted != before {

@@ -316,6 +316,13 @@ pub enum Order {
         /// Which copies are raised.
         of: RaiseOf,
     },
+    /// Compare the copy with its hashes on the disk; what is found comes as a report of a bad copy.
+    Check {
+        /// On this volume.
+        volume: VolumeId,
+        /// Of this chunk.
+        chunk: ChunkId,
+    },
 }
 
 /// Which copies a raise is for.

@@ -134,6 +134,9 @@ pub(super) fn command(command: Command) -> wire::ToChunkserver {
             to: to.get(),
             settles: of == RaiseOf::Whatever,
         }),
+        Order::Check { volume, chunk } => {
+            wire::command::Order::Check(wire::Check { volume: volume.get(), chunk: chunk.get() })
+        }
     };
     message(wire::to_chunkserver::Message::Command(wire::Command { command: command.id.0, order: Some(order) }))
 }

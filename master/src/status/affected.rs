@@ -127,6 +127,11 @@ pub(super) fn why(chunk: &LackingChunk) -> String {
         Hindrance::RepairsWait(reason) => format!("repairs wait: {reason}"),
         Hindrance::Excused(one) => format!("a copy is on {}; one is made anew if it is not back by then", excuse(one)),
         Hindrance::Delay(seconds) => format!("a copy is made in {seconds} s"),
+        Hindrance::Failing { times, reason } => format!(
+            "a copy could not be made {times} times, the last time {reason}; it is tried again. Check that volume and the one with the \
+             good copy ({})",
+            good_copies(&chunk.copies)
+        ),
         Hindrance::Queued => "a copy is made soon".to_owned(),
         Hindrance::NoPlace { connected, full } => no_place(chunk, *connected, *full),
     }
@@ -154,10 +159,23 @@ fn no_live_copy(copies: &[CopyView]) -> String {
             "its copies: {}; they are used once every known volume is here, or forgotten, and none has a newer one",
             named.join(", ")
         ),
+        (false, false) if copies.iter().any(|copy| copy.state == CopyState::Bad) => format!(
+            "its copies: {}; none of them is whole, and no other is known: save what can still be read of the file, or restore it from \
+             elsewhere, and remove it here",
+            named.join(", ")
+        ),
         (false, false) => {
             format!("its copies: {}; none of them can be used: restore the file from elsewhere", named.join(", "))
         }
     }
+}
+
+/// Where the good ones are.
+fn good_copies(copies: &[CopyView]) -> String {
+    let good = copies.iter().filter(|copy| copy.state == CopyState::Current);
+    let named: Vec<String> =
+        good.take(COPIES_NAMED_MAX).map(|copy| format!("{} on {}", copy.path, copy.host)).collect();
+    named.join(", ")
 }
 
 fn no_place(chunk: &LackingChunk, connected: usize, full: usize) -> String {

@@ -73,7 +73,7 @@ impl Gatherer {
     /// The status.
     pub fn status(&self) -> StatusReport {
         let (summary, servers, stuck) =
-            self.state.with_chunks(|chunks, _| (chunks.summary(), chunks.servers(), chunks.without_a_place()));
+            self.state.with_chunks(|chunks, _| (chunks.summary(), chunks.servers(), chunks.stuck()));
         let system = self.system();
         let (metadata, checkpoint_problem) = self.metadata();
         let export_problem = self.exports.problem();

@@ -10,7 +10,7 @@ use super::report::{Health, MetadataReport};
 pub(super) struct Findings<'a> {
     pub(super) summary: &'a Summary,
     pub(super) servers: &'a [ServerView],
-    /// A chunk for whose missing copies there is no place.
+    /// A chunk whose missing copies are not made by themselves.
     pub(super) stuck: Option<&'a LackingChunk>,
     pub(super) metadata: &'a MetadataReport,
     pub(super) default_goal: u32,
