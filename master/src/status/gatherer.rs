@@ -72,8 +72,9 @@ impl Gatherer {
 
     /// The status.
     pub fn status(&self) -> StatusReport {
-        let (summary, servers, stuck) =
-            self.state.with_chunks(|chunks, _| (chunks.summary(), chunks.servers(), chunks.stuck()));
+        let ((summary, servers, stuck), copies_min) = self.state.with_chunks(|chunks, _| {
+            ((chunks.summary(), chunks.servers(), chunks.stuck()), chunks.config().copies_min)
+        });
         let system = self.system();
         let (metadata, checkpoint_problem) = self.metadata();
         let export_problem = self.exports.problem();
@@ -84,6 +85,7 @@ impl Gatherer {
             stuck: stuck.as_ref(),
             metadata: &metadata,
             default_goal,
+            copies_min,
             uptime_s: self.state.clock().monotonic().since(self.started).as_secs(),
             export_problem,
             checkpoint_problem,

@@ -14,6 +14,8 @@ pub(super) struct Findings<'a> {
     pub(super) stuck: Option<&'a LackingChunk>,
     pub(super) metadata: &'a MetadataReport,
     pub(super) default_goal: u32,
+    /// Copies without which new data is not taken.
+    pub(super) copies_min: usize,
     /// Of the master.
     pub(super) uptime_s: u64,
     pub(super) export_problem: Option<String>,
@@ -35,6 +37,7 @@ pub(super) struct Verdict {
 pub(super) fn judge(findings: &Findings<'_>) -> Verdict {
     let mut problems: Vec<(Health, String)> = Vec::new();
     problems.extend(metadata_problems(findings));
+    problems.extend(full(findings));
     problems.extend(chunk_problems(findings));
     problems.extend(server_problems(findings));
     let health = problems.iter().map(|(health, _)| *health).max().unwrap_or(Health::Ok);
@@ -89,6 +92,24 @@ fn metadata_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
         problems.push((Health::Degraded, format!("The last scheduled export of the metadata failed: {reason}.")));
     }
     problems
+}
+
+/// Whether too few chunkservers have room for new data.
+fn full(findings: &Findings<'_>) -> Option<(Health, String)> {
+    let connected = || findings.servers.iter().filter(|server| server.connected);
+    let has_room =
+        |volume: &VolumeView| volume.counts && volume.report.state == VolumeState::InService && volume.report.free > 0;
+    let with_room = connected().filter(|server| server.volumes.iter().any(has_room)).count();
+    let volumes = || connected().flat_map(|server| &server.volumes);
+    let full = volumes().filter(|volume| volume.report.state == VolumeState::Full).count();
+    let needed = findings.copies_min.min(findings.default_goal as usize).max(1);
+    if full == 0 || with_room >= needed || connected().count() < needed {
+        return None;
+    }
+    let (all, full) = (volumes().count() as u64, full as u64);
+    let what =
+        format!("The cluster is full, and new data is refused ({full} of {} have no room)", counted(all, "volume"));
+    Some((Health::Unavailable, format!("{what}; remove files, or add volumes or chunkservers.")))
 }
 
 fn chunk_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
@@ -308,6 +329,7 @@ mod tests {
             stuck: None,
             metadata: &metadata,
             default_goal: 0,
+            copies_min: 2,
             uptime_s: 0,
             export_problem: none.0,
             checkpoint_problem: none.1,
@@ -363,6 +385,7 @@ mod tests {
                 stuck: None,
                 metadata: &metadata,
                 default_goal: 1,
+                copies_min: 2,
                 uptime_s: 0,
                 export_problem: None,
                 checkpoint_problem: None,
