@@ -17,6 +17,7 @@ use crate::chunk::fault::{Fault, IoOperation};
 
 use super::identity::with_sources;
 use super::running;
+use super::scan::named;
 use super::store::Volume;
 
 /// Where a volume stands.
@@ -111,6 +112,7 @@ impl Volume {
                 self.note_changed();
                 drop(closed);
                 let errno = Errno::from_io(&error.source);
+                let error = named(error, &self.anchor, &self.folder);
                 tracing::warn!(volume = %self.id(), error = %with_sources(&error), "the volume's epoch could not be stored");
                 if errno == Errno::EIO {
                     self.set_read_only(Some(format!("could not {}: {errno}", IoOperation::Write)));

@@ -25,6 +25,7 @@ use crate::chunk::format::HEADER_PAGE_BYTES;
 use crate::chunk::on_disk::{Comparison, DiskReader, PIECE_LEAVES};
 
 use super::identity::with_sources;
+use super::scan::named;
 use super::store::Volume;
 
 /// How a volume is scrubbed.
@@ -135,6 +136,7 @@ impl Scrubber {
             return;
         }
         if let Err(error) = self.record.write(&volume.anchor) {
+            let error = named(error, &volume.anchor, &volume.folder);
             tracing::debug!(volume = %volume.id(), error = %with_sources(&error), "where the scrub stands could not be written");
         }
     }

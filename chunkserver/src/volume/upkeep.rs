@@ -17,7 +17,7 @@ use crate::chunk::fault::{Fault, IoOperation};
 use super::health::{self, Ground};
 use super::identity;
 use super::running;
-use super::scan::count_lost;
+use super::scan::{count_lost, named};
 use super::store::Volume;
 
 /// From this many on, one sync of the filesystem is cheaper than one per file.
@@ -132,6 +132,7 @@ impl Volume {
         match running::mark_clean(&self.anchor, &self.ground, self.epoch()) {
             Ok(()) => tracing::info!(volume = %self.id(), folder = %self.folder.display(), "volume closed cleanly"),
             Err(error) => {
+                let error = named(error, &self.anchor, &self.folder);
                 tracing::warn!(volume = %self.id(), error = %identity::with_sources(&error), "volume not marked as clean");
             }
         }
@@ -143,6 +144,7 @@ impl Volume {
         let mut closed = self.epochs.closed.lock().unwrap_or_else(PoisonError::into_inner);
         *closed = true;
         if let Err(error) = running::mark_in_use(&self.anchor, &unknown, self.epoch()) {
+            let error = named(error, &self.anchor, &self.folder);
             tracing::debug!(volume = %self.id(), error = %identity::with_sources(&error), "a failed volume cannot be marked");
         }
     }

@@ -5,7 +5,7 @@ use rfs_common::ids::{ChunkId, InodeId};
 use super::Chunks;
 use super::excuse::Excused;
 use super::index::Entry;
-use super::view::CopyView;
+use super::view::{CopyState, CopyView};
 
 /// Why a chunk has not got its missing copies back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +81,17 @@ impl Chunks {
         let first = self.under_goal.iter().take(EXAMINED_MAX);
         let mut lacking = first.filter_map(|(_, chunk)| self.lacking_chunk(*chunk));
         lacking.find(|chunk| matches!(chunk.hindrance, Hindrance::NoPlace { .. }))
+    }
+
+    /// Whether those without a live copy, as far as some of them show, have copies on volumes that are here, all of which are bad.
+    pub fn unavailable_are_bad(&self) -> bool {
+        const EXAMINED_MAX: usize = 64;
+        let is_bad = |chunk: &ChunkId| {
+            let copies = self.copies(*chunk);
+            let state = |wanted: CopyState| copies.iter().any(|copy| copy.state == wanted);
+            state(CopyState::Bad) && !state(CopyState::Away)
+        };
+        !self.unavailable.is_empty() && self.unavailable.iter().take(EXAMINED_MAX).all(is_bad)
     }
 
     fn lacking_chunk(&self, chunk: ChunkId) -> Option<LackingChunk> {

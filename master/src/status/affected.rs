@@ -47,6 +47,14 @@ pub struct AffectedFiles {
 
 /// Looks for the worst affected files, at most `limit`. Reads many entries: not for every glance.
 pub(super) fn affected(state: &dyn MasterState, limit: usize) -> AffectedFiles {
+    let mut affected = affected_without_names(state, limit);
+    let index = affected.files.iter().enumerate().map(|(at, file)| (InodeId::new(file.inode), at)).collect();
+    name(state, &mut affected.files, &index);
+    affected
+}
+
+/// The same, but by numbers only.
+pub(super) fn affected_without_names(state: &dyn MasterState, limit: usize) -> AffectedFiles {
     let lacking = state.with_chunks(|chunks, _| chunks.lacking(CHUNKS_MAX));
     let mut more = lacking.len() == CHUNKS_MAX;
     let mut files: Vec<AffectedFile> = Vec::new();
@@ -61,7 +69,6 @@ pub(super) fn affected(state: &dyn MasterState, limit: usize) -> AffectedFiles {
             }
         }
     }
-    name(state, &mut files, &index);
     AffectedFiles { files, more }
 }
 

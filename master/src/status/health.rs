@@ -12,12 +12,16 @@ pub(super) struct Findings<'a> {
     pub(super) servers: &'a [ServerView],
     /// A chunk whose missing copies are not made by themselves.
     pub(super) stuck: Option<&'a LackingChunk>,
+    /// What cannot be read has copies here, and none of them is whole.
+    pub(super) only_bad_left: bool,
     pub(super) metadata: &'a MetadataReport,
     pub(super) default_goal: u32,
     /// Copies without which new data is not taken.
     pub(super) copies_min: usize,
     /// Of the master.
     pub(super) uptime_s: u64,
+    /// Chunkservers that are here have not had the time to say so.
+    pub(super) has_just_started: bool,
     pub(super) export_problem: Option<String>,
     pub(super) checkpoint_problem: Option<String>,
 }
@@ -118,10 +122,20 @@ fn chunk_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     if summary.unavailable > 0 {
         let what = counted(summary.unavailable, "chunk");
         let have = if summary.unavailable == 1 { "has" } else { "have" };
-        problems.push((
-            Health::Unavailable,
-            format!("{what} {have} no live copy and cannot be read; bring the missing chunkservers or volumes back."),
-        ));
+        problems.push(if is_gathering(findings) {
+            let text = format!("{what} {have} no live copy yet; chunkservers are still telling what they hold.");
+            (Health::Degraded, text)
+        } else if findings.only_bad_left {
+            let text = format!(
+                "{what} {have} no good copy left, though copies are here; `rfs status` names the files and what to do."
+            );
+            (Health::Unavailable, text)
+        } else {
+            let text = format!(
+                "{what} {have} no live copy and cannot be read; bring the missing chunkservers or volumes back."
+            );
+            (Health::Unavailable, text)
+        });
     }
     let repairable = summary.under_goal - summary.unavailable;
     if repairable > 0 {
@@ -146,6 +160,16 @@ fn chunk_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
         problems.push((Health::Degraded, format!("{what} {lack} copies{last}; {doing}.")));
     }
     problems
+}
+
+/// Whether what cannot be read now may only not have been heard of since the start, or since its chunkserver came back.
+fn is_gathering(findings: &Findings<'_>) -> bool {
+    let is_telling = |volume: &VolumeView| volume.report.state.is_readable() && !volume.counts;
+    let is_coming = |server: &ServerView| match server.connected {
+        true => server.volumes.iter().any(is_telling),
+        false => findings.has_just_started,
+    };
+    findings.servers.iter().any(is_coming)
 }
 
 fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
@@ -214,6 +238,9 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     if connected < needed {
         let want = counted(needed as u64, "copy");
         let (have, health) = match connected {
+            0 if findings.has_just_started && !findings.servers.is_empty() => {
+                ("The master has just started, and no chunkserver is".to_owned(), Health::Degraded)
+            }
             0 => ("No chunkserver is".to_owned(), Health::Unavailable),
             1 => ("Only 1 chunkserver is".to_owned(), Health::Degraded),
             several => (format!("Only {several} chunkservers are"), Health::Degraded),
@@ -327,10 +354,12 @@ mod tests {
             summary,
             servers: &[],
             stuck: None,
+            only_bad_left: false,
             metadata: &metadata,
             default_goal: 0,
             copies_min: 2,
             uptime_s: 0,
+            has_just_started: false,
             export_problem: none.0,
             checkpoint_problem: none.1,
         })
@@ -383,10 +412,12 @@ mod tests {
                 summary: &summary,
                 servers: &[server],
                 stuck: None,
+                only_bad_left: false,
                 metadata: &metadata,
                 default_goal: 1,
                 copies_min: 2,
                 uptime_s: 0,
+                has_just_started: false,
                 export_problem: None,
                 checkpoint_problem: None,
             };
