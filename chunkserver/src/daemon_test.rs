@@ -74,7 +74,7 @@ impl Cluster for Recorder {
                         recorder.orders.lock().unwrap().clear();
                         None
                     }
-                    Some(From::Heartbeat(_)) => Some(To::Heartbeat(HeartbeatReply {})),
+                    Some(From::Heartbeat(_)) => Some(To::Heartbeat(HeartbeatReply::default())),
                     _ => None,
                 };
                 recorder.told.lock().unwrap().push(told);

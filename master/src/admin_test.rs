@@ -95,6 +95,8 @@ fn volume_report(volume: rfs_common::ids::VolumeId) -> crate::chunks::VolumeRepo
         filesystem: String::new(),
         lost_power: false,
         scrub: Default::default(),
+        epoch: None,
+        changed: false,
     }
 }
 

@@ -32,7 +32,7 @@ use crate::engine::{CompareCopies, CopyDigests, Engine, Storage, Ticker};
 use crate::exports::{ExportWorker, Exports};
 use crate::grpc;
 use crate::session::listener::{Announced, SessionServer};
-use crate::status::{Gatherer, MasterState, RedundancyWatch, StoreHandle};
+use crate::status::{Gatherer, HealthWatch, MasterState, RedundancyWatch, StoreHandle};
 use crate::store::anchor::{Anchor, shown};
 use crate::store::{OpenError, Store};
 use crate::web;
@@ -179,6 +179,7 @@ fn start_workers(
         background::start(gatherer.sampler(), shutdown.clone(), clock.clone()),
         background::start(AskedKeeper::new(Arc::clone(gatherer.state())), shutdown.clone(), clock.clone()),
         background::start(RedundancyWatch::new(Arc::clone(gatherer.state())), shutdown.clone(), clock.clone()),
+        background::start(HealthWatch::new(Arc::clone(gatherer)), shutdown.clone(), clock.clone()),
     ];
     started.into_iter().collect::<Result<_, _>>().context("cannot start a thread")
 }

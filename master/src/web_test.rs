@@ -33,6 +33,8 @@ fn gatherer() -> Arc<Gatherer> {
         filesystem: String::new(),
         lost_power: false,
         scrub: Default::default(),
+        epoch: None,
+        changed: false,
     };
     let (server, host, address) = (ServerId::new(1), "<b>host</b>".to_owned(), "h:1".to_owned());
     let registration = Registration { server, host, address, version: "1".to_owned(), volumes: vec![volume] };

@@ -322,7 +322,7 @@ impl Mount {
     fn end(self, client: &Arc<Client>, reason: Option<Reason>, clock: &SharedClock) -> ExitStatus {
         let deadline = clock.monotonic() + END_PATIENCE;
         let signalled = !self.connection.is_closed();
-        let words = if signalled { "unmounting" } else { "unmounted by someone else" };
+        let words = if signalled { "unmounting" } else { "unmounted" };
         tracing::info!(folder = %self.folder.display(), reason = reason.map(tracing::field::display), "{words}");
         if signalled && !self.leave_the_tree(clock) {
             tracing::warn!("the mount has not left the tree yet; programs that use it will get errors");

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rfs_tests::cluster::{Cluster, IN_TIME};
-use rfs_tests::programs::program;
+use rfs_tests::cluster::{Cluster, IN_TIME, SOON, Shape};
+use rfs_tests::programs::{program, run};
 
 /// Longer than one leaf table's first part, so that both parts of it are used.
 const BYTES: usize = 5 << 20;
@@ -95,4 +95,35 @@ fn a_file_cut_short() {
         let length = file.metadata().expect("stat").len();
         file.set_len(length - 100_000).expect("cut");
     });
+}
+
+#[test]
+fn the_last_copy_of_a_file_being_bad_is_said_with_its_name_and_what_to_do() {
+    let cluster = Cluster::start_shaped(Shape { chunkservers: 2, goal: 1, ..Shape::default() }).expect("a cluster");
+    let mount = cluster.mount().expect("a mount");
+    fs::write(mount.path().join("file"), content()).expect("written");
+    mount.unmount().expect("unmounted");
+    let holder = (0..2).find(|index| !cluster.chunk_files(*index).is_empty()).expect("a copy");
+    let closed = cluster.wait(SOON, || {
+        let header = fs::read(&cluster.chunk_files(holder)[0]).expect("read");
+        header[12] & 1 == 0
+    });
+    assert!(closed, "the chunk is at rest");
+    let file = &cluster.chunk_files(holder)[0];
+    change(file, fs::metadata(file).expect("stat").len() - 1_000_000);
+    run(Command::new("sh").args(["-c", "sync; echo 3 > /proc/sys/vm/drop_caches"])).expect("caches dropped");
+    let mount = cluster.mount_with(&["-o", "chunk_timeout=2s"]).expect("a mount");
+    assert!(fs::read(mount.path().join("file")).is_err(), "wrong bytes were read");
+    cluster.wait_for_status(IN_TIME, "it is known", |status| status["health"] == "unavailable").expect("the status");
+    let status = cluster.rfs_json(&["status"]).expect("status");
+    let listed = &status["affected"]["files"][0];
+    let why = listed["why"].as_str().unwrap_or_default();
+    assert!(
+        listed["path"] == "/file" && why.contains("none of them is whole") && why.contains("restore it"),
+        "{status:#}"
+    );
+    let mut start = vec![0; 1 << 20];
+    let open = fs::File::open(mount.path().join("file")).expect("open");
+    open.read_exact_at(&mut start, 0).expect("what is whole can be read");
+    assert!(start[..] == content()[..1 << 20]);
 }

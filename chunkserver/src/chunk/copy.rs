@@ -561,10 +561,13 @@ pub(crate) fn read_header(file: &File, chunk: ChunkId) -> Result<Header, OpenFau
     Ok(header)
 }
 
-/// Reads the header of the file at this path.
-pub fn header_at(path: &Path, chunk: ChunkId) -> Result<Header, OpenFault> {
+/// Reads the header of the file at this path; and whether the file ends before the data does that the header tells of.
+pub fn header_at(path: &Path, chunk: ChunkId) -> Result<(Header, bool), OpenFault> {
     let file = File::open(path).map_err(|error| OpenFault::Fault(Fault::io(IoOperation::Open)(error)))?;
-    read_header(&file, chunk)
+    let header = read_header(&file, chunk)?;
+    let length = file.metadata().map_err(|error| OpenFault::Fault(Fault::io(IoOperation::Read)(error)))?.len();
+    let is_short = header.data_length > 0 && length < data_at(header.data_length);
+    Ok((header, is_short))
 }
 
 /// Leaf hashes that the file lacks are zeros, which match nothing.

@@ -40,6 +40,9 @@ pub enum Fault {
     /// The copy was open in a power cut: what was acknowledged to its writer may not be here.
     #[error("this copy was open in a power cut and has not been settled since")]
     Suspect,
+    /// Its volume is an older image of itself, and the master has not compared the copy with others yet.
+    #[error("this copy is on an older image of its volume and has not been compared with others yet")]
+    Astray,
     /// No space for it.
     #[error("no space is left on the volume")]
     NoSpace,
@@ -112,7 +115,7 @@ impl Fault {
             Fault::Exists { .. } => Status::Exists,
             Fault::BadHashSent { .. } => Status::BadHashSent,
             Fault::BadCopy { .. } => Status::BadCopy,
-            Fault::Suspect => Status::Suspect,
+            Fault::Suspect | Fault::Astray => Status::Suspect,
             Fault::NoSpace => Status::NoSpace,
             Fault::Io { .. } | Fault::ReadOnly { .. } => Status::IoError,
             Fault::VolumeOut { .. } => Status::VolumeOut,
@@ -127,7 +130,7 @@ impl Fault {
             Fault::NoChunk => Errno::ENOENT,
             Fault::WrongVersion { .. } => Errno::ESTALE,
             Fault::Exists { .. } => Errno::EEXIST,
-            Fault::BadHashSent { .. } | Fault::BadCopy { .. } | Fault::Suspect => Errno::EIO,
+            Fault::BadHashSent { .. } | Fault::BadCopy { .. } | Fault::Suspect | Fault::Astray => Errno::EIO,
             Fault::NoSpace => Errno::ENOSPC,
             Fault::Io { errno, .. } => *errno,
             Fault::VolumeOut { .. } => Errno::ENODEV,

@@ -44,6 +44,8 @@ fn volume(slot: &Slot, identity: Identity) -> WireVolume {
             told.free = volume.free_above_reserve();
             told.chunks = volume.chunk_count();
             told.filesystem = filesystem(volume.ground().device);
+            told.epoch = Some(volume.epoch());
+            told.changed = volume.has_changed_since_epoch();
             told.lost_power = volume.last_end() == LastEnd::PowerCut;
             let scrub = volume.scrubbed();
             told.scrub = Some(WireScrub {

@@ -1,4 +1,4 @@
-//! What the master orders: delete, raise, replicate. Each volume has two threads for them with bounded queues: a raise, for
+//! What the master orders: delete, raise, replicate, check. Each volume has two threads for them with bounded queues: a raise, for
 //! which a writer waits, never stands behind a replication. A full queue refuses, and the master asks again.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use rfs_common::ids::{ChunkId, ChunkVersion, VolumeId};
 use rfs_common::leaf::{LEAF_BYTES, LEAF_HASH_BYTES, hash_leaves, hash_zero_leaf, leaf_length, leaves_of};
 use rfs_proto::cluster::command::Order;
 use rfs_proto::cluster::from_chunkserver::Message;
-use rfs_proto::cluster::{Command, CommandResult, Delete, FromChunkserver, Raise, Replicate, Source};
+use rfs_proto::cluster::{Check, Command, CommandResult, Delete, FromChunkserver, Raise, Replicate, Source};
 use rfs_proto::data::{NextCopy, Read, ReadReply, Status};
 use rfs_proto::frame::PAYLOAD_BYTES_MAX;
 use rfs_proto::wire::cut_foreign_text;
@@ -69,6 +69,7 @@ impl Orders {
             Order::Delete(delete) => (delete.volume, Lane::Quick),
             Order::Raise(raise) => (raise.volume, Lane::Quick),
             Order::Replicate(replicate) => (replicate.volume, Lane::Copying),
+            Order::Check(check) => (check.volume, Lane::Quick),
         };
         let queued = self.queue(volume, lane).and_then(|queue| {
             queue
@@ -144,6 +145,7 @@ fn work(shared: &Shared, jobs: &Receiver<Job>) {
         let done = match &job.order {
             Order::Delete(delete) => carry_out_delete(shared, delete),
             Order::Raise(raise) => carry_out_raise(shared, raise),
+            Order::Check(check) => carry_out_check(shared, *check),
             Order::Replicate(replicate) => carry_out_replicate(shared, replicate, job.command),
         };
         if let Err(failed) = &done {
@@ -172,6 +174,12 @@ fn carry_out_raise(shared: &Shared, raise: &Raise) -> Result<Option<Held>, Faile
         (true, _) => volume.raise(chunk, from, to, RaiseOf::Whatever)?,
         (false, _) => volume.raise(chunk, from, to, RaiseOf::Sound)?,
     }))
+}
+
+/// The scrub does it, which tells what it finds.
+fn carry_out_check(shared: &Shared, check: Check) -> Result<Option<Held>, Failed> {
+    shared.volumes.find(VolumeId::new(check.volume))?.ask_to_check(ChunkId::new(check.chunk));
+    Ok(None)
 }
 
 /// Fetches from each source in turn until one gives the whole chunk.

@@ -16,7 +16,7 @@ use rfs_proto::cluster::cluster_client::ClusterClient;
 use rfs_proto::cluster::from_chunkserver::Message;
 use rfs_proto::cluster::to_chunkserver::Message as Told;
 use rfs_proto::cluster::{
-    BadCopy as WireBadCopy, FromChunkserver, Leaving, Refused, Register, Registered, ToChunkserver,
+    BadCopy as WireBadCopy, FromChunkserver, Judgement, Leaving, Refused, Register, Registered, ToChunkserver,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -225,6 +225,7 @@ impl Runner {
         match first.and_then(|first| first.message) {
             Some(Told::Registered(registered)) => {
                 tracing::info!(master = %self.setting.master, "registered with the master");
+                self.judge(&registered.judgements);
                 let told = vec![0; openings.len()];
                 Ok(Session { sender, incoming, registered, told, rates: Rates::default() })
             }
@@ -321,7 +322,20 @@ impl Runner {
                 None
             }
             Told::Refused(refused) => Some(refused_end(&refused)),
-            Told::Registered(_) | Told::Heartbeat(_) => None,
+            Told::Heartbeat(beat) => {
+                self.judge(&beat.judgements);
+                None
+            }
+            Told::Registered(_) => None,
+        }
+    }
+
+    fn judge(&self, judgements: &[Judgement]) {
+        for judgement in judgements {
+            let volume = self.setting.shared.volumes.find(rfs_common::ids::VolumeId::new(judgement.volume));
+            if let Ok(volume) = volume {
+                volume.judge(judgement);
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! The files under `golden/` are as version 1 of each format has them, and must be read, and written, the same for ever.
+//! The files under `golden/` are as each version of each format has them, and must be read, and written, the same for ever.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,6 +41,19 @@ fn an_identity_of_format_1() {
 }
 
 #[test]
+fn a_mark_with_an_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("running.toml");
+    let ground = Ground::of(folder.path()).unwrap();
+    fs::write(&path, golden("running-v1.toml")).unwrap();
+    assert_eq!(running::last_epoch(folder.path()), 0);
+    fs::write(&path, golden("running-v2.toml")).unwrap();
+    assert_eq!((running::last_epoch(folder.path()), running::last_end(folder.path(), &ground)), (300, LastEnd::Clean));
+    running::mark_clean(folder.path(), &ground, 300).unwrap();
+    assert_eq!(keys(&fs::read_to_string(&path).unwrap()), keys(&golden("running-v2.toml")));
+}
+
+#[test]
 fn a_mark_of_the_first_version() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("running.toml");
@@ -50,6 +63,6 @@ fn a_mark_of_the_first_version() {
     assert_eq!(running::last_end(folder.path(), &ground), LastEnd::Clean);
     fs::write(&path, clean.replace("clean = true", "clean = false")).unwrap();
     assert_eq!(running::last_end(folder.path(), &ground), LastEnd::PowerCut, "of another boot");
-    running::mark_clean(folder.path(), &ground).unwrap();
+    running::mark_clean(folder.path(), &ground, 0).unwrap();
     assert_eq!(keys(&fs::read_to_string(&path).unwrap()), keys(&clean));
 }

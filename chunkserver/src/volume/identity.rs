@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use rfs_common::durable::{self, FileError};
+use rfs_common::errno::Errno;
 use rfs_common::ids::{ClusterId, ServerId, VolumeId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -57,6 +58,17 @@ pub enum Refusal {
         folder: PathBuf,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The disk does not give it.
+    #[error(
+        "the disk of volume {folder} cannot be read; check the disk and the paths to it. Nothing is wrong with {FILE_NAME} as far as is known",
+        folder = folder.display()
+    )]
+    Disk {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// Written by another version of rfs.
     #[error("volume {folder} has format {format}; this chunkserver knows {FORMAT}: use the version of rfs that wrote it", folder = folder.display())]
@@ -181,7 +193,13 @@ impl Identity {
         let unreadable = |source| Refusal::Unreadable { folder: folder.to_owned(), source };
         let text = match durable::read_text_limited(&path.join(FILE_NAME), FILE_BYTES_MAX) {
             Err(error) if error.is_not_found() => return Err(Refusal::NoIdentity { folder: folder.to_owned() }),
-            Err(error) => return Err(unreadable(error.into())),
+            Err(error) if is_of_the_disk(&error.source) => {
+                return Err(Refusal::Disk { folder: folder.to_owned(), source: error.source });
+            }
+            Err(error) => {
+                let error = FileError { path: folder.join(FILE_NAME), ..error };
+                return Err(unreadable(error.into()));
+            }
             Ok(text) => text,
         };
         // The format is looked at first: a later one may have other fields.
@@ -218,6 +236,13 @@ impl Identity {
         }
         Ok(())
     }
+}
+
+/// Whether an error says that a disk, or the filesystem on it, does not work any more.
+fn is_of_the_disk(error: &std::io::Error) -> bool {
+    let dead =
+        [Errno::EIO, Errno::EUCLEAN, Errno::EBADMSG, Errno::ESHUTDOWN, Errno::ENODEV, Errno::ENXIO, Errno::ETIMEDOUT];
+    dead.contains(&Errno::from_io(error))
 }
 
 /// An error and all its sources in one line.
@@ -262,6 +287,9 @@ mod tests {
         assert!(matches!(strict.check_ground(folder.path(), &ground), Err(Refusal::NotAMountPoint { .. })));
         Identity { format: 9, ..identity }.write(folder.path()).unwrap();
         assert!(matches!(Identity::read(folder.path()), Err(Refusal::Format { format: 9, .. })));
+        for (errno, dead) in [(5, true), (117, true), (13, false)] {
+            assert_eq!(is_of_the_disk(&std::io::Error::from_raw_os_error(errno)), dead, "{errno}");
+        }
         std::fs::write(folder.path().join(FILE_NAME), "format = 1\nnonsense").unwrap();
         assert!(matches!(Identity::read(folder.path()), Err(Refusal::Unreadable { .. })));
     }

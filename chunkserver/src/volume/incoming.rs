@@ -89,6 +89,8 @@ impl Volume {
         self.layout.sync_entry(chunk).map_err(|error| Fault::io(IoOperation::Sync)(error.source))?;
         let held = incoming.held();
         self.table().add(chunk, held);
+        self.is_sound(chunk);
+        self.note_changed();
         Ok(held)
     }
 }

@@ -14,10 +14,10 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use rfs_common::durable;
+use rfs_common::durable::{self, FileError};
 use rfs_common::errno::Errno;
 use rfs_common::folder_lock::FolderLock;
-use rfs_common::ids::{ChunkId, ClusterId, ServerId};
+use rfs_common::ids::{ChunkId, ChunkVersion, ClusterId, ServerId};
 
 use crate::chunk::copy::{ChunkCopy, Held, OpenFault, header_at};
 use crate::chunk::fault::Fault;
@@ -69,6 +69,8 @@ impl Volume {
             check_owner(folder, &identity, cluster, server)?;
         }
         let system = |source: Trouble| Refusal::System { folder: folder.to_owned(), source };
+        // People know the folder by its own name.
+        let file_trouble = |error: FileError| system(named(error, &anchor, folder).into());
         let ground = Ground::of_open(&root, folder).map_err(|error| system(error.into()))?;
         identity.check_ground(folder, &ground)?;
         let lock = FolderLock::acquire_through(&anchor, folder)
@@ -77,16 +79,31 @@ impl Volume {
             LastEnd::ProcessEnded if expected.failed_before => LastEnd::PowerCut,
             other => other,
         };
-        durable::create_folder(&anchor.join(CHUNKS)).map_err(|error| system(error.into()))?;
+        durable::create_folder(&anchor.join(CHUNKS)).map_err(file_trouble)?;
         clear_incoming(&anchor.join(INCOMING)).map_err(system)?;
-        running::mark_in_use(&anchor, &ground).map_err(|error| system(error.into()))?;
+        let epoch = running::last_epoch(&anchor);
+        running::mark_in_use(&anchor, &ground, epoch).map_err(file_trouble)?;
         let space = health::space_of(&root).map_err(|error| system(error.into()))?;
-        let table = Scan::of(&anchor, last_end).map_err(system)?;
+        let Scan { table, short, .. } = Scan::of(&anchor, folder, last_end).map_err(system)?;
         let lost = count_lost(&anchor);
-        tracing::info!(folder = %folder.display(), volume = %identity.volume, chunks = table.count(), ?last_end, lost, "volume opened");
-        let parts = Parts { identity, folder: folder.to_owned(), ground, root, space, last_end, lock, lost };
-        Ok(Volume::assemble(parts, table, around))
+        tracing::info!(folder = %folder.display(), volume = %identity.volume, chunks = table.count(), ?last_end, epoch, lost, "volume opened");
+        let parts = Parts { identity, folder: folder.to_owned(), ground, root, space, last_end, epoch, lock, lost };
+        let volume = Volume::assemble(parts, table, around);
+        for (chunk, version) in short {
+            volume.found_bad.add(chunk, version, "its file is shorter than its data");
+        }
+        Ok(volume)
     }
+}
+
+/// An error by the name that people know, not by that of an open file of this process.
+pub(super) fn named(error: FileError, anchor: &Path, folder: &Path) -> FileError {
+    FileError { path: shown(&error.path, anchor, folder), ..error }
+}
+
+/// A path below the anchor as one below the folder.
+fn shown(path: &Path, anchor: &Path, folder: &Path) -> PathBuf {
+    path.strip_prefix(anchor).map_or_else(|_| path.to_owned(), |rest| folder.join(rest))
 }
 
 /// A path that leads to an open folder and to nothing else.
@@ -125,26 +142,31 @@ type Trouble = Box<dyn std::error::Error + Send + Sync>;
 /// The reading of every chunk's header.
 struct Scan<'folder> {
     anchor: &'folder Path,
+    /// By its own name, for messages.
+    folder: &'folder Path,
     last_end: LastEnd,
     table: Table,
+    /// Copies at rest whose files end before their data does.
+    short: Vec<(ChunkId, ChunkVersion)>,
     /// A file could not be read for a reason that may be the disk's.
     disk_suspected: bool,
 }
 
 impl Scan<'_> {
-    fn of(anchor: &Path, last_end: LastEnd) -> Result<Table, Trouble> {
-        let mut scan = Scan { anchor, last_end, table: Table::default(), disk_suspected: false };
+    fn of<'folder>(anchor: &'folder Path, folder: &'folder Path, last_end: LastEnd) -> Result<Scan<'folder>, Trouble> {
+        let (table, short) = (Table::default(), Vec::new());
+        let mut scan = Scan { anchor, folder, last_end, table, short, disk_suspected: false };
         for_each_chunk(anchor, &mut |chunk, path| scan.take_in(chunk, path))?;
         if scan.disk_suspected {
             // A disk that reads nothing at all says nothing about single files.
             read_past_the_page_cache(&anchor.join(identity::FILE_NAME))?;
         }
-        Ok(scan.table)
+        Ok(scan)
     }
 
     fn take_in(&mut self, chunk: ChunkId, path: &Path) -> io::Result<()> {
         match header_at(path, chunk) {
-            Ok(header) => self.take_in_copy(chunk, path, &header)?,
+            Ok((header, is_short)) => self.take_in_copy(chunk, path, &header, is_short)?,
             Err(OpenFault::Header(HeaderError::NeverWritten)) if self.last_end != LastEnd::Clean => {
                 self.take_in_headless(chunk, path)?;
             }
@@ -154,13 +176,17 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn take_in_copy(&mut self, chunk: ChunkId, path: &Path, header: &Header) -> io::Result<()> {
+    fn take_in_copy(&mut self, chunk: ChunkId, path: &Path, header: &Header, is_short: bool) -> io::Result<()> {
         let (version, data_length, open) = (header.version, header.data_length, header.is_open());
         let bad = header.is_bad();
         let suspect = header.is_suspect() || open && !bad && self.became_suspect(chunk, path)?;
         self.table.add(chunk, Held { version, data_length, open, suspect, bad });
         if open && !suspect && !bad {
             self.table.add_left_open(chunk);
+        }
+        if is_short && !open && !suspect && !bad {
+            tracing::warn!(%chunk, path = %self.shown(path).display(), data_length, "a chunk's file is shorter than its data");
+            self.short.push((chunk, version));
         }
         Ok(())
     }
@@ -173,6 +199,7 @@ impl Scan<'_> {
         }
         match self.set_aside(chunk, path) {
             Ok(aside) => {
+                let (path, aside) = (self.shown(path), self.shown(&aside));
                 let (path, aside) = (path.display(), aside.display());
                 tracing::warn!(%chunk, %path, %aside, "a chunk's file has no header after an unclean end; it was moved aside");
             }
@@ -181,6 +208,10 @@ impl Scan<'_> {
             }
         }
         Ok(())
+    }
+
+    fn shown(&self, path: &Path) -> PathBuf {
+        shown(path, self.anchor, self.folder)
     }
 
     fn set_aside(&self, chunk: ChunkId, path: &Path) -> io::Result<PathBuf> {
@@ -206,7 +237,7 @@ impl Scan<'_> {
     }
 
     fn unreadable(&mut self, chunk: ChunkId, path: &Path, reason: String) {
-        tracing::warn!(path = %path.display(), %chunk, reason, "this file is named as a chunk and cannot be read as one");
+        tracing::warn!(path = %self.shown(path).display(), %chunk, reason, "this file is named as a chunk and cannot be read as one");
         self.table.add_damaged(chunk, reason);
     }
 
@@ -274,7 +305,10 @@ mod tests {
     #[test]
     fn only_a_fault_of_the_file_itself_makes_it_unreadable() {
         let anchor = Path::new("/none");
-        let mut scan = Scan { anchor, last_end: LastEnd::Clean, table: Table::default(), disk_suspected: false };
+        let (short, table) = (Vec::new(), Table::default());
+        let folder = Path::new("/volume");
+        let mut scan = Scan { anchor, folder, last_end: LastEnd::Clean, table, short, disk_suspected: false };
+        assert_eq!(scan.shown(Path::new("/none/chunks/1")), Path::new("/volume/chunks/1"));
         let (chunk, path) = (ChunkId::new(1), Path::new("/none/1"));
         for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ESHUTDOWN, Errno::ENODEV, Errno::EACCES] {
             let fault = Fault::Io { operation: IoOperation::Open, errno };

@@ -7,17 +7,16 @@
 //! last one began. Chunks that take writes are passed over: their hashes are compared by everyone who reads them, and the
 //! next round finds them at rest.
 //!
-//! What was found bad is reported to the master, and again each minute until the copy is gone: the master decides what is
+//! A copy that the master asks about is compared at once. What was found bad is reported to the master, and again each minute until the copy is gone: the master decides what is
 //! done. Where a round stands is kept in `scrub.toml` (docs/formats/volume.md).
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use rfs_common::clock::{Monotonic, Time};
 use rfs_common::durable;
-use rfs_common::ids::{ChunkId, ChunkVersion};
+use rfs_common::ids::ChunkId;
 use rfs_common::leaf::LEAF_BYTES;
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +25,7 @@ use crate::chunk::format::HEADER_PAGE_BYTES;
 use crate::chunk::on_disk::{Comparison, DiskReader, PIECE_LEAVES};
 
 use super::identity::with_sources;
+use super::scan::named;
 use super::store::Volume;
 
 /// How a volume is scrubbed.
@@ -57,8 +57,6 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(300);
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// Between two looks whether a round is due, and after a failure to read.
 const IDLE: Duration = Duration::from_secs(1);
-/// Bad copies remembered to be reported again. More than that is a dead disk, of which the master is told otherwise.
-const FOUND_MAX: usize = 1000;
 
 /// `scrub.toml`. Times are in seconds since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,8 +78,6 @@ pub struct Scrubber {
     reader: DiskReader,
     record: Record,
     round: Option<Round>,
-    /// Found bad and still there, as far as known.
-    bad: BTreeMap<ChunkId, (ChunkVersion, String)>,
     saved: Monotonic,
     /// When what was found is told again.
     report_next: Monotonic,
@@ -105,7 +101,6 @@ impl Scrubber {
             reader: DiskReader::default(),
             record,
             round: None,
-            bad: BTreeMap::new(),
             saved: now,
             report_next: now + REPORT_INTERVAL,
         };
@@ -119,6 +114,10 @@ impl Scrubber {
             return IDLE;
         }
         self.report_again(volume);
+        if let Some(chunk) = volume.take_to_check() {
+            self.check(volume, chunk);
+            return Duration::ZERO;
+        }
         if self.round.is_none() && !self.begin_if_due(volume) {
             return IDLE;
         }
@@ -137,6 +136,7 @@ impl Scrubber {
             return;
         }
         if let Err(error) = self.record.write(&volume.anchor) {
+            let error = named(error, &volume.anchor, &volume.folder);
             tracing::debug!(volume = %volume.id(), error = %with_sources(&error), "where the scrub stands could not be written");
         }
     }
@@ -167,6 +167,28 @@ impl Scrubber {
         tracing::debug!(volume = %volume.id(), chunks = chunks.len(), bytes_per_second, "a round of scrubbing begins");
         self.round = Some(Round { chunks, leaf: None, bytes_per_second });
         true
+    }
+
+    /// Compares a whole copy at once, out of turn.
+    fn check(&mut self, volume: &Volume, chunk: ChunkId) {
+        let mut leaf = None;
+        loop {
+            match compare_piece(volume, chunk, leaf, &mut self.reader) {
+                Ok((Comparison::Same, 0)) if leaf.is_some() => return,
+                Ok((Comparison::Same, _)) => leaf = Some(leaf.map_or(0, |leaf| leaf + PIECE_LEAVES)),
+                Ok((Comparison::Differs(reason), _)) | Err(Fault::BadCopy { reason }) => {
+                    self.found(volume, chunk, reason);
+                    return self.show(volume);
+                }
+                Ok((Comparison::NotNow, _)) | Err(Fault::NoChunk) => return,
+                Err(fault) => {
+                    if let Some(held) = volume.known_held(chunk) {
+                        volume.note(chunk, held.version, &fault);
+                    }
+                    return;
+                }
+            }
+        }
     }
 
     /// Gives the bytes read.
@@ -212,10 +234,7 @@ impl Scrubber {
         let Some(held) = volume.known_held(chunk) else { return };
         tracing::warn!(volume = %volume.id(), %chunk, reason, "the scrub found a bad copy");
         self.record.found += 1;
-        volume.report_bad(chunk, held.version.get(), reason.clone());
-        if self.bad.len() < FOUND_MAX {
-            self.bad.insert(chunk, (held.version, reason));
-        }
+        volume.report_bad(chunk, held.version.get(), reason);
     }
 
     fn report_again(&mut self, volume: &Volume) {
@@ -223,9 +242,8 @@ impl Scrubber {
             return;
         }
         self.report_next = volume.now() + REPORT_INTERVAL;
-        self.bad.retain(|chunk, (version, _)| volume.known_held(*chunk).is_some_and(|held| held.version == *version));
-        for (chunk, (version, reason)) in &self.bad {
-            volume.report_bad(*chunk, version.get(), reason.clone());
+        for (chunk, version, reason) in volume.still_bad() {
+            volume.report_bad(chunk, version.get(), reason);
         }
     }
 

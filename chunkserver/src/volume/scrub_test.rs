@@ -13,6 +13,7 @@ use super::super::store::{BadCopy, Sync};
 use super::*;
 use crate::chunk::change::{Action, Piece};
 use crate::chunk::format::DATA_AT;
+use rfs_common::ids::ChunkVersion;
 
 const BYTES: usize = 3 << 20;
 
@@ -139,4 +140,39 @@ fn copies_that_are_marked_bad_are_reported() {
     let mut scrubber = Scrubber::of(&volume);
     round(&mut scrubber, &volume);
     assert_eq!(found(&mut bad), [(2, 1)]);
+}
+
+#[test]
+fn a_copy_that_the_master_asks_about_is_looked_at_out_of_turn_and_stands_in_the_inventory() {
+    let (folder, volume, mut bad) = volume_with(4);
+    let mut scrubber = Scrubber::of(&volume);
+    round(&mut scrubber, &volume);
+    overwrite(&path(&folder, 3), &[0xa5], DATA_AT + BYTES as u64 - 1);
+    volume.ask_to_check(chunk(2));
+    volume.ask_to_check(chunk(3));
+    for _ in 0..3 {
+        scrubber.step(&volume);
+    }
+    assert_eq!(found(&mut bad), [(3, 1)]);
+    assert!(scrubber.round.is_none());
+    let marked: Vec<u64> = volume
+        .inventory()
+        .into_iter()
+        .filter(|(_, listed)| matches!(listed, crate::volume::store::Listed::Copy(held) if held.bad))
+        .map(|(chunk, _)| chunk.get())
+        .collect();
+    assert_eq!(marked, [3]);
+}
+
+#[test]
+fn a_file_cut_short_is_seen_when_the_volume_is_opened() {
+    let (folder, volume, _bad) = volume_with(3);
+    volume.close();
+    drop(volume);
+    fs::OpenOptions::new().write(true).open(path(&folder, 2)).unwrap().set_len(DATA_AT + 4096).unwrap();
+    let (volume, mut bad) = open(folder.path());
+    volume.report_damaged();
+    assert_eq!(found(&mut bad), [(2, 1)]);
+    let is_bad = |(_, listed): &(_, crate::volume::store::Listed)| matches!(listed, crate::volume::store::Listed::Copy(held) if held.bad);
+    assert_eq!(volume.inventory().iter().filter(|listed| is_bad(listed)).count(), 1);
 }

@@ -24,6 +24,8 @@ use crate::chunk::fault::{Fault, IoOperation};
 use crate::chunk::holes::DataRange;
 
 use super::early_sync::EarlySyncs;
+use super::epoch::Epochs;
+use super::found_bad::FoundBad;
 use super::gate::{Gate, Pass};
 use super::health::{Ground, Space};
 use super::identity::Identity;
@@ -114,6 +116,8 @@ pub struct Volume {
     pub(super) clock: SharedClock,
     pub(super) space: Mutex<Space>,
     pub(super) last_end: LastEnd,
+    pub(super) epochs: Epochs,
+    pub(super) found_bad: FoundBad,
     /// Held for creations and removals of files of the same remainder, so that two do not meet at one path.
     pub(super) files: [Mutex<()>; 16],
     pub(super) scrubbed: Mutex<Progress>,
@@ -142,6 +146,7 @@ pub(super) struct Parts {
     pub(super) root: File,
     pub(super) space: Space,
     pub(super) last_end: LastEnd,
+    pub(super) epoch: u64,
     pub(super) lock: FolderLock,
     pub(super) lost: u64,
 }
@@ -175,6 +180,8 @@ impl Volume {
             clock: Arc::clone(&around.clock),
             space: Mutex::new(parts.space),
             last_end: parts.last_end,
+            epochs: Epochs::at(parts.epoch),
+            found_bad: FoundBad::default(),
             files: Default::default(),
             scrubbed: Mutex::default(),
             lost: AtomicU64::new(parts.lost),
@@ -228,6 +235,7 @@ impl Volume {
 
     fn try_change(&self, chunk: ChunkId, terms: &Terms, action: Action<'_>, sync: Sync) -> Result<u32, Fault> {
         self.check_writable()?;
+        self.check_not_astray(chunk)?;
         let (copy, made) = self.copy_or_new(chunk, terms)?;
         copy.touch(self.now());
         let raise = match sync {
@@ -240,6 +248,7 @@ impl Volume {
             self.unmake(&copy);
         }
         let length = changed?;
+        self.note_changed();
         if sync == Sync::BeforeAnswer {
             self.sync_copy(&copy)?;
         } else if copy.has_written(EARLY_SYNC_BYTES) {
@@ -261,6 +270,7 @@ impl Volume {
     pub fn sync(&self, chunk: ChunkId, version: ChunkVersion) -> Result<u32, Fault> {
         let sync = || {
             self.check_in_service()?;
+            self.check_not_astray(chunk)?;
             let copy = self.copy(chunk)?;
             let terms = Terms { version_from: Some(version), version, cut_to: None };
             let length = copy.change(&terms, Action::Nothing, Raise::Durably, self.entrance())?;
@@ -294,6 +304,7 @@ impl Volume {
         buffer: &mut Vec<u8>,
     ) -> Result<Served, Fault> {
         let mut read = || {
+            self.check_not_astray(chunk)?;
             let copy = self.copy_in_service(chunk)?;
             copy.read(version, offset, length, buffer, self.entrance())
         };
@@ -309,7 +320,8 @@ impl Volume {
     /// # Errors
     /// [`Fault`].
     pub fn next_data(&self, chunk: ChunkId, version: ChunkVersion, offset: u32) -> Result<DataRange, Fault> {
-        let found = self.copy_in_service(chunk).and_then(|copy| copy.next_data(version, offset, self.entrance()));
+        let copy = self.check_not_astray(chunk).and_then(|()| self.copy_in_service(chunk));
+        let found = copy.and_then(|copy| copy.next_data(version, offset, self.entrance()));
         self.noted(chunk, version, found)
     }
 
@@ -322,7 +334,8 @@ impl Volume {
         if self.gate.is_stalled() {
             return Err(Fault::Timeout);
         }
-        let result = self.copy_in_service(chunk).and_then(|copy| copy.open_for_reader(version));
+        let copy = self.check_not_astray(chunk).and_then(|()| self.copy_in_service(chunk));
+        let result = copy.and_then(|copy| copy.open_for_reader(version));
         self.noted(chunk, version, result)
     }
 
@@ -345,6 +358,7 @@ impl Volume {
             let copy = self.copy_in_service(chunk)?;
             copy.raise(from, to, of, self.entrance())?;
             self.sync_copy(&copy)?;
+            self.is_sound(chunk);
             Ok(copy.held())
         };
         let result = raise();
@@ -390,6 +404,7 @@ impl Volume {
             Known::Closed(_) => self.copy(chunk)?.retire(check)?,
         }
         self.table().remove(chunk);
+        self.is_sound(chunk);
         match fs::remove_file(self.layout.path(chunk)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Fault::io(IoOperation::Write)(error)),
             _ => Ok(()),
@@ -432,7 +447,8 @@ impl Volume {
         };
         let copies = entries.into_iter().map(|(chunk, held, copy)| {
             let held = copy.map_or(held, |copy| copy.held());
-            (chunk, Listed::Copy(held))
+            let bad = held.bad || self.found_bad.contains(chunk, held.version);
+            (chunk, Listed::Copy(Held { bad, ..held }))
         });
         copies.chain(unreadable.into_iter().map(|(chunk, _)| (chunk, Listed::Unreadable))).collect()
     }
@@ -442,6 +458,9 @@ impl Volume {
         let damaged = self.table().damaged();
         for (chunk, reason) in damaged {
             self.report_bad(chunk, 0, reason);
+        }
+        for (chunk, version, reason) in self.still_bad() {
+            self.report_bad(chunk, version.get(), reason);
         }
     }
 
@@ -727,6 +746,7 @@ impl Volume {
     }
 
     pub(super) fn report_bad(&self, chunk: ChunkId, version: u32, reason: String) {
+        self.found_bad.add(chunk, ChunkVersion::new(version), &reason);
         let report = BadCopy { volume: self.id(), chunk, version, reason };
         if self.bad_copies.try_send(report).is_err() {
             tracing::debug!(volume = %self.id(), %chunk, "too many bad copies at once; this one is reported at its next use");

@@ -17,7 +17,7 @@ use crate::chunk::fault::{Fault, IoOperation};
 use super::health::{self, Ground};
 use super::identity;
 use super::running;
-use super::scan::count_lost;
+use super::scan::{count_lost, named};
 use super::store::Volume;
 
 /// From this many on, one sync of the filesystem is cheaper than one per file.
@@ -31,7 +31,7 @@ impl Volume {
     /// One look at the filesystem. Hangs if the volume does, which the gate shows.
     pub fn look_after(&self) {
         self.note_early_syncs();
-        let Ok(_pass) = self.gate.enter(self.now(), self.settings.io_deadline) else { return };
+        let Ok(pass) = self.gate.enter(self.now(), self.settings.io_deadline) else { return };
         match Ground::of(&self.folder) {
             Err(error) => return self.take_out(format!("its folder cannot be looked at: {error}")),
             Ok(now) => {
@@ -52,6 +52,8 @@ impl Volume {
         } else if self.read_only_reason().is_some() && self.write_probe().is_ok() {
             self.set_read_only(None);
         }
+        drop(pass);
+        self.store_wanted_epoch();
     }
 
     fn write_probe(&self) -> io::Result<()> {
@@ -125,9 +127,12 @@ impl Volume {
             tracing::warn!(volume = %self.id(), "volume not closed cleanly: its open chunks are checked at the next start");
             return;
         }
-        match running::mark_clean(&self.anchor, &self.ground) {
+        let mut closed = self.epochs.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        *closed = true;
+        match running::mark_clean(&self.anchor, &self.ground, self.epoch()) {
             Ok(()) => tracing::info!(volume = %self.id(), folder = %self.folder.display(), "volume closed cleanly"),
             Err(error) => {
+                let error = named(error, &self.anchor, &self.folder);
                 tracing::warn!(volume = %self.id(), error = %identity::with_sources(&error), "volume not marked as clean");
             }
         }
@@ -136,7 +141,10 @@ impl Volume {
     /// Notes on the volume, if it can still be written, that the page cache is not to be trusted.
     pub fn mark_failed(&self) {
         let unknown = Ground { mount: 0, ..self.ground.clone() };
-        if let Err(error) = running::mark_in_use(&self.anchor, &unknown) {
+        let mut closed = self.epochs.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        *closed = true;
+        if let Err(error) = running::mark_in_use(&self.anchor, &unknown, self.epoch()) {
+            let error = named(error, &self.anchor, &self.folder);
             tracing::debug!(volume = %self.id(), error = %identity::with_sources(&error), "a failed volume cannot be marked");
         }
     }

@@ -32,6 +32,8 @@ fn report(volume: u64, machine: &str) -> VolumeReport {
         filesystem: String::new(),
         lost_power: true,
         scrub: Default::default(),
+        epoch: None,
+        changed: false,
     }
 }
 
@@ -715,4 +717,56 @@ fn copies_of_what_was_committed_after_a_restart_are_sought_on_volumes_that_come_
     // Its inventory was taken before the writer made the copy.
     connect(&mut chunks, 2, &[]);
     assert_eq!(commands(&mut chunks, 2).iter().filter(|order| asks(order)).count(), 1);
+}
+
+#[test]
+fn what_a_reader_says_of_the_last_copy_is_looked_into_by_its_chunkserver() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    let (chunk, version) = (ChunkId::new(1), ChunkVersion::new(1));
+    chunks.load(chunk, info(1, 1, Goal::ONE));
+    connect(&mut chunks, 1, &[held(1, 1)]);
+    let reported = CopyFault::Reported("wrong bytes".to_owned());
+    chunks.bad_copy(VolumeId::new(10), chunk, version, &reported);
+    chunks.bad_copy(VolumeId::new(10), chunk, version, &reported);
+    let check = Order::Check { volume: VolumeId::new(10), chunk };
+    assert_eq!(commands(&mut chunks, 1), [check.clone()], "once");
+    assert_eq!((chunks.places(chunk).len(), chunks.summary().unavailable), (1, 0));
+    chunks.bad_copy(VolumeId::new(10), chunk, version, &CopyFault::Found("leaf 3".to_owned()));
+    let told = chunks.take_notices();
+    assert!(
+        told.iter().any(|notice| notice.severity == Severity::Error && notice.message.contains("no other good one")),
+        "{told:?}"
+    );
+    assert_eq!((chunks.places(chunk).len(), chunks.summary().unavailable), (1, 1), "other parts may be whole");
+    assert_eq!(chunks.lacking(9)[0].copies[0].state, CopyState::Bad);
+    pass(&mut chunks, 61, &[1]);
+    chunks.bad_copy(VolumeId::new(10), chunk, version, &reported);
+    assert!(commands(&mut chunks, 1).is_empty(), "it is known by now");
+}
+
+#[test]
+fn a_repair_that_fails_again_and_again_is_said_to_and_its_source_looked_at() {
+    let mut chunks = table(ChunksConfig { startup_wait: Duration::ZERO, ..ChunksConfig::default() });
+    let chunk = ChunkId::new(1);
+    chunks.load(chunk, info(1, 1, Goal::TWO));
+    connect(&mut chunks, 1, &[held(1, 1)]);
+    connect(&mut chunks, 2, &[]);
+    let mut checks = 0;
+    for _ in 0..3 {
+        assert!(!chunks.lacking(9).is_empty());
+        pass(&mut chunks, 7, &[1, 2]);
+        for command in chunks.take_commands(ServerId::new(2), StreamId(2)) {
+            let Order::Replicate { .. } = command.order else { continue };
+            let (message, version) = ("bytes that do not match their hashes".to_owned(), ChunkVersion::new(0));
+            let result = CommandResult { command: command.id, done: false, errno: 5, message, version, length: 0 };
+            chunks.command_result(chunks.now, ServerId::new(2), StreamId(2), &result);
+        }
+        checks += commands(&mut chunks, 1).iter().filter(|order| matches!(order, Order::Check { .. })).count();
+    }
+    assert_eq!(checks, 1, "not at each failure");
+    let stuck = chunks.stuck().expect("it does not help itself");
+    let Hindrance::Failing { times, reason } = stuck.hindrance else { panic!("{stuck:?}") };
+    assert!(times >= 2 && reason.starts_with("to /v20 on h2: bytes that do not match"), "{times} {reason}");
+    chunks.drop_copy(chunks.servers.slot(VolumeId::new(10)).unwrap(), chunk);
+    assert!(chunks.stuck().is_none());
 }

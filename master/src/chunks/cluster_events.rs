@@ -69,6 +69,7 @@ impl Chunks {
             volume.inventory = Inventory::Awaited;
             // It comes unasked after a registration.
             volume.inventory_asked = Some(now);
+            self.begin_judging(slot);
         }
         self.note_unnamed_volumes(id, &named);
         Ok(disputed)
@@ -134,7 +135,9 @@ impl Chunks {
         let state = &mut self.servers.volume_mut(slot).inventory;
         if part.first {
             *state = Inventory::Receiving(ChunkSet::default());
+            self.tell_astray_anew(slot);
         }
+        let state = &mut self.servers.volume_mut(slot).inventory;
         let Inventory::Receiving(seen) = state else { return };
         seen.extend(held.iter().map(|held| held.chunk));
         for held in held {
@@ -198,6 +201,10 @@ impl Chunks {
             copy.flags.clear(CopyFlags::SUSPECT);
         }
         let copy = *copy;
+        if self.servers.volume(slot).astray.is_some() {
+            self.flag_astray(slot, held.chunk);
+        }
+        let Some(entry) = self.entries.get_mut(&held.chunk) else { return };
         if entry.is_anomaly(&copy) {
             let newest = self.newer.entry(held.chunk).or_default();
             *newest = version.max(*newest);
@@ -234,7 +241,7 @@ impl Chunks {
         self.notice(
             Severity::Warning,
             format!(
-                "{what} is marked bad: a write or sync of it failed before; another copy replaces it where there is one"
+                "{what} is marked bad: a write, a sync or a check of it failed before; another copy replaces it where there is one"
             ),
         );
     }
@@ -375,6 +382,7 @@ impl Chunks {
         let volume = self.servers.volume_mut(slot);
         volume.inventory = Inventory::Awaited;
         volume.inventory_asked = None;
+        self.begin_judging(slot);
         self.update_counting(slot);
         Some(slot)
     }
@@ -384,6 +392,8 @@ impl Chunks {
         volume.bytes_at_report = volume.bytes;
         let before = std::mem::replace(&mut volume.report, report);
         let (state, server) = (volume.report.state, volume.server);
+        self.judge_epoch(slot);
+        let volume = self.servers.volume_mut(slot);
         if before.state == state {
             return;
         }
@@ -440,7 +450,8 @@ impl Chunks {
         }
     }
 
-    /// A copy turned out to be bad. A reader's word takes it out of use only if there is another good copy. Version 0 in its
+    /// A copy turned out to be bad. A reader's word takes it out of use only if there is another good copy; else its chunkserver has
+    /// to look at it. Version 0 in its
     /// chunkserver's words: not even the file's header can be read.
     pub fn bad_copy(&mut self, volume: VolumeId, chunk: ChunkId, version: ChunkVersion, fault: &CopyFault) {
         let Some(slot) = self.servers.slot(volume) else { return };
@@ -457,17 +468,29 @@ impl Chunks {
             CopyFault::Found(reason) => ("its chunkserver", reason, true),
             CopyFault::Reported(reason) => ("a reader", reason, others),
         };
-        if already || !believed {
+        if already {
             return;
         }
-        let path = self.servers.volume(slot).report.path.clone();
-        let server = self.servers.volume(slot).server;
+        let (path, server) = (self.servers.volume(slot).report.path.clone(), self.servers.volume(slot).server);
+        if !believed {
+            if self.check_copy(slot, chunk) {
+                let what = format!(
+                    "a reader found the only good copy of chunk {chunk}, on {path} of chunkserver {server}, to be bad"
+                );
+                self.notice(Severity::Warning, format!("{what}: {reason}; its chunkserver is asked to check it"));
+            }
+            return;
+        }
         if let Some(copy) = self.entries.get_mut(&chunk).and_then(|entry| entry.copy_on_mut(slot)) {
             copy.flags.set(CopyFlags::BAD);
         }
         let what =
             format!("{who} found the copy of chunk {chunk} on {path} of chunkserver {server} to be bad: {reason}");
-        self.notice(Severity::Warning, format!("{what}; another copy replaces it where there is one"));
+        if others {
+            self.notice(Severity::Warning, format!("{what}; another copy replaces it"));
+        } else {
+            self.notice(Severity::Error, format!("{what}; no other good one is here: `rfs status` names the file"));
+        }
         self.refresh(chunk);
     }
 
@@ -537,9 +560,10 @@ impl Chunks {
             slots.iter().flat_map(|slot| self.servers.volume(*slot).chunks.iter().copied()).collect();
         let is_last = |chunk: &ChunkId| {
             let Some(entry) = self.entries.get(chunk).filter(|entry| !entry.is_doomed()) else { return false };
-            let mut holders = good_holders(entry);
-            let here = holders.clone().any(|holder| slots.contains(&holder));
-            here && !holders.any(|holder| !slots.contains(&holder))
+            let here = good_holders(entry).any(|copy| slots.contains(&copy.slot));
+            // One that is astray has yet to be found as good as this one.
+            let mut others = good_holders(entry).filter(|copy| !copy.flags.has(CopyFlags::ASTRAY));
+            here && !others.any(|copy| !slots.contains(&copy.slot))
         };
         chunks.retain(is_last);
         if slots.iter().any(|slot| !self.servers.volume(*slot).was_inventoried) {
@@ -609,8 +633,8 @@ pub struct InventoryPart {
     pub last: bool,
 }
 
-/// The volumes with a copy that has what the chunk is now, and that no write failed on.
-fn good_holders(entry: &Entry) -> impl Iterator<Item = u16> + Clone {
+/// The copies that have what the chunk is now, and that no write failed on.
+fn good_holders(entry: &Entry) -> impl Iterator<Item = &HeldCopy> {
     let good = |copy: &&HeldCopy| entry.is_current(copy) && !copy.flags.has(CopyFlags::BAD);
-    entry.copies().iter().filter(good).map(|copy| copy.slot)
+    entry.copies().iter().filter(good)
 }

@@ -57,7 +57,15 @@ impl CopyFlags {
     pub(super) const BAD: CopyFlags = CopyFlags(4);
     /// A command to delete it is under way.
     pub(super) const DELETING: CopyFlags = CopyFlags(8);
+    /// On an older image of its volume, and not compared with a good one (`astray.rs`).
+    pub(super) const ASTRAY: CopyFlags = CopyFlags(16);
 
+    /// Both, to be asked about at once.
+    pub(super) const fn and(self, other: CopyFlags) -> CopyFlags {
+        CopyFlags(self.0 | other.0)
+    }
+
+    /// Whether it has any of these.
     pub(super) fn has(self, flag: CopyFlags) -> bool {
         self.0 & flag.0 != 0
     }
@@ -72,7 +80,12 @@ impl CopyFlags {
 
     /// Nothing speaks against reading and counting it.
     pub(super) fn is_good(self) -> bool {
-        self.0 & (Self::SUSPECT.0 | Self::BAD.0 | Self::DELETING.0) == 0
+        self.0 & (Self::SUSPECT.0 | Self::BAD.0 | Self::DELETING.0 | Self::ASTRAY.0) == 0
+    }
+
+    /// Acknowledged bytes may be missing from it, though it may be whole in itself.
+    pub(super) fn is_in_doubt(self) -> bool {
+        self.has(Self::SUSPECT.and(Self::ASTRAY))
     }
 
     /// It may be read if there is nothing better.

@@ -5,7 +5,7 @@ use rfs_common::ids::{ChunkId, InodeId};
 use super::Chunks;
 use super::excuse::Excused;
 use super::index::Entry;
-use super::view::CopyView;
+use super::view::{CopyState, CopyView};
 
 /// Why a chunk has not got its missing copies back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Hindrance {
     BeingMade,
     /// A client writes the chunk; it is asked to give it back first.
     BeingWritten,
+    /// Another copy is on an older image of its volume, and compared with those that are good first.
+    BeingCompared,
     /// No repair is begun at the moment, for this reason.
     RepairsWait(String),
     /// A chunkserver that has a copy is away on purpose, and is waited for.
@@ -29,9 +31,19 @@ pub enum Hindrance {
         /// Volumes on them without room.
         full: usize,
     },
+    /// Copies were ordered and could not be made.
+    Failing {
+        /// So often in succession.
+        times: u32,
+        /// Where to and why, the last time.
+        reason: String,
+    },
     /// Nothing stands in the way: it waits for its turn.
     Queued,
 }
+
+/// A copy that could not be made so often in succession is not about to be made.
+const FAILURES_MIN: u32 = 2;
 
 /// A chunk with fewer live copies than its goal.
 #[derive(Debug, Clone)]
@@ -58,12 +70,28 @@ impl Chunks {
         without.chain(with_some).take(limit).filter_map(|chunk| self.lacking_chunk(*chunk)).collect()
     }
 
-    /// One of the worst chunks that could be copied, were there a volume that takes the copy.
-    pub fn without_a_place(&self) -> Option<LackingChunk> {
+    /// One of the chunks whose copies are not made by themselves: there is no volume that takes them, or making them fails.
+    pub fn stuck(&self) -> Option<LackingChunk> {
         const EXAMINED_MAX: usize = 32;
+        let failing = self.orders.failing().filter(|(_, failure)| failure.times >= FAILURES_MIN);
+        let failing = failing.min_by_key(|(chunk, _)| *chunk).and_then(|(chunk, _)| self.lacking_chunk(chunk));
+        if failing.is_some() {
+            return failing;
+        }
         let first = self.under_goal.iter().take(EXAMINED_MAX);
         let mut lacking = first.filter_map(|(_, chunk)| self.lacking_chunk(*chunk));
         lacking.find(|chunk| matches!(chunk.hindrance, Hindrance::NoPlace { .. }))
+    }
+
+    /// Whether those without a live copy, as far as some of them show, have copies on volumes that are here, all of which are bad.
+    pub fn unavailable_are_bad(&self) -> bool {
+        const EXAMINED_MAX: usize = 64;
+        let is_bad = |chunk: &ChunkId| {
+            let copies = self.copies(*chunk);
+            let state = |wanted: CopyState| copies.iter().any(|copy| copy.state == wanted);
+            state(CopyState::Bad) && !state(CopyState::Away)
+        };
+        !self.unavailable.is_empty() && self.unavailable.iter().take(EXAMINED_MAX).all(is_bad)
     }
 
     fn lacking_chunk(&self, chunk: ChunkId) -> Option<LackingChunk> {
@@ -83,8 +111,14 @@ impl Chunks {
         if live == 0 {
             return Hindrance::NoLiveCopy;
         }
+        if let Some(failure) = self.orders.failure(chunk).filter(|failure| failure.times >= FAILURES_MIN) {
+            return Hindrance::Failing { times: failure.times, reason: failure.reason.clone() };
+        }
         if entry.is_repairing() {
             return Hindrance::BeingMade;
+        }
+        if self.to_compare.contains(chunk) {
+            return Hindrance::BeingCompared;
         }
         if let Some(excused) = self.waits_for(entry, live, &self.excused()) {
             return Hindrance::Excused(excused.clone());

@@ -15,6 +15,7 @@
 
 pub mod types;
 
+mod astray;
 mod balance;
 mod cluster_events;
 mod counters;
@@ -39,6 +40,7 @@ use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, Goal, InodeId, ServerId, SessionId, VolumeId};
 use rfs_common::random::SharedRandom;
 
+pub use self::astray::{AstrayCopies, Judgement, ReturnedView};
 pub use self::balance::BalanceView;
 pub use self::cluster_events::InventoryPart;
 pub use self::counters::Summary;
@@ -54,6 +56,7 @@ pub use self::types::{
 };
 pub use self::view::{CopyState, CopyView, ServerView, VolumeView};
 
+use self::astray::{Epochs, ToCompare};
 use self::balance::Balance;
 use self::counters::Counters;
 use self::deletion::Orphans;
@@ -117,6 +120,8 @@ pub struct Chunks {
     asked_anew: BTreeSet<(InodeId, ChunkId)>,
     /// Chunks committed by such writers whose copies are looked for on every volume that has not said what it holds yet.
     sought: BTreeSet<ChunkId>,
+    epochs: Epochs,
+    to_compare: ToCompare,
 }
 
 impl Chunks {
@@ -156,6 +161,8 @@ impl Chunks {
             written_on: BTreeSet::new(),
             asked_anew: BTreeSet::new(),
             sought: BTreeSet::new(),
+            epochs: Epochs::default(),
+            to_compare: ToCompare::default(),
         }
     }
 
@@ -334,16 +341,17 @@ impl Chunks {
         };
         let mut places = readable(CopyFlags::is_good);
         if places.is_empty() {
-            places = readable(|flags| flags.is_last_resort() && !flags.has(CopyFlags::SUSPECT));
+            places = readable(|flags| flags.is_last_resort() && !flags.is_in_doubt());
         }
         self.shuffle(&mut places);
         places
     }
 
-    /// Whether the chunk's copy on that volume was open in a power cut and has not been settled since.
+    /// Whether acknowledged bytes may be missing from the chunk's copy on that volume: it was open in a power cut, or the volume is an
+    /// older image of itself, and it has not been settled since.
     pub fn is_suspect(&self, chunk: ChunkId, volume: VolumeId) -> bool {
         let copy = self.servers.slot(volume).and_then(|slot| self.entries.get(&chunk)?.copy_on(slot));
-        copy.is_some_and(|copy| copy.flags.has(CopyFlags::SUSPECT))
+        copy.is_some_and(|copy| copy.flags.is_in_doubt())
     }
 
     // ------------------------------------------------------------------ writing
@@ -473,7 +481,8 @@ impl Chunks {
         let everything_is_there = self.is_everything_there();
         let lost = |chunk: &ChunkId| self.entries.get(chunk).is_some_and(Entry::may_have_lost_all);
         let free = |chunk: &&ChunkId| {
-            let possible = everything_is_there || !lost(chunk);
+            let waits = self.entries.get(chunk).is_some_and(|entry| self.waits_for_better(entry));
+            let possible = (everything_is_there || !lost(chunk)) && !waits;
             possible && !self.writers.contains_key(*chunk) && !repairing(chunk)
         };
         self.to_settle.iter().filter(free).take(AT_ONCE_MAX).copied().collect()
@@ -482,7 +491,8 @@ impl Chunks {
     /// Whether the chunk is settled, and only what a power cut left of it is live.
     pub fn lacks_sound_copies(&self, chunk: ChunkId) -> bool {
         let none_live = |entry: &Entry| entry.counted.is_some_and(|counted| counted.settled && counted.live == 0);
-        self.to_settle.contains(&chunk) && self.entries.get(&chunk).is_some_and(none_live)
+        let entry = self.entries.get(&chunk).filter(|_| self.to_settle.contains(&chunk));
+        entry.is_some_and(|entry| none_live(entry) && !self.waits_for_better(entry))
     }
 
     /// Chunks that a volume named as taking writes in its first inventory since the start, and that were settled then. Their

@@ -10,11 +10,17 @@ use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId};
 
 use super::Chunks;
+use super::astray::EndOfAstray;
 use super::index::{ChunkMap, CopyFlags, Entry, HeldCopy};
 use super::types::{Command, CommandId, CommandResult, Order, OrderId, Outcome, Place, RaiseOf, Severity, StreamId};
 
 /// After a failure, a chunk is left alone for this long.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// A copy that was looked at because of somebody's word is not looked at again for this long.
+const CHECK_AGAIN: Duration = Duration::from_secs(60);
+/// So many of these, and so many failures of repairs, are remembered.
+const CHECKED_MAX: usize = 10_000;
 
 /// What a command is for.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +40,17 @@ pub(super) enum Purpose {
     },
     /// Asks which version a copy has: raises it from a version to the same.
     Probe,
+    /// Has its chunkserver look at a copy of which others say that it is bad.
+    Check,
+}
+
+/// That copies of a chunk could not be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RepairFailure {
+    /// So often, without a success between.
+    pub(super) times: u32,
+    /// Where to and why, the last time.
+    pub(super) reason: String,
 }
 
 #[derive(Debug)]
@@ -62,6 +79,10 @@ pub(super) struct Orders {
     orders: BTreeMap<OrderId, Waiting>,
     finished: u64,
     paused: ChunkMap<Monotonic>,
+    /// Chunks whose repair has failed since it last succeeded.
+    failures: ChunkMap<RepairFailure>,
+    /// Copies that their chunkservers were asked to look at lately.
+    checked: BTreeMap<(ChunkId, u16), Monotonic>,
     /// Servers that were told to make a copy and have not answered, also when that took too long.
     making: BTreeSet<(ChunkId, ServerId)>,
     pub(super) repairs_running: u64,
@@ -76,6 +97,23 @@ impl Orders {
     /// Whether something failed with this chunk a moment ago.
     pub(super) fn is_paused(&self, chunk: ChunkId) -> bool {
         self.paused.contains_key(&chunk)
+    }
+
+    /// What stood in the way of the chunk's repair the last time, if anything did.
+    pub(super) fn failure(&self, chunk: ChunkId) -> Option<&RepairFailure> {
+        self.failures.get(&chunk)
+    }
+
+    /// Chunks whose repair has failed.
+    pub(super) fn failing(&self) -> impl Iterator<Item = (ChunkId, &RepairFailure)> {
+        self.failures.iter().map(|(chunk, failure)| (*chunk, failure))
+    }
+
+    /// The chunk has what it needs, or got a copy.
+    pub(super) fn forget_failure(&mut self, chunk: ChunkId) {
+        if !self.failures.is_empty() {
+            self.failures.remove(&chunk);
+        }
     }
 
     /// Whether a copy may yet be made on the volume, waited for or not.
@@ -205,6 +243,28 @@ impl Chunks {
         self.issue(slot, chunk, Purpose::Probe, order, deadline);
     }
 
+    /// Has the copy compared with its hashes by its own chunkserver, whose word counts. Not again for a while.
+    pub(super) fn check_copy(&mut self, slot: u16, chunk: ChunkId) -> bool {
+        let known = self.orders.checked.get(&(chunk, slot)).is_some_and(|when| self.now.since(*when) < CHECK_AGAIN);
+        if known || self.orders.checked.len() >= CHECKED_MAX {
+            return false;
+        }
+        self.orders.checked.insert((chunk, slot), self.now);
+        let order = Order::Check { volume: self.servers.volume(slot).id, chunk };
+        self.issue(slot, chunk, Purpose::Check, order, self.config.order_deadline);
+        true
+    }
+
+    /// The bytes that a copy was to be made from were wrong: which of the good copies is meant, their chunkservers find out.
+    fn check_sources(&mut self, chunk: ChunkId) {
+        let Some(entry) = self.entries.get(&chunk) else { return };
+        let good = entry.copies().iter().filter(|copy| self.is_live_and_good(entry, copy));
+        let slots: Vec<u16> = good.map(|copy| copy.slot).collect();
+        for slot in slots {
+            self.check_copy(slot, chunk);
+        }
+    }
+
     /// A chunkserver answered a command.
     pub fn command_result(&mut self, now: Monotonic, server: ServerId, stream: StreamId, result: &CommandResult) {
         self.now = self.now.max(now);
@@ -228,6 +288,9 @@ impl Chunks {
             let reason = format!("{} (errno {})", result.message, result.errno);
             let outcome = if result.done { Ok(result.length) } else { Err(reason) };
             self.conclude(&pending, outcome);
+            if matches!(pending.purpose, Purpose::Repair { .. }) && !result.done && result.errno == EIO {
+                self.check_sources(pending.chunk);
+            }
         }
         self.refresh(pending.chunk);
         if !self.waits_for_more_deletions(&pending) {
@@ -299,6 +362,7 @@ impl Chunks {
         }
         let now = self.now;
         self.orders.paused.retain(|_, until| *until > now);
+        self.orders.checked.retain(|_, when| now.since(*when) < CHECK_AGAIN);
     }
 
     fn release_limits(&mut self, pending: &Pending) {
@@ -309,7 +373,7 @@ impl Chunks {
                 self.servers.volume_mut(source).repairs -= 1;
                 self.servers.volume_mut(pending.slot).repairs -= 1;
             }
-            Purpose::Replicate { .. } | Purpose::Raise { .. } | Purpose::Probe => {}
+            Purpose::Replicate { .. } | Purpose::Raise { .. } | Purpose::Probe | Purpose::Check => {}
         }
     }
 
@@ -339,7 +403,7 @@ impl Chunks {
             Purpose::DeleteOrphan if result.done || version == 0 && result.errno == ENOENT => {
                 self.drop_copy(pending.slot, pending.chunk);
             }
-            Purpose::DeleteOrphan => {}
+            Purpose::DeleteOrphan | Purpose::Check => {}
             Purpose::Repair { .. } | Purpose::Replicate { .. } if !result.done => {}
             Purpose::Repair { version: made, .. } | Purpose::Replicate { version: made, .. } => {
                 self.set_copy(pending.slot, pending.chunk, if version == 0 { made.get() } else { version });
@@ -349,7 +413,10 @@ impl Chunks {
                 self.drop_copy(pending.slot, pending.chunk);
             }
             Purpose::Raise { .. } | Purpose::Probe if version == 0 => {}
-            Purpose::Raise { .. } if result.done => self.set_copy(pending.slot, pending.chunk, version),
+            Purpose::Raise { .. } if result.done => {
+                self.is_not_astray(pending.slot, pending.chunk, EndOfAstray::UsedAsItIs);
+                self.set_copy(pending.slot, pending.chunk, version);
+            }
             Purpose::Raise { .. } | Purpose::Probe => self.set_version(pending.slot, pending.chunk, version),
         }
     }
@@ -370,6 +437,7 @@ impl Chunks {
                 self.orders.paused.insert(pending.chunk, self.now + PAUSE_AFTER_FAILURE);
                 if let Purpose::Repair { .. } = pending.purpose {
                     self.balance.note_failed(pending.chunk);
+                    self.note_repair_failed(pending, &reason);
                     let (chunk, place) = (pending.chunk, &pending.place);
                     let what = format!(
                         "chunk {chunk} was not copied to volume {} of chunkserver {}",
@@ -378,7 +446,18 @@ impl Chunks {
                     self.notice(Severity::Warning, format!("{what}: {reason}; it is tried again"));
                 }
             }
-            Purpose::DeleteOrphan | Purpose::Probe => {}
+            Purpose::DeleteOrphan | Purpose::Probe | Purpose::Check => {}
+        }
+    }
+
+    fn note_repair_failed(&mut self, pending: &Pending, reason: &str) {
+        let host = self.servers.servers.get(&pending.server).map_or("", |server| &server.host);
+        let reason = format!("to {} on {host}: {reason}", self.servers.volume(pending.slot).report.path);
+        if let Some(failure) = self.orders.failures.get_mut(&pending.chunk) {
+            failure.times = failure.times.saturating_add(1);
+            failure.reason = reason;
+        } else if self.orders.failures.len() < CHECKED_MAX {
+            self.orders.failures.insert(pending.chunk, RepairFailure { times: 1, reason });
         }
     }
 
@@ -396,6 +475,8 @@ impl Chunks {
 
     /// The copy is there, checked, in this version.
     fn set_copy(&mut self, slot: u16, chunk: ChunkId, version: u32) {
+        self.orders.forget_failure(chunk);
+        self.is_not_astray(slot, chunk, EndOfAstray::Replaced);
         self.set_version(slot, chunk, version);
         if let Some(copy) = self.entries.get_mut(&chunk).and_then(|entry| entry.copy_on_mut(slot)) {
             for flag in [CopyFlags::SUSPECT, CopyFlags::BAD, CopyFlags::DELETING] {
@@ -418,6 +499,7 @@ impl Chunks {
         let bytes = self.entries.get(&chunk).map_or(0, Entry::bytes);
         self.servers.remove_chunk(slot, chunk, bytes);
         self.balance.note_dropped(slot, chunk);
+        self.is_not_astray(slot, chunk, EndOfAstray::Replaced);
         self.orphans.remove(&(slot, chunk));
         let removed = self.entries.get_mut(&chunk).and_then(|entry| entry.remove_copy(slot));
         if removed.is_some_and(|copy| copy.flags.has(CopyFlags::GRANTED)) {
@@ -428,3 +510,4 @@ impl Chunks {
 }
 
 const ENOENT: u32 = 2;
+const EIO: u32 = 5;

@@ -409,7 +409,7 @@ impl World {
                 assert!(!self.chunks.drain_mark(*volume).drained || !drains(volume), "{volume} was called drained");
                 assert_eq!(self.chunks.begin_write(*chunk, SESSION).err(), Some(WriteRefusal::Busy));
             }
-            Order::Raise { .. } => {}
+            Order::Raise { .. } | Order::Check { .. } => {}
         }
     }
 
@@ -516,6 +516,8 @@ fn report(volume: VolumeId, uneven: bool) -> VolumeReport {
         filesystem: String::new(),
         lost_power: false,
         scrub: Default::default(),
+        epoch: None,
+        changed: false,
     }
 }
 
@@ -529,7 +531,8 @@ fn parts(order: &Order) -> (VolumeId, ChunkId) {
     match order {
         Order::Delete { volume, chunk, .. }
         | Order::Replicate { volume, chunk, .. }
-        | Order::Raise { volume, chunk, .. } => (*volume, *chunk),
+        | Order::Raise { volume, chunk, .. }
+        | Order::Check { volume, chunk } => (*volume, *chunk),
     }
 }
 
@@ -551,6 +554,7 @@ fn carry_out(machine: &mut Machine, command: &Command) -> CommandResult {
             }
             older
         }
+        Order::Check { .. } => true,
         Order::Raise { from, to, .. } => {
             let same = disk.get(&chunk) == Some(&from.get());
             if same {

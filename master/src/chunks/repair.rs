@@ -86,6 +86,10 @@ impl Chunks {
 
     fn repair(&mut self, chunk: ChunkId, live: u8) -> Tried {
         let Some(entry) = self.entries.get(&chunk) else { return Tried::NotNow };
+        // What may be as good as the others is compared first.
+        if self.to_compare.contains(chunk) {
+            return Tried::NotNow;
+        }
         if entry.is_repairing() || self.orders.is_paused(chunk) || !self.is_due(entry.under_since_s, live, entry.goal())
         {
             return Tried::NotNow;

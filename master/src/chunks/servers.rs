@@ -11,6 +11,7 @@ use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ServerId, VolumeId};
 use tokio::sync::Notify;
 
+use super::astray::{Astray, ReturnedView, Untold};
 use super::drain::Marks;
 use super::index::ChunkSet;
 use super::pace::Pace;
@@ -79,6 +80,13 @@ pub(super) struct Volume {
     pub(super) needed_cursor: Option<ChunkId>,
     /// How fast it is emptied.
     pub(super) pace: Pace,
+    /// When it was last given an epoch, since it was registered.
+    pub(super) epoch_offered: Option<Monotonic>,
+    /// It is an older image of itself.
+    pub(super) astray: Option<Astray>,
+    /// It was one, since the master started.
+    pub(super) returned: Option<ReturnedView>,
+    pub(super) untold: Untold,
 }
 
 /// Whether a volume is to be emptied.
@@ -265,6 +273,10 @@ impl Servers {
             needed: BTreeSet::new(),
             needed_cursor: None,
             pace: Pace::default(),
+            epoch_offered: None,
+            astray: None,
+            returned: None,
+            untold: Untold::default(),
         });
         self.slots.insert(id, slot);
         slot
@@ -319,6 +331,11 @@ impl Servers {
         self.volumes().all(|(_, volume)| {
             volume.was_inventoried || volume.report.state == VolumeState::Out || volume.drain == Drain::Noted
         })
+    }
+
+    /// Whether every known volume has told what is on it, those included that are out of service.
+    pub(super) fn all_have_told(&self) -> bool {
+        self.volumes().all(|(_, volume)| volume.was_inventoried || volume.drain == Drain::Noted)
     }
 
     pub(super) fn is_stream_of(&self, server: ServerId, stream: StreamId) -> bool {

@@ -19,7 +19,7 @@ pub struct SettleCandidate {
     pub place: Place,
     /// Its version as last heard. The writer may have raised it since: a raise that fails teaches the right one.
     pub version: ChunkVersion,
-    /// It went through a crash while it took writes.
+    /// It went through a crash while it took writes, or is on an older image of its volume.
     pub suspect: bool,
 }
 
@@ -70,7 +70,7 @@ impl Chunks {
                 continue;
             }
             let Some(place) = self.servers.place(copy.slot) else { continue };
-            let suspect = copy.flags.has(CopyFlags::SUSPECT);
+            let suspect = copy.flags.is_in_doubt();
             let candidate = SettleCandidate { place, version: ChunkVersion::new(copy.version), suspect };
             ranked.push((copy.flags.has(CopyFlags::BAD), Reverse(copy.version), suspect, candidate));
         }
@@ -82,6 +82,9 @@ impl Chunks {
         if ranked.first().is_some_and(|(_, _, suspect, _)| !suspect) {
             // A copy that kept its power has everything; suspect ones could only outvote it.
             ranked.retain(|(_, _, suspect, _)| !suspect);
+        }
+        if self.waits_for_better(entry) {
+            ranked.clear();
         }
         view.is_lost = ranked.is_empty()
             && entry.may_have_lost_all()

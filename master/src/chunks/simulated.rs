@@ -161,6 +161,8 @@ impl Simulated {
             filesystem: String::new(),
             lost_power: false,
             scrub: ScrubReport::default(),
+            epoch: None,
+            changed: false,
         })
         .collect()
     }
@@ -242,7 +244,7 @@ impl Simulated {
                 self.returned += u64::from(self.left.contains(&(*chunk, *volume)));
                 true
             }
-            Order::Raise { .. } => false,
+            Order::Raise { .. } | Order::Check { .. } => false,
         };
         let errno = if done { 0 } else { 5 };
         CommandResult { command: command.id, done, errno, message: String::new(), version, length: 0 }

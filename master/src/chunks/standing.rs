@@ -18,6 +18,9 @@ impl Chunks {
         let suspect =
             counted.is_some_and(|counted| counted.live == 0 && counted.settled) && self.has_live_suspect(entry);
         let lost = counted.is_some_and(|counted| counted.settled) && entry.may_have_lost_all();
+        if under.is_none() {
+            self.orders.forget_failure(chunk);
+        }
         let removable = !self.deletable(chunk, entry).is_empty();
 
         if counted != before {
@@ -38,6 +41,8 @@ impl Chunks {
         }
         put(&mut self.unavailable, chunk, counted.is_some_and(|counted| counted.live == 0));
         put(&mut self.to_settle, chunk, suspect || lost);
+        let in_question = counted.is_some() && self.is_to_be_compared(entry, live);
+        self.to_compare.put(chunk, in_question);
         let doomed = entry.is_doomed();
         let copyless = doomed && entry.copies().is_empty();
         let was_surplus = entry.counted_surplus;
@@ -85,7 +90,7 @@ impl Chunks {
 
     fn has_live_suspect(&self, entry: &Entry) -> bool {
         entry.copies().iter().any(|copy| {
-            let suspect = copy.flags.has(CopyFlags::SUSPECT) && !copy.flags.has(CopyFlags::DELETING);
+            let suspect = copy.flags.is_in_doubt() && !copy.flags.has(CopyFlags::DELETING);
             suspect && entry.is_current(copy) && self.servers.volume(copy.slot).counts
         })
     }

@@ -187,6 +187,10 @@ pub struct VolumeReport {
     pub lost_power: bool,
     /// How far its scrub is.
     pub scrub: ScrubReport,
+    /// Its epoch (`astray.rs`); none where the volume is not in use.
+    pub epoch: Option<u64>,
+    /// Whether there were changes since that was stored on it.
+    pub changed: bool,
 }
 
 /// How far the reading of every chunk of a volume from its disk is.
@@ -311,6 +315,13 @@ pub enum Order {
         to: ChunkVersion,
         /// Which copies are raised.
         of: RaiseOf,
+    },
+    /// Compare the copy with its hashes on the disk; what is found comes as a report of a bad copy.
+    Check {
+        /// On this volume.
+        volume: VolumeId,
+        /// Of this chunk.
+        chunk: ChunkId,
     },
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rfs_common::ids::{ChunkId, ChunkVersion, ServerId, VolumeId};
 
 use super::Chunks;
+use super::astray::ReturnedView;
 use super::counters::Summary;
 use super::drain::DrainView;
 use super::index::{CopyFlags, Entry, HeldCopy};
@@ -53,6 +54,10 @@ pub struct VolumeView {
     pub named: bool,
     /// How far it is emptied, if it is to be.
     pub drain: Option<DrainView>,
+    /// It is an older image of itself, and not all that is on it has been compared.
+    pub astray: bool,
+    /// What was found on it, if it is or was one since the master started.
+    pub returned: Option<ReturnedView>,
 }
 
 impl VolumeView {
@@ -82,6 +87,8 @@ pub enum CopyState {
     Newer,
     /// Open in a crash.
     Suspect,
+    /// On an older image of its volume, and not compared with others yet.
+    Astray,
     /// Gives wrong bytes or none.
     Bad,
     /// On its way out.
@@ -99,6 +106,7 @@ impl CopyState {
             CopyState::Stale => "stale",
             CopyState::Newer => "newer than its record",
             CopyState::Suspect => "suspect after a crash",
+            CopyState::Astray => "on an older image of its volume",
             CopyState::Bad => "bad",
             CopyState::Deleting => "being deleted",
             CopyState::Away => "away",
@@ -183,6 +191,8 @@ impl Chunks {
             copies: volume.chunks.len() as u64,
             named: volume.named,
             drain: self.drain_view(slot),
+            returned: self.returned_view(slot),
+            astray: self.is_astray(slot),
         });
         ServerView {
             server: server.id,
@@ -246,6 +256,9 @@ impl Chunks {
         }
         if copy.flags.has(CopyFlags::BAD) {
             return CopyState::Bad;
+        }
+        if copy.flags.has(CopyFlags::ASTRAY) {
+            return CopyState::Astray;
         }
         if copy.flags.has(CopyFlags::SUSPECT) {
             return CopyState::Suspect;

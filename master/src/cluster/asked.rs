@@ -101,7 +101,7 @@ pub(super) fn load(source: &dyn Source, chunks: &mut Chunks, clock: &SharedClock
     Ok(())
 }
 
-fn scan<R: Message + Default>(source: &dyn Source, kind: SystemKind) -> Result<Vec<(u64, R)>, StoreError> {
+pub(super) fn scan<R: Message + Default>(source: &dyn Source, kind: SystemKind) -> Result<Vec<(u64, R)>, StoreError> {
     let (from, to) = (system_key(kind, 0), system_key(kind, u64::MAX));
     let mut found = Vec::new();
     source.scan(Table::System, Bound::Included(&from), Bound::Included(&to), &mut |key, value| {

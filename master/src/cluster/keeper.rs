@@ -1,5 +1,5 @@
-//! Notes, as records and events, which volumes have been emptied, which that were hold something again, and which maintenance is
-//! over.
+//! Notes, as records and events, which volumes have been emptied, which that were hold something again, which maintenance is
+//! over, and, as records, at which epoch volumes are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use rfs_common::background::{Step, Worker};
 use rfs_common::ids::{ServerId, VolumeId};
 
 use super::asked::{self, AskedOfServerRecord};
+use super::epochs;
 use crate::chunks::{Chunks, DrainMark, Severity};
 use crate::status::{MasterState, MasterStateExt};
 
@@ -37,6 +38,18 @@ impl AskedKeeper {
         }
         for server in self.state.with_chunks(|chunks, _| chunks.maintenance_over()) {
             self.end_maintenance(server);
+        }
+        self.keep_epochs();
+    }
+
+    fn keep_epochs(&self) {
+        let epochs = self.state.with_chunks(|chunks, _| chunks.epochs_to_record());
+        if epochs.is_empty() {
+            return;
+        }
+        let changes = epochs.iter().map(|(volume, epoch)| epochs::change(*volume, *epoch)).collect();
+        if self.state.commit(changes).is_ok() {
+            self.state.with_chunks(|chunks, _| chunks.epochs_recorded(&epochs));
         }
     }
 
@@ -112,6 +125,8 @@ mod tests {
             filesystem: String::new(),
             lost_power: false,
             scrub: ScrubReport::default(),
+            epoch: None,
+            changed: false,
         };
         let (host, address) = ("h".to_owned(), "h:1".to_owned());
         Registration { server: ServerId::new(1), host, address, version: String::new(), volumes: vec![report] }

@@ -107,6 +107,8 @@ fn registration_of(server: ServerId, record: ServerRecord) -> Registration {
         filesystem: String::new(),
         lost_power: false,
         scrub: ScrubReport::default(),
+        epoch: None,
+        changed: false,
     };
     let volumes = record.volumes.into_iter().map(report).collect();
     Registration { server, host: record.host, address: record.address, version: record.version, volumes }

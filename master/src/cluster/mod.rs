@@ -7,6 +7,7 @@
 //! says so), or when the same server registers anew.
 
 pub(crate) mod asked;
+mod epochs;
 pub mod keeper;
 pub mod known;
 mod translate;
@@ -65,6 +66,7 @@ impl ClusterService {
             state.with_chunks(|chunks, _| chunks.know_server(registration));
         }
         state.with_chunks(|chunks, _| asked::load(state.source(), chunks, state.clock()))?;
+        state.with_chunks(|chunks, _| epochs::load(state.source(), chunks))?;
         let strangers = Arc::new(Strangers::new("cluster", state.clock().clone()));
         Ok(ClusterService { state, strangers, next_stream: AtomicU64::new(1) })
     }
@@ -181,10 +183,11 @@ fn admit(
     let volumes: Vec<VolumeId> = registration.volumes.iter().map(|volume| volume.volume).collect();
     let mut stored = registration.clone();
     let registered = state.with_chunks(|chunks, now| {
+        let server = registration.server;
         let refused = chunks.register(now, registration, stream, signal)?;
-        Ok((refused, chunks.config().server_expiry))
+        Ok((refused, chunks.config().server_expiry, chunks.take_judgements(server)))
     });
-    let (refused, expiry) = registered.map_err(|refusal: crate::chunks::RegistrationRefusal| {
+    let (refused, expiry, judgements) = registered.map_err(|refusal: crate::chunks::RegistrationRefusal| {
         let reason = refusal.to_string();
         state.report(Severity::Error, format!("a registration was refused: {reason}"));
         // The other server may only not have been missed yet, so the chunkserver may try again.
@@ -193,7 +196,9 @@ fn admit(
     stored.volumes.retain(|report| !refused.contains(&report.volume));
     remember(state, &stored);
     let cluster = state.cluster().get().to_be_bytes().to_vec();
-    Ok(wire::Registered { heartbeat_ms: HEARTBEAT_MS, expiry_ms: expiry.as_millis() as u32, cluster: cluster.into() })
+    let judgements = judgements.into_iter().map(translate::judgement).collect();
+    let expiry_ms = expiry.as_millis() as u32;
+    Ok(wire::Registered { heartbeat_ms: HEARTBEAT_MS, expiry_ms, cluster: cluster.into(), judgements })
 }
 
 fn check_identity(state: &dyn MasterState, register: &wire::Register) -> Result<(), Refusal> {
@@ -350,7 +355,8 @@ fn take_in(chunks: &mut Chunks, now: Monotonic, (server, stream): (ServerId, Str
             let reports = heartbeat.volumes.iter().map(translate::volume).collect();
             let wanted = chunks.heartbeat(now, server, stream, reports, traffic);
             let ask = |volume: VolumeId| To::SendInventory(wire::SendInventory { volume: volume.get() });
-            answers.push(To::Heartbeat(wire::HeartbeatReply {}));
+            let judgements = chunks.take_judgements(server).into_iter().map(translate::judgement).collect();
+            answers.push(To::Heartbeat(wire::HeartbeatReply { judgements }));
             answers.extend(wanted.into_iter().map(ask));
         }
         From::Result(result) => chunks.command_result(now, server, stream, &translate::result(&result)),

@@ -7,8 +7,8 @@ use rfs_common::text::printable;
 use rfs_proto::cluster as wire;
 
 use crate::chunks::{
-    Command, CommandId, CommandResult, Held, Order, Place, RaiseOf, Registration, ScrubReport, Traffic, VolumeReport,
-    VolumeState,
+    Command, CommandId, CommandResult, Held, Judgement, Order, Place, RaiseOf, Registration, ScrubReport, Traffic,
+    VolumeReport, VolumeState,
 };
 
 /// Characters of a host, an address, a version.
@@ -54,6 +54,8 @@ pub(super) fn volume(volume: &wire::Volume) -> VolumeReport {
         filesystem: name(&volume.filesystem),
         lost_power: volume.lost_power,
         scrub: scrub(volume.scrub.unwrap_or_default()),
+        epoch: volume.epoch,
+        changed: volume.changed,
     }
 }
 
@@ -80,6 +82,15 @@ pub(super) fn held(held: &wire::Held) -> Held {
         suspect: held.suspect,
         unreadable: held.unreadable,
         bad: held.bad,
+    }
+}
+
+pub(super) fn judgement(judgement: Judgement) -> wire::Judgement {
+    wire::Judgement {
+        volume: judgement.volume.get(),
+        epoch: judgement.epoch,
+        astray: judgement.astray,
+        sound: judgement.sound.iter().map(|chunk| chunk.get()).collect(),
     }
 }
 
@@ -123,6 +134,9 @@ pub(super) fn command(command: Command) -> wire::ToChunkserver {
             to: to.get(),
             settles: of == RaiseOf::Whatever,
         }),
+        Order::Check { volume, chunk } => {
+            wire::command::Order::Check(wire::Check { volume: volume.get(), chunk: chunk.get() })
+        }
     };
     message(wire::to_chunkserver::Message::Command(wire::Command { command: command.id.0, order: Some(order) }))
 }

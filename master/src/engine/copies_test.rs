@@ -269,7 +269,7 @@ fn a_writer_whose_copies_all_lost_power_goes_on_and_learns_that_bytes_are_gone()
                 made_anew.set(server);
                 None
             }
-            Order::Delete { .. } => None,
+            Order::Delete { .. } | Order::Check { .. } => None,
         });
         waiting.is_finished()
     });

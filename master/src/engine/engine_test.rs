@@ -168,6 +168,8 @@ impl World {
                 filesystem: String::new(),
                 lost_power: true,
                 scrub: Default::default(),
+                epoch: None,
+                changed: false,
             };
             let registration = Registration {
                 server: ServerId::new(id),
@@ -213,7 +215,7 @@ impl World {
                 let version = match command.order {
                     Order::Raise { to, .. } => to,
                     Order::Replicate { version, .. } => version,
-                    Order::Delete { .. } => ChunkVersion::new(0),
+                    Order::Delete { .. } | Order::Check { .. } => ChunkVersion::new(0),
                 };
                 let result = CommandResult {
                     command: command.id,

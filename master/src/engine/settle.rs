@@ -19,7 +19,7 @@ use rfs_common::clock::Monotonic;
 use rfs_common::ids::{ChunkId, ChunkVersion, InodeId};
 
 use super::{Engine, State};
-use crate::chunks::{OrderId, Place, RaiseOf, SettleView, Severity};
+use crate::chunks::{AstrayCopies, OrderId, Place, RaiseOf, SettleView, Severity};
 use crate::namespace::ops::chunks::{self, Remains};
 
 /// How long to leave a chunk alone that cannot be settled now.
@@ -72,7 +72,16 @@ pub(super) struct Settling {
 
 /// Copies to compare, taken out of the lock.
 #[derive(Debug)]
-pub(super) struct Comparison {
+pub(super) enum Comparison {
+    /// Of a chunk that is being settled.
+    Settling(SettleComparison),
+    /// Of a chunk on an older image of a volume.
+    Astray(AstrayCopies),
+}
+
+/// Copies that were raised, to see whether they are alike.
+#[derive(Debug)]
+pub(super) struct SettleComparison {
     chunk: ChunkId,
     version: ChunkVersion,
     places: Vec<Place>,
@@ -232,7 +241,7 @@ impl State {
                 if std::mem::replace(taken, true) {
                     return None;
                 }
-                Some(Comparison { chunk, version: *to, places: places.clone() })
+                Some(Comparison::Settling(SettleComparison { chunk, version: *to, places: places.clone() }))
             }
         }
     }
@@ -315,6 +324,8 @@ impl State {
 
     /// Nobody could compare the copies now: they are given out again.
     pub(super) fn not_compared(&mut self, comparison: &Comparison) {
+        // What is astray is given out again after a while.
+        let Comparison::Settling(comparison) = comparison else { return };
         let work = self.settling.work.get_mut(&comparison.chunk);
         if let Some(Stage::Comparing { to, taken, .. }) = work.map(|work| &mut work.stage)
             && *to == comparison.version
@@ -327,7 +338,7 @@ impl State {
     pub(super) fn compared(
         &mut self,
         engine: &Engine,
-        comparison: &Comparison,
+        comparison: &SettleComparison,
         digests: &[Option<[u8; 32]>],
         now: Monotonic,
     ) {
@@ -428,7 +439,7 @@ impl State {
 }
 
 /// Asks for the digests of the copies.
-pub(super) fn compare(comparison: &Comparison, copies: &dyn CompareCopies) -> Vec<Option<[u8; 32]>> {
+pub(super) fn compare(comparison: &SettleComparison, copies: &dyn CompareCopies) -> Vec<Option<[u8; 32]>> {
     comparison.places.iter().map(|place| copies.digest(place, comparison.chunk, comparison.version)).collect()
 }
 

@@ -12,7 +12,7 @@ use rfs_common::ids::InodeId;
 use super::life::Ending;
 use super::settle::{self, CompareCopies, Comparison};
 use super::{Engine, State};
-use crate::chunks::Severity;
+use crate::chunks::{AstrayCopies, Place, Severity};
 use crate::leases::{Lease, LeaseMode, RecallItems};
 use crate::namespace::ops::chunks;
 
@@ -29,6 +29,8 @@ const STOOD_STILL: Duration = Duration::from_secs(1);
 const COMPARERS: usize = 4;
 /// Comparisons that may wait for them; more are given out again later.
 const COMPARISONS_WAITING_MAX: usize = 64;
+/// Chunks on older images of volumes that are given out to be compared at a time.
+const ASTRAY_AT_ONCE_MAX: usize = 32;
 
 /// The worker that lets time pass at the engine.
 pub struct Ticker {
@@ -101,9 +103,29 @@ impl Engine {
     }
 
     fn compare(&self, comparison: &Comparison, copies: &dyn CompareCopies) {
-        let digests = settle::compare(comparison, copies);
+        match comparison {
+            Comparison::Settling(settling) => {
+                let digests = settle::compare(settling, copies);
+                let now = self.clock.monotonic();
+                self.lock().compared(self, settling, &digests, now);
+            }
+            Comparison::Astray(astray) => self.compare_astray(astray, copies),
+        }
+    }
+
+    /// Copies on an older image of their volume with a good one.
+    fn compare_astray(&self, copies: &AstrayCopies, digests: &dyn CompareCopies) {
+        let digest = |place: &Place| digests.digest(place, copies.chunk, copies.version);
+        let good = digest(&copies.good);
+        let astray: Vec<Option<[u8; 32]>> = match good {
+            Some(_) => copies.astray.iter().map(digest).collect(),
+            None => Vec::new(),
+        };
         let now = self.clock.monotonic();
-        self.lock().compared(self, comparison, &digests, now);
+        let mut state = self.lock();
+        if let Some(inode) = state.chunks.astray_compared(copies, good, &astray) {
+            state.tell_data_changed(inode, now);
+        }
     }
 
     /// Does all that is due now, but for the comparisons that it gives.
@@ -124,7 +146,9 @@ impl Engine {
             for chunk in state.chunks.wants_settling() {
                 state.settling.add(chunk);
             }
-            state.settle_step(self, now)
+            let mut comparisons = state.settle_step(self, now);
+            comparisons.extend(state.chunks.astray_to_compare(ASTRAY_AT_ONCE_MAX).into_iter().map(Comparison::Astray));
+            comparisons
         } else {
             Vec::new()
         };

@@ -376,6 +376,8 @@ pub enum SystemKind {
     PassedOver = 4,
     /// What was asked of a chunkserver, by its id.
     AskedOfServer = 5,
+    /// The epoch that a volume was at, by its id.
+    EpochOfVolume = 6,
 }
 
 /// A type that is stored in one table.

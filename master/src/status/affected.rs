@@ -47,6 +47,14 @@ pub struct AffectedFiles {
 
 /// Looks for the worst affected files, at most `limit`. Reads many entries: not for every glance.
 pub(super) fn affected(state: &dyn MasterState, limit: usize) -> AffectedFiles {
+    let mut affected = affected_without_names(state, limit);
+    let index = affected.files.iter().enumerate().map(|(at, file)| (InodeId::new(file.inode), at)).collect();
+    name(state, &mut affected.files, &index);
+    affected
+}
+
+/// The same, but by numbers only.
+pub(super) fn affected_without_names(state: &dyn MasterState, limit: usize) -> AffectedFiles {
     let lacking = state.with_chunks(|chunks, _| chunks.lacking(CHUNKS_MAX));
     let mut more = lacking.len() == CHUNKS_MAX;
     let mut files: Vec<AffectedFile> = Vec::new();
@@ -61,7 +69,6 @@ pub(super) fn affected(state: &dyn MasterState, limit: usize) -> AffectedFiles {
             }
         }
     }
-    name(state, &mut files, &index);
     AffectedFiles { files, more }
 }
 
@@ -117,6 +124,9 @@ fn file(chunk: &LackingChunk) -> AffectedFile {
 pub(super) fn why(chunk: &LackingChunk) -> String {
     match &chunk.hindrance {
         Hindrance::NoLiveCopy => no_live_copy(&chunk.copies),
+        Hindrance::BeingCompared => {
+            "a copy on an older image of its volume is compared with the good ones first".to_owned()
+        }
         Hindrance::BeingMade => "a copy is being made".to_owned(),
         Hindrance::BeingWritten => {
             "a client has the right to write it, which is asked back first; then a copy is made".to_owned()
@@ -124,6 +134,11 @@ pub(super) fn why(chunk: &LackingChunk) -> String {
         Hindrance::RepairsWait(reason) => format!("repairs wait: {reason}"),
         Hindrance::Excused(one) => format!("a copy is on {}; one is made anew if it is not back by then", excuse(one)),
         Hindrance::Delay(seconds) => format!("a copy is made in {seconds} s"),
+        Hindrance::Failing { times, reason } => format!(
+            "a copy could not be made {times} times, the last time {reason}; it is tried again. Check that volume and the one with the \
+             good copy ({})",
+            good_copies(&chunk.copies)
+        ),
         Hindrance::Queued => "a copy is made soon".to_owned(),
         Hindrance::NoPlace { connected, full } => no_place(chunk, *connected, *full),
     }
@@ -147,10 +162,27 @@ fn no_live_copy(copies: &[CopyView]) -> String {
                       volumes back, or restore the file from elsewhere"
             .to_owned(),
         (false, true) => format!("its copies: {}; bring back what is away", named.join(", ")),
+        (false, false) if copies.iter().any(|copy| copy.state == CopyState::Astray) => format!(
+            "its copies: {}; they are used once every known volume is here, or forgotten, and none has a newer one",
+            named.join(", ")
+        ),
+        (false, false) if copies.iter().any(|copy| copy.state == CopyState::Bad) => format!(
+            "its copies: {}; none of them is whole, and no other is known: save what can still be read of the file, or restore it from \
+             elsewhere, and remove it here",
+            named.join(", ")
+        ),
         (false, false) => {
             format!("its copies: {}; none of them can be used: restore the file from elsewhere", named.join(", "))
         }
     }
+}
+
+/// Where the good ones are.
+fn good_copies(copies: &[CopyView]) -> String {
+    let good = copies.iter().filter(|copy| copy.state == CopyState::Current);
+    let named: Vec<String> =
+        good.take(COPIES_NAMED_MAX).map(|copy| format!("{} on {}", copy.path, copy.host)).collect();
+    named.join(", ")
 }
 
 fn no_place(chunk: &LackingChunk, connected: usize, full: usize) -> String {

@@ -1,5 +1,6 @@
 //! Asks every part for its share of the report.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,20 +8,23 @@ use std::time::Duration;
 use prost::Message;
 use rfs_common::clock::Monotonic;
 
+use crate::chunks::Summary;
 use crate::exports::Exports;
 use crate::namespace::records::{SystemKind, SystemRecord, system_key};
 use crate::namespace::source::Table;
 use crate::store::{Store, StoreState};
 
-use super::affected::{AffectedFiles, affected};
-use super::health::{Findings, judge};
+use super::affected::{AffectedFile, AffectedFiles, affected, affected_without_names};
+use super::health::{Findings, Verdict, judge};
 use super::master_state::{MasterState, MasterStateExt};
 use super::rates::Rates;
-use super::report::{ChunksAt, Counts, EventRow, MetadataReport, ServerRow, SessionReport, Space, StatusReport};
+use super::report::{
+    ChunksAt, Counts, EventRow, Health, MetadataReport, ServerRow, SessionReport, Space, StatusReport,
+};
 
-/// Affected files on the web page, and how long they stand there before they are looked for again.
+/// Affected files on the web page, and how long names are not looked for again.
 const AFFECTED_SHOWN: usize = 20;
-const AFFECTED_FRESH: Duration = Duration::from_secs(15);
+const NAMES_FRESH: Duration = Duration::from_secs(15);
 
 /// The store and where it is.
 #[derive(Debug, Clone)]
@@ -39,15 +43,16 @@ pub struct Gatherer {
     rates: Rates,
     started: Monotonic,
     version: String,
-    affected: Mutex<Option<(Monotonic, AffectedFiles)>>,
+    /// When names were looked for last, for the page, and what was found.
+    names: Mutex<(Option<Monotonic>, BTreeMap<u64, String>)>,
 }
 
 impl Gatherer {
     /// A gatherer; without a store (in tests) the report of the metadata is empty.
     pub fn new(state: Arc<dyn MasterState>, store: Option<StoreHandle>, exports: Exports, version: &str) -> Gatherer {
         let started = state.clock().monotonic();
-        let (rates, version, affected) = (Rates::default(), version.to_owned(), Mutex::default());
-        Gatherer { state, store, exports, rates, started, version, affected }
+        let (rates, version, names) = (Rates::default(), version.to_owned(), Mutex::default());
+        Gatherer { state, store, exports, rates, started, version, names }
     }
 
     /// The master.
@@ -70,25 +75,46 @@ impl Gatherer {
         super::rates::RateSampler::new(Arc::clone(&self.state), self.rates.clone())
     }
 
-    /// The status.
-    pub fn status(&self) -> StatusReport {
-        let (summary, servers, stuck) =
-            self.state.with_chunks(|chunks, _| (chunks.summary(), chunks.servers(), chunks.without_a_place()));
+    /// Health, and the line that says why.
+    pub fn health(&self) -> (Health, String) {
+        let (verdict, ..) = self.judged();
+        (verdict.health, verdict.summary)
+    }
+
+    fn judged(&self) -> (Verdict, Summary, SystemRecord, MetadataReport) {
+        let (summary, servers, of_chunks) = self.state.with_chunks(|chunks, _| {
+            (
+                chunks.summary(),
+                chunks.servers(),
+                (chunks.stuck(), chunks.unavailable_are_bad(), chunks.config().clone()),
+            )
+        });
+        let (stuck, only_bad_left, config) = of_chunks;
         let system = self.system();
         let (metadata, checkpoint_problem) = self.metadata();
         let export_problem = self.exports.problem();
-        let default_goal = system.goal;
+        let uptime = self.state.clock().monotonic().since(self.started);
         let findings = Findings {
             summary: &summary,
             servers: &servers,
             stuck: stuck.as_ref(),
+            only_bad_left,
             metadata: &metadata,
-            default_goal,
-            uptime_s: self.state.clock().monotonic().since(self.started).as_secs(),
+            default_goal: system.goal,
+            copies_min: config.copies_min,
+            uptime_s: uptime.as_secs(),
+            has_just_started: uptime < config.server_expiry,
             export_problem,
             checkpoint_problem,
         };
         let verdict = judge(&findings);
+        (verdict, summary, system, metadata)
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusReport {
+        let (verdict, summary, system, metadata) = self.judged();
+        let default_goal = system.goal;
         let cluster = self.state.cluster();
         let at = |(goal, copies, chunks): &(u8, u8, u64)| ChunksAt {
             goal: (*goal).into(),
@@ -158,18 +184,21 @@ impl Gatherer {
         affected(&*self.state, limit)
     }
 
-    /// The same for the web page, which asks all the time: found again only once in a while.
+    /// The same for the web page, which asks all the time: as they are now, with names that are looked for once in a while only.
     pub fn affected_lately(&self) -> AffectedFiles {
         let now = self.state.clock().monotonic();
-        let mut known = self.affected.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
-            Some((found, files)) if now.since(*found) < AFFECTED_FRESH && !files.files.is_empty() => files.clone(),
-            _ => {
-                let files = self.affected(AFFECTED_SHOWN);
-                *known = Some((now, files.clone()));
-                files
-            }
+        let mut files = affected_without_names(&*self.state, AFFECTED_SHOWN);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_unknown = |file: &AffectedFile| !names.1.contains_key(&file.inode);
+        if files.files.iter().any(is_unknown) && names.0.is_none_or(|looked| now.since(looked) >= NAMES_FRESH) {
+            let found = self.affected(AFFECTED_SHOWN);
+            *names = (Some(now), found.files.iter().map(|file| (file.inode, file.path.clone())).collect());
+            return found;
         }
+        for file in &mut files.files {
+            file.path = names.1.get(&file.inode).cloned().unwrap_or_default();
+        }
+        files
     }
 
     /// The latest events, the newest first.

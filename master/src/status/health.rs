@@ -10,12 +10,18 @@ use super::report::{Health, MetadataReport};
 pub(super) struct Findings<'a> {
     pub(super) summary: &'a Summary,
     pub(super) servers: &'a [ServerView],
-    /// A chunk for whose missing copies there is no place.
+    /// A chunk whose missing copies are not made by themselves.
     pub(super) stuck: Option<&'a LackingChunk>,
+    /// What cannot be read has copies here, and none of them is whole.
+    pub(super) only_bad_left: bool,
     pub(super) metadata: &'a MetadataReport,
     pub(super) default_goal: u32,
+    /// Copies without which new data is not taken.
+    pub(super) copies_min: usize,
     /// Of the master.
     pub(super) uptime_s: u64,
+    /// Chunkservers that are here have not had the time to say so.
+    pub(super) has_just_started: bool,
     pub(super) export_problem: Option<String>,
     pub(super) checkpoint_problem: Option<String>,
 }
@@ -35,6 +41,7 @@ pub(super) struct Verdict {
 pub(super) fn judge(findings: &Findings<'_>) -> Verdict {
     let mut problems: Vec<(Health, String)> = Vec::new();
     problems.extend(metadata_problems(findings));
+    problems.extend(full(findings));
     problems.extend(chunk_problems(findings));
     problems.extend(server_problems(findings));
     let health = problems.iter().map(|(health, _)| *health).max().unwrap_or(Health::Ok);
@@ -91,16 +98,44 @@ fn metadata_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     problems
 }
 
+/// Whether too few chunkservers have room for new data.
+fn full(findings: &Findings<'_>) -> Option<(Health, String)> {
+    let connected = || findings.servers.iter().filter(|server| server.connected);
+    let has_room =
+        |volume: &VolumeView| volume.counts && volume.report.state == VolumeState::InService && volume.report.free > 0;
+    let with_room = connected().filter(|server| server.volumes.iter().any(has_room)).count();
+    let volumes = || connected().flat_map(|server| &server.volumes);
+    let full = volumes().filter(|volume| volume.report.state == VolumeState::Full).count();
+    let needed = findings.copies_min.min(findings.default_goal as usize).max(1);
+    if full == 0 || with_room >= needed || connected().count() < needed {
+        return None;
+    }
+    let (all, full) = (volumes().count() as u64, full as u64);
+    let what =
+        format!("The cluster is full, and new data is refused ({full} of {} have no room)", counted(all, "volume"));
+    Some((Health::Unavailable, format!("{what}; remove files, or add volumes or chunkservers.")))
+}
+
 fn chunk_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     let (summary, stuck) = (findings.summary, findings.stuck);
     let mut problems = Vec::new();
     if summary.unavailable > 0 {
         let what = counted(summary.unavailable, "chunk");
         let have = if summary.unavailable == 1 { "has" } else { "have" };
-        problems.push((
-            Health::Unavailable,
-            format!("{what} {have} no live copy and cannot be read; bring the missing chunkservers or volumes back."),
-        ));
+        problems.push(if is_gathering(findings) {
+            let text = format!("{what} {have} no live copy yet; chunkservers are still telling what they hold.");
+            (Health::Degraded, text)
+        } else if findings.only_bad_left {
+            let text = format!(
+                "{what} {have} no good copy left, though copies are here; `rfs status` names the files and what to do."
+            );
+            (Health::Unavailable, text)
+        } else {
+            let text = format!(
+                "{what} {have} no live copy and cannot be read; bring the missing chunkservers or volumes back."
+            );
+            (Health::Unavailable, text)
+        });
     }
     let repairable = summary.under_goal - summary.unavailable;
     if repairable > 0 {
@@ -125,6 +160,16 @@ fn chunk_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
         problems.push((Health::Degraded, format!("{what} {lack} copies{last}; {doing}.")));
     }
     problems
+}
+
+/// Whether what cannot be read now may only not have been heard of since the start, or since its chunkserver came back.
+fn is_gathering(findings: &Findings<'_>) -> bool {
+    let is_telling = |volume: &VolumeView| volume.report.state.is_readable() && !volume.counts;
+    let is_coming = |server: &ServerView| match server.connected {
+        true => server.volumes.iter().any(is_telling),
+        false => findings.has_just_started,
+    };
+    findings.servers.iter().any(is_coming)
 }
 
 fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
@@ -163,6 +208,9 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
                 let text = format!("Volume {path} on {host} is being drained, {}.", drain.words);
                 problems.push((Health::Degraded, text));
             }
+            if volume.astray {
+                problems.push((Health::Degraded, astray(host, volume)));
+            }
             let text = match volume.report.state {
                 VolumeState::InService => continue,
                 VolumeState::Full if drain.is_some() => continue,
@@ -190,6 +238,9 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
     if connected < needed {
         let want = counted(needed as u64, "copy");
         let (have, health) = match connected {
+            0 if findings.has_just_started && !findings.servers.is_empty() => {
+                ("The master has just started, and no chunkserver is".to_owned(), Health::Degraded)
+            }
             0 => ("No chunkserver is".to_owned(), Health::Unavailable),
             1 => ("Only 1 chunkserver is".to_owned(), Health::Degraded),
             several => (format!("Only {several} chunkservers are"), Health::Degraded),
@@ -200,6 +251,16 @@ fn server_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
         ));
     }
     problems
+}
+
+/// A volume that went back in time.
+fn astray(host: &str, volume: &VolumeView) -> String {
+    let path = &volume.report.path;
+    let left = counted(volume.returned.unwrap_or_default().left, "copy");
+    format!(
+        "Volume {path} on {host} is an older image of itself: {left} on it have yet to be compared with others, or made anew. Bring back \
+         what is away; if this is the wrong disk, stop the chunkserver and give the volume its own."
+    )
 }
 
 /// Whether it is away and may be.
@@ -239,6 +300,13 @@ fn notes(findings: &Findings<'_>) -> Vec<String> {
             continue;
         }
         for volume in &server.volumes {
+            if let Some(returned) = volume.returned.filter(|returned| !volume.astray && returned.only > 0) {
+                let (path, files) = (&volume.report.path, counted(returned.only, "copy"));
+                notes.push(format!(
+                    "Volume {path} on {host} came back as an older image of itself: {files} on it had no other and are used as they are, \
+                     without what was written since that image."
+                ));
+            }
             let Some(drain) = volume.drain.clone().map(DrainRow::from) else { continue };
             let (volume_id, path) = (volume.report.volume, &volume.report.path);
             let gone = volume.report.state == VolumeState::Out && !volume.named;
@@ -286,9 +354,12 @@ mod tests {
             summary,
             servers: &[],
             stuck: None,
+            only_bad_left: false,
             metadata: &metadata,
             default_goal: 0,
+            copies_min: 2,
             uptime_s: 0,
+            has_just_started: false,
             export_problem: none.0,
             checkpoint_problem: none.1,
         })
@@ -341,9 +412,12 @@ mod tests {
                 summary: &summary,
                 servers: &[server],
                 stuck: None,
+                only_bad_left: false,
                 metadata: &metadata,
                 default_goal: 1,
+                copies_min: 2,
                 uptime_s: 0,
+                has_just_started: false,
                 export_problem: None,
                 checkpoint_problem: None,
             };

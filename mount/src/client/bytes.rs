@@ -76,6 +76,11 @@ pub trait OpenBytes: Send + Sync {
     /// # Errors
     /// That.
     fn take_error_at_close(&self) -> Result<(), Errno>;
+    /// The same for a write: only that there was no space.
+    ///
+    /// # Errors
+    /// ENOSPC.
+    fn take_error_at_write(&self) -> Result<(), Errno>;
 }
 
 /// One file's bytes. See [`crate::data`] for what each method does.

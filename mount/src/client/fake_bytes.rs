@@ -105,6 +105,10 @@ impl OpenBytes for Shared {
     fn take_error_at_close(&self) -> Result<(), Errno> {
         self.take_error()
     }
+
+    fn take_error_at_write(&self) -> Result<(), Errno> {
+        Ok(())
+    }
 }
 
 impl FileBytes for Shared {

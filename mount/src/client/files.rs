@@ -67,7 +67,7 @@ impl Client {
     /// clients' appends are before or after, never below.
     ///
     /// # Errors
-    /// EBADF, EFBIG; EIO when a lock taken through the handle was lost with the session; and what the data path or the
+    /// EBADF, EFBIG; ENOSPC when the cluster is full, or what was written before found it so; EIO when a lock taken through the handle was lost with the session; and what the data path or the
     /// master refuses with.
     pub fn write(&self, handle: Handle, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {
         let open = self.core.handles.file(handle)?;
@@ -306,6 +306,9 @@ impl Core {
         }
         let node = &open.node;
         let _used = self.use_lease(node, Mode::Write)?;
+        if origin != WriteOrigin::PageCache {
+            self.shorter_if_full(node, open.bytes.take_error_at_write())?;
+        }
         if matches!(origin, WriteOrigin::Call { kill_set_id: true, .. }) {
             self.kill_set_id(node)?;
         }
@@ -316,9 +319,21 @@ impl Core {
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > FILE_BYTES_MAX) {
             return Err(Errno::EFBIG);
         }
-        self.content(node).write(offset, data, length)?;
+        let written = self.content(node).write(offset, data, length);
+        if written == Err(Errno::ENOSPC) {
+            // What it could not tell otherwise it has told now.
+            let _ = open.bytes.take_error_at_write();
+        }
         self.note_written(node);
-        Ok(())
+        self.shorter_if_full(node, written).map(drop)
+    }
+
+    /// Where there was no space, the file may be shorter than the kernel was told.
+    fn shorter_if_full<T>(&self, node: &Node, result: Result<T, Errno>) -> Result<T, Errno> {
+        if matches!(result, Err(Errno::ENOSPC)) {
+            self.post(Forget::Data(node.inode()));
+        }
+        result
     }
 
     /// Clears set-id bits, if there are any. The kernel asks for it, whoever writes, so it is done by root's right.

@@ -141,6 +141,10 @@ impl OpenBytes for OpenData {
     fn take_error_at_close(&self) -> Result<(), Errno> {
         self.file.take_error_at_close(&self.handle)
     }
+
+    fn take_error_at_write(&self) -> Result<(), Errno> {
+        self.file.take_error_at_write(&self.handle)
+    }
 }
 
 impl Prepared for DataCommit {

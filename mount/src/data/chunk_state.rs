@@ -386,6 +386,14 @@ impl ChunkState {
         self.add_repair(range, ReadsAs::Zeros);
     }
 
+    /// Where the bytes end that are here or were zeroed here, those that were lost left out.
+    pub(crate) fn end_of_what_is_there(&self) -> Option<u32> {
+        let in_flight = self.in_flight.iter().flat_map(|frame| &frame.pieces).map(|piece| piece.range().end);
+        let zeroed = self.repairs.iter().filter(|repair| repair.reads_as == ReadsAs::Zeros);
+        let zeroed = zeroed.map(|repair| repair.range.end);
+        self.dirty.ranges().map(|range| range.end).chain(in_flight).chain(zeroed).max()
+    }
+
     fn add_repair(&mut self, range: Range<u32>, reads_as: ReadsAs) {
         let mut kept = Vec::with_capacity(self.repairs.len() + 1);
         for repair in std::mem::take(&mut self.repairs) {

@@ -300,10 +300,44 @@ fn what_was_lost_is_not_lost_again_by_the_next_try() {
     master.refuse(Some(Errno::ENOSPC));
     file.write(0, &[1; 10], 0).unwrap();
     assert_eq!((file.flush(), file.take_error(&handle)), (Err(Errno::ENOSPC), Err(Errno::ENOSPC)));
-    assert_eq!((file.flush(), file.take_error(&handle)), (Err(Errno::ENOSPC), Ok(())), "only repairs were left");
-    assert_eq!(file.take_error_at_close(&handle), Ok(()));
+    assert_eq!((file.flush(), file.take_error(&handle)), (Ok(()), Ok(())), "the lost end was cut off");
+    assert_eq!((file.take_error_at_close(&handle), file.local_length()), (Ok(()), None));
     file.truncate(0);
     assert_eq!((file.flush(), file.has_uncommitted()), (Ok(()), false));
+}
+
+#[test]
+fn a_full_cluster_is_told_by_the_next_write_and_leaves_no_zeros() {
+    let master = FakeMaster::new(2, 2);
+    let path = start(&master);
+    let file = path.file(INODE);
+    let handle = file.open_handle();
+    file.write(0, &[1; 1000], 0).unwrap();
+    file.flush().unwrap();
+    master.refuse(Some(Errno::ENOSPC));
+    let second = CHUNK_BYTES;
+    // The cluster is not known to be full yet.
+    file.write(second, &[2; 1000], 0).unwrap();
+    assert_eq!((file.local_length(), file.flush()), (Some(second + 1000), Err(Errno::ENOSPC)));
+    assert_eq!(file.local_length(), Some(1000), "what was lost is not the file's end");
+    assert_eq!([file.take_error_at_write(&handle), file.take_error_at_write(&handle)], [Err(Errno::ENOSPC), Ok(())]);
+    // Now it is: nothing is taken that has no place.
+    assert_eq!(file.write(second, &[3; 1000], 0), Err(Errno::ENOSPC));
+    assert_eq!((file.local_length(), path.budget.used()), (Some(1000), 0));
+    // Where there is space, writing goes on, and is on the copies at once.
+    file.write(1000, &[4; 10], 0).unwrap();
+    assert!(!file.has_dirty());
+    commit(&master, &file, Durability::Durable);
+    assert_eq!(master.length(), 1010);
+    master.refuse(None);
+    file.write(second, &[5; 10], 1010).unwrap();
+    assert!(!file.has_dirty());
+    file.write(second + 10, &[6; 10], 1010).unwrap();
+    assert!(file.has_dirty(), "there is space again, which nobody has to wait for");
+    commit(&master, &file, Durability::Durable);
+    let fresh = start(&master).file(INODE);
+    assert_eq!(read(&fresh, 0, 1010, second + 20).unwrap(), [[1; 1000].as_slice(), &[4; 10]].concat());
+    assert_eq!(read(&fresh, second, 100, second + 20).unwrap(), [[5; 10], [6; 10]].concat());
 }
 
 #[test]

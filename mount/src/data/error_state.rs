@@ -2,7 +2,8 @@
 //!
 //! Every error of a file is told once to each handle that was open when it happened. An error that nobody has been told
 //! of yet is also told to a handle opened later, so that it is not lost when the writer closed without asking. Programs
-//! seldom look at what close says, so being told there does not count: the next fsync says it as well.
+//! seldom look at what close says, so being told there does not count: the next fsync says it as well. That there is no space,
+//! the next write says, too.
 
 use rfs_common::errno::Errno;
 
@@ -21,6 +22,8 @@ pub(crate) struct ErrorCursor {
     seen: u64,
     /// The same, as it counts for close: nothing from before the handle was opened.
     seen_at_close: u64,
+    /// And for writes, which tell of a full cluster only.
+    seen_at_write: u64,
 }
 
 impl ErrorState {
@@ -34,7 +37,7 @@ impl ErrorState {
     /// What a handle opened now has seen.
     pub(crate) fn cursor(&self) -> ErrorCursor {
         let seen = if self.last.is_some() && !self.told { self.count - 1 } else { self.count };
-        ErrorCursor { seen, seen_at_close: self.count }
+        ErrorCursor { seen, seen_at_close: self.count, seen_at_write: self.count }
     }
 
     /// The error that the handle with this cursor has not been told of.
@@ -42,9 +45,19 @@ impl ErrorState {
         if cursor.seen == self.count {
             return Ok(());
         }
-        *cursor = ErrorCursor { seen: self.count, seen_at_close: self.count };
+        *cursor = ErrorCursor { seen: self.count, seen_at_close: self.count, seen_at_write: self.count };
         self.told = true;
         self.last.map_or(Ok(()), Err)
+    }
+
+    /// The same for a write: that bytes written before found no space, once. Close does not say it again then.
+    pub(crate) fn take_at_write(&self, cursor: &mut ErrorCursor) -> Result<(), Errno> {
+        let is_new = cursor.seen != self.count && cursor.seen_at_write != self.count;
+        if !is_new || self.last != Some(Errno::ENOSPC) {
+            return Ok(());
+        }
+        (cursor.seen_at_write, cursor.seen_at_close) = (self.count, self.count);
+        Err(Errno::ENOSPC)
     }
 
     /// The same for close: what has happened while the handle was open, once.
@@ -91,5 +104,22 @@ mod tests {
         assert_eq!(errors.take_at_close(&mut later), Ok(()), "nothing has happened since it was opened");
         assert_eq!([errors.take(&mut later), errors.take(&mut later)], [Err(Errno::EIO), Ok(())]);
         assert_eq!([errors.take(&mut writer), errors.take_at_close(&mut writer)], [Err(Errno::EIO), Ok(())]);
+    }
+
+    #[test]
+    fn that_there_is_no_space_is_said_by_the_next_write_once() {
+        let mut errors = ErrorState::default();
+        let mut writer = errors.cursor();
+        errors.record(Errno::EIO);
+        assert_eq!(errors.take_at_write(&mut writer), Ok(()), "fsync says that");
+        assert_eq!(errors.take(&mut writer), Err(Errno::EIO));
+        errors.record(Errno::ENOSPC);
+        assert_eq!(errors.take_at_write(&mut errors.cursor()), Ok(()), "opened later");
+        assert_eq!(
+            [errors.take_at_write(&mut writer), errors.take_at_write(&mut writer)],
+            [Err(Errno::ENOSPC), Ok(())]
+        );
+        assert_eq!(errors.take_at_close(&mut writer), Ok(()));
+        assert_eq!([errors.take(&mut writer), errors.take(&mut writer)], [Err(Errno::ENOSPC), Ok(())]);
     }
 }

@@ -175,6 +175,15 @@ impl FileData {
         self.state().errors.take_at_close(&mut seen)
     }
 
+    /// What a write says first: the same, where what was lost found no space.
+    ///
+    /// # Errors
+    /// ENOSPC.
+    pub fn take_error_at_write(&self, handle: &DataHandle) -> Result<(), Errno> {
+        let mut seen = handle.errors_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state().errors.take_at_write(&mut seen)
+    }
+
     /// Reads into `out` up to the end of the file, whose length is `length_of_file` unless it has been written here since.
     ///
     /// # Errors

@@ -16,6 +16,7 @@
 
 mod commit;
 mod file;
+mod full;
 mod path;
 mod places;
 mod read_ahead;

@@ -16,6 +16,7 @@ use super::connections::Connections;
 use super::dirty::BufferPool;
 use super::file::FileData;
 use super::flushers::{Budget, FlushJob, JobQueue};
+use super::full::Full;
 use super::places::FileMaster;
 use super::read::Reader;
 use super::read_ahead::FetchJob;
@@ -34,6 +35,7 @@ pub struct DataPath {
     pub(crate) reader: Reader,
     pub(crate) cache: Arc<BlockCache>,
     pub(crate) budget: Budget,
+    pub(crate) full: Full,
     pub(crate) buffers: BufferPool,
     pub(crate) flushes: Arc<JobQueue<FlushJob>>,
     pub(crate) fetches: Arc<JobQueue<FetchJob>>,
@@ -65,6 +67,7 @@ impl DataPath {
             connections,
             cache: Arc::new(BlockCache::new(settings.cache_bytes_max)),
             budget: Budget::new(settings.dirty_bytes_max),
+            full: Full::default(),
             buffers: BufferPool::default(),
             flushes: Arc::new(JobQueue::new(settings.dirty_bytes_max)),
             fetches: Arc::new(JobQueue::new(FETCH_JOBS_MAX)),

@@ -58,11 +58,14 @@ impl FileData {
         })
     }
 
-    fn ensure_grant(&self, index: u32, epoch: u64) -> Result<(), Trouble> {
+    pub(super) fn ensure_grant(&self, index: u32, epoch: u64) -> Result<(), Trouble> {
         if self.state().chunk_of(index, epoch)?.grant.is_some() {
             return Ok(());
         }
         let grant = self.path.master.grant(self.inode, index).map_err(refusal)?;
+        if grant.version_from.get() == 0 {
+            self.path.full.clear();
+        }
         self.path.reader.local.forget_chunk(grant.chunk);
         let mut state = self.state();
         let chunk = state.chunk_of_mut(index, epoch)?;

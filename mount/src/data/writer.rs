@@ -10,6 +10,9 @@
 //!   because some copies may have taken them and others not. From then on they read as zeros, and what was lost unsent as
 //!   before it was written. An fsync after the error speaks only for what
 //!   was written outside the lost ranges or after the loss.
+//! - Where space is refused (ENOSPC), what was lost at the file's end is cut off, and so never reads as zeros. The next write through
+//!   each handle that was open says it as well, and as long as the cluster is full (`full.rs`) every write waits for its space and
+//!   its copies, and fails at once.
 //! - `discard` (the lease is lost) drops everything unsent and records EIO if there was anything.
 
 use std::ops::Range;
@@ -36,13 +39,44 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const REPAIRS_GIVE_UP: Duration = Duration::from_secs(2);
 
 impl FileData {
-    /// Accepts bytes; waits only for room. The new length of the file, whose length was `length_of_file` unless it has
-    /// been written here since.
+    /// Accepts bytes; waits only for room, and for the copies where the cluster is full. The new length of the file, whose length was
+    /// `length_of_file` unless it has been written here since.
     ///
     /// # Errors
-    /// EFBIG. What fails later is told by [`FileData::take_error`].
+    /// EFBIG; ENOSPC where it is known that the cluster is full. What fails later is told by [`FileData::take_error`].
     pub fn write(&self, offset: u64, bytes: &[u8], length_of_file: u64) -> Result<u64, Errno> {
         let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= FILE_BYTES_MAX).ok_or(Errno::EFBIG)?;
+        let is_full = self.path.full.is_noted(self.path.clock.monotonic());
+        if is_full && !bytes.is_empty() {
+            for index in offset / CHUNK_BYTES..=(end - 1) / CHUNK_BYTES {
+                self.grant_now(index as u32)?;
+            }
+        }
+        self.accept(end, bytes, length_of_file);
+        // Another error is told later, as ever.
+        if is_full && self.flush() == Err(Errno::ENOSPC) {
+            return Err(Errno::ENOSPC);
+        }
+        Ok(self.local_length().unwrap_or(length_of_file))
+    }
+
+    /// Asks for the right to write a chunk before any byte for it is accepted.
+    fn grant_now(&self, index: u32) -> Result<(), Errno> {
+        self.state().chunks.entry(index).or_default();
+        let Some(epoch) = self.claim(index) else { return Ok(()) };
+        let granted = self.ensure_grant(index, epoch);
+        self.release(index, epoch, Owner::Free);
+        match granted {
+            Err(Trouble::Final(Errno::ENOSPC)) => {
+                self.path.full.note(self.path.clock.monotonic());
+                Err(Errno::ENOSPC)
+            }
+            // Whoever sends meets the same trouble, and bears it for as long as it may.
+            _ => Ok(()),
+        }
+    }
+
+    fn accept(&self, end: u64, bytes: &[u8], length_of_file: u64) {
         let mut rest = bytes;
         while !rest.is_empty() {
             let at = end - rest.len() as u64;
@@ -51,7 +85,6 @@ impl FileData {
             self.write_part(at, part, length_of_file);
             rest = after;
         }
-        Ok(self.local_length().unwrap_or(length_of_file))
     }
 
     fn write_part(&self, offset: u64, bytes: &[u8], length_of_file: u64) {
@@ -440,6 +473,10 @@ impl FileData {
                 tracing::warn!(inode = %self.inode, index, %errno, "bytes that were accepted have been lost");
                 state.errors.record(errno);
             }
+            if errno == Errno::ENOSPC {
+                self.path.full.note(self.path.clock.monotonic());
+                state.cut_lost_end();
+            }
             self.settle_bytes(&mut state);
         }
         errno
@@ -461,6 +498,26 @@ impl FileState {
     pub(crate) fn chunk_of_mut(&mut self, index: u32, epoch: u64) -> Result<&mut ChunkState, Trouble> {
         let same = self.epoch == epoch;
         self.chunks.get_mut(&index).filter(|_| same).ok_or(Trouble::Discarded)
+    }
+
+    /// The file ends where what is left of it ends: nothing is said of bytes that are nowhere.
+    fn cut_lost_end(&mut self) {
+        let Some(local) = self.local_length else { return };
+        let chunk_ends = self.chunks.iter().filter_map(|(index, chunk)| {
+            let end = chunk.end_of_what_is_there()?;
+            Some(u64::from(*index) * CHUNK_BYTES + u64::from(end))
+        });
+        let end = chunk_ends.chain([self.base_length, self.acknowledged_end.min(local)]).max().unwrap_or(0);
+        if end >= local {
+            return;
+        }
+        for (index, chunk) in &mut self.chunks {
+            let kept = end.saturating_sub(u64::from(*index) * CHUNK_BYTES).min(CHUNK_BYTES) as u32;
+            if chunk.repairs.iter().any(|repair| repair.range.end > kept) {
+                chunk.cut(kept);
+            }
+        }
+        self.local_length = (end > self.base_length).then_some(end);
     }
 
     fn note_write(&mut self, end: u64, length_of_file: u64, now: Time) {
