@@ -45,6 +45,8 @@ pub struct Entries {
     /// Every entry there is stands in `names`.
     complete: bool,
     listing: Option<(Arc<[ListedEntry]>, InodeId)>,
+    /// The kernel may have names that do not stand here.
+    doubtful: bool,
     /// Rises whenever something was changed or forgotten, so that a listing read in parts is known to be of one piece.
     generation: u64,
 }
@@ -91,7 +93,17 @@ impl Entries {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        *self = Entries { generation: self.generation + 1, ..Entries::default() };
+        *self = Entries { generation: self.generation + 1, doubtful: self.doubtful, ..Entries::default() };
+    }
+
+    /// From now on the kernel counts as knowing any name: it may not have been told in time to forget one.
+    pub fn doubt(&mut self) {
+        self.doubtful = true;
+    }
+
+    /// Whether the kernel may know that this name names something.
+    pub fn kernel_may_know(&self, name: &[u8]) -> bool {
+        self.doubtful || matches!(self.names.get(name), Some(Some(_)))
     }
 
     /// Changes whenever something was changed or forgotten.
@@ -148,9 +160,14 @@ mod tests {
         entries.change(b"b", Some(InodeId::new(6)));
         assert_eq!(entries.get(b"c"), Known::Absent, "our own change leaves the rest known");
         assert!(entries.listing().is_none());
+        assert!(entries.kernel_may_know(b"a") && !entries.kernel_may_know(b"c"));
         entries.forget(b"a");
+        assert!(!entries.kernel_may_know(b"a"));
         assert_eq!(entries.get(b"a"), Known::Unknown);
         assert_eq!(entries.get(b"c"), Known::Unknown);
         assert_eq!(entries.get(b"b"), Known::Node(InodeId::new(6)));
+        entries.doubt();
+        entries.clear();
+        assert!(entries.kernel_may_know(b"c"), "whatever was cleared may be known to the kernel still");
     }
 }

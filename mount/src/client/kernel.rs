@@ -2,7 +2,7 @@
 //!
 //! The kernel may take as long as a request of its own on the same directory or page is with us, and that request may be
 //! waiting at the master for another client, which waits for us. So whoever waits for the kernel on behalf of the master
-//! gives up after [`PATIENCE`] **if** an operation of ours about that node is with the master, or all threads here are
+//! gives up after [`PATIENCE`] or [`PATIENCE_IF_STUCK`] **if** an operation of ours about that node is with the master, or all threads here are
 //! stuck in the kernel, which comes to the same; the kernel's own work goes on in its thread meanwhile.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -17,8 +17,11 @@ use super::types::{Forgotten, KernelCaches};
 
 const THREADS: usize = 6;
 const QUEUE_LENGTH: usize = 16_384;
-/// How long the kernel is waited for while it may be waiting for us.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long the kernel is waited for while it may be waiting for us: while an operation of ours on the directory is with the master. What
+/// asks us to forget has the directory there, so that the operation waits for it, or was done before, and its answer is on its way.
+const PATIENCE: Duration = Duration::from_millis(25);
+/// The same where all threads here wait for the kernel already.
+const PATIENCE_IF_STUCK: Duration = Duration::from_millis(300);
 
 /// One thing for the kernel to forget.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,15 @@ impl Batch {
         let left = Left { to_begin: tasks, to_end: tasks, not_known: Vec::new() };
         Arc::new(Batch { left: Mutex::new(left), done: Condvar::new() })
     }
+}
+
+/// What became of the things that the kernel was to forget.
+#[derive(Debug, Default)]
+pub(super) struct WhatWasForgotten {
+    /// Nodes that the kernel did not know.
+    pub(super) not_known: Vec<InodeId>,
+    /// Some may not be forgotten yet.
+    pub(super) in_doubt: bool,
 }
 
 struct Left {
@@ -90,10 +102,10 @@ impl KernelNotifier {
     }
 
     /// Has the kernel forget these, and waits until it has, or until it has been waited for long enough while
-    /// `may_wait_for_us` holds. The result is the nodes that the kernel did not know.
-    pub(super) fn forget(&self, what: Vec<Forget>, may_wait_for_us: impl Fn() -> bool) -> Vec<InodeId> {
+    /// `may_wait_for_us` holds.
+    pub(super) fn forget(&self, what: Vec<Forget>, may_wait_for_us: impl Fn() -> bool) -> WhatWasForgotten {
         if what.is_empty() {
-            return Vec::new();
+            return WhatWasForgotten::default();
         }
         let batch = Batch::of(what.len());
         let began = self.clock.monotonic();
@@ -102,14 +114,14 @@ impl KernelNotifier {
         }
         let mut left = batch.left.lock().unwrap_or_else(PoisonError::into_inner);
         while left.to_end > 0 {
-            let stuck = left.to_begin > 0;
-            if self.clock.monotonic().since(began) >= PATIENCE && (stuck || may_wait_for_us()) {
+            let (waited_for, stuck) = (self.clock.monotonic().since(began), left.to_begin > 0);
+            if waited_for >= PATIENCE && may_wait_for_us() || waited_for >= PATIENCE_IF_STUCK && stuck {
                 break;
             }
-            let waited = batch.done.wait_timeout(left, Duration::from_millis(50));
+            let waited = batch.done.wait_timeout(left, PATIENCE);
             left = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        std::mem::take(&mut left.not_known)
+        WhatWasForgotten { not_known: std::mem::take(&mut left.not_known), in_doubt: left.to_end > 0 }
     }
 }
 

@@ -214,7 +214,9 @@ impl Client {
             node.state().orphan = false;
         }
         let entry_valid = core.keep_own_change(&directory, &ticket, new_name, Some(inode));
-        core.answer_by_name(&node, &answered, entry_valid)
+        let answer = core.answer_by_name(&node, &answered, entry_valid)?;
+        core.note_told_of_change(&node);
+        Ok(answer)
     }
 
     /// Removes a name that is not a directory's.
@@ -457,6 +459,7 @@ impl Core {
             self.content(&node).give_grant(grant.into());
         }
         let answer = self.answer_by_name(&node, &answered, entry_valid)?;
+        self.note_told_of_change(&node);
         Ok(Made { node, answer, created: reply.created })
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rfs_common::background;
+use rfs_common::clock::Monotonic;
 use rfs_common::errno::Errno;
 use rfs_common::ids::InodeId;
 use rfs_proto::session as wire;
@@ -171,23 +172,27 @@ impl Core {
         let directory = InodeId::new(notice.directory);
         self.order.stamp(directory, Stamp::Foreign);
         let mut known: Vec<Option<InodeId>> = vec![None; notice.names.len()];
+        let mut kernel_may_know = vec![true; notice.names.len()];
         if let Some(node) = self.table.get(directory) {
             let mut state = node.state();
             state.noticed_at = Some(self.now());
-            for (name, known) in notice.names.iter().zip(&mut known) {
+            for ((name, known), may_know) in notice.names.iter().zip(&mut known).zip(&mut kernel_may_know) {
+                *may_know = state.entries.kernel_may_know(name);
                 if let Known::Node(inode) = state.entries.get(name) {
                     *known = Some(inode);
                 }
                 state.entries.forget(name);
             }
             drop(state);
-            // The kernel was told of no name that is not known here.
             if known.iter().any(Option::is_some) {
                 kernel.told.push(Arc::clone(&node));
             }
             kernel.nodes.push(node);
         }
-        for (name, known) in notice.names.iter().zip(known) {
+        // Who makes a name that nobody here knows does not wait for the kernel, which does not take a name from a directory while a
+        // program of ours makes another one there: two mounts that fill one directory would wait for each other.
+        for ((name, known), _) in notice.names.iter().zip(known).zip(kernel_may_know).filter(|(_, may_know)| *may_know)
+        {
             let node = known.and_then(|inode| self.table.get(inode));
             kernel.forget.push(self.name_to_forget(node, directory, name));
         }
@@ -199,8 +204,9 @@ impl Core {
             let now = self.now();
             let mut state = node.state();
             (state.noticed_at, state.fresh, state.target) = (Some(now), false, None);
+            let told_at = state.kernel_told_of_change_at;
             drop(state);
-            self.let_kernel_take_in(&node);
+            self.let_kernel_take_in(told_at);
         }
         if self.kernel.invalidate_attributes(inode) == Forgotten::NotKnown {
             self.forget_once_known(inode);
@@ -222,10 +228,14 @@ impl Core {
 
     fn do_in_kernel(&self, kernel: KernelWork) {
         for node in &kernel.told {
-            self.let_kernel_take_in(node);
+            let told_at = node.state().kernel_told_at;
+            self.let_kernel_take_in(told_at);
         }
-        let not_known = self.notifier.forget(kernel.forget, || kernel.nodes.iter().any(|node| node.is_asking()));
-        for inode in not_known {
+        let forgotten = self.notifier.forget(kernel.forget, || kernel.nodes.iter().any(|node| node.is_asking()));
+        if forgotten.in_doubt {
+            kernel.nodes.iter().for_each(|node| node.state().entries.doubt());
+        }
+        for inode in forgotten.not_known {
             self.forget_once_known(inode);
         }
     }
@@ -245,9 +255,8 @@ impl Core {
         }
     }
 
-    /// Waits until the kernel has taken in what it was last told of the node.
-    fn let_kernel_take_in(&self, node: &Node) {
-        let told_at = node.state().kernel_told_at;
+    /// Waits until the kernel has taken in what it was told then.
+    fn let_kernel_take_in(&self, told_at: Option<Monotonic>) {
         let Some(told_at) = told_at else { return };
         let now = self.now();
         let since = now.since(told_at);
