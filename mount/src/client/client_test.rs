@@ -32,8 +32,8 @@ mod moved;
 #[derive(Default)]
 struct RecordedKernel {
     told: Mutex<Vec<String>>,
-    /// When it was last told to forget an entry.
-    entry_forgotten_at: Mutex<Option<Monotonic>>,
+    /// When it was last told to forget an entry or attributes.
+    forgotten_at: Mutex<Option<Monotonic>>,
     /// How often it will still say that it does not know a node.
     unknown: AtomicU32,
 }
@@ -55,6 +55,7 @@ impl RecordedKernel {
 
 impl KernelCaches for RecordedKernel {
     fn invalidate_attributes(&self, inode: InodeId) -> Forgotten {
+        *self.forgotten_at.lock().unwrap() = Some(SystemClock.monotonic());
         self.forget(format!("attributes {inode}"))
     }
 
@@ -63,7 +64,7 @@ impl KernelCaches for RecordedKernel {
     }
 
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]) {
-        *self.entry_forgotten_at.lock().unwrap() = Some(SystemClock.monotonic());
+        *self.forgotten_at.lock().unwrap() = Some(SystemClock.monotonic());
         self.told.lock().unwrap().push(format!("entry {parent} {}", String::from_utf8_lossy(name)));
     }
 
@@ -586,9 +587,34 @@ fn the_kernel_gets_time_to_take_in_an_entry_before_it_has_to_forget_it() {
         assert_eq!(mounted.lookup("five").unwrap().entry_valid, KERNEL_VALID);
         let entries = vec![wire::EntryNotice { directory: ROOT, names: vec![(&b"five"[..]).into()] }];
         mounted.master.wait_done(mounted.master.recall(wire::Recall { entries, ..wire::Recall::default() }));
-        let forgotten = mounted.kernel.entry_forgotten_at.lock().unwrap().unwrap();
+        let forgotten = mounted.kernel.forgotten_at.lock().unwrap().unwrap();
         assert!(forgotten.since(answered) >= Duration::from_millis(5), "after {:?}", forgotten.since(answered));
     }
+}
+
+#[test]
+fn the_kernel_gets_time_to_take_in_attributes_that_came_with_a_change() {
+    let mounted = Mounted::new();
+    let changes = AttributeChanges { mode: Some(0o600), ..AttributeChanges::default() };
+    for _ in 0..5 {
+        let answered = SystemClock.monotonic();
+        mounted.client.set_attributes(&mounted.caller, FILE, &changes).unwrap();
+        let attributes = vec![FILE.get()];
+        mounted.master.wait_done(mounted.master.recall(wire::Recall { attributes, ..wire::Recall::default() }));
+        let forgotten = mounted.kernel.forgotten_at.lock().unwrap().unwrap();
+        assert!(forgotten.since(answered) >= Duration::from_millis(5), "after {:?}", forgotten.since(answered));
+    }
+}
+
+#[test]
+fn the_kernel_is_not_asked_to_forget_a_name_that_it_was_never_told_of() {
+    let mounted = Mounted::new();
+    mounted.lookup("five").unwrap();
+    assert_eq!(mounted.lookup("new"), Err(Errno::ENOENT));
+    let names = ["five", "new"].map(|name| name.as_bytes().to_vec().into()).to_vec();
+    let entries = vec![wire::EntryNotice { directory: ROOT, names }];
+    mounted.master.wait_done(mounted.master.recall(wire::Recall { entries, ..wire::Recall::default() }));
+    assert!(mounted.kernel.was_told("entry 1 five") && !mounted.kernel.was_told("entry 1 new"));
 }
 
 #[test]
