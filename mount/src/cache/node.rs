@@ -16,6 +16,7 @@ use rfs_proto::session as wire;
 
 use super::attributes::Attributes;
 use super::entries::Entries;
+use super::locked_pages::LockedPages;
 use super::order::{Stamp, Ticket};
 use super::xattrs::Xattrs;
 use crate::client::PendingAccess;
@@ -107,6 +108,8 @@ pub struct NodeState {
     pub open_writable: u32,
     /// It has no name any more, and the master keeps it for this session.
     pub orphan: bool,
+    /// Leases that are gone, and what was kept under them not yet from the kernel.
+    pub forgetting: u32,
     /// Recalls that wait for the answer with the grant that they name.
     pub recalls_waiting: u32,
     /// `Release` is on its way: whatever lease comes meanwhile does not count.
@@ -161,6 +164,8 @@ pub struct Node<C> {
     content: OnceLock<C>,
     /// Operations of this client about the node that are with the master.
     asking: AtomicU32,
+    /// What the kernel has locked of a file's pages.
+    pub locked_pages: LockedPages,
     /// One commit at a time, so that the master hears of lengths in their order. Held over the network; whoever holds it
     /// waits for nothing that a recall depends on.
     pub commit: Mutex<()>,
@@ -177,6 +182,7 @@ impl<C> Node<C> {
             changed: Condvar::new(),
             content: OnceLock::new(),
             asking: AtomicU32::new(0),
+            locked_pages: LockedPages::default(),
             commit: Mutex::default(),
             append: Mutex::default(),
         }
@@ -227,6 +233,13 @@ impl<C> Node<C> {
     pub fn begin_use<'a>(self: &'a Arc<Self>, state: &mut NodeState) -> Use<'a, C> {
         state.in_use += 1;
         Use { node: self, mode: state.mode }
+    }
+
+    /// Uses what an answer without a lease of its own said, once: a lease that is being brought down just now may have been
+    /// waited for already.
+    pub fn begin_use_once<'a>(self: &'a Arc<Self>, state: &mut NodeState) -> Use<'a, C> {
+        state.in_use += 1;
+        Use { node: self, mode: Mode::None }
     }
 
     /// Takes an answer of the master: its attributes by revision, its lease by grant. `ticket` is the request's.

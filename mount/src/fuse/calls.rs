@@ -25,7 +25,7 @@ use super::locking::{LockRequest, Wait};
 use super::locks::Interrupted;
 use super::reply::{self, Nodes};
 use super::{Adapter, REQUEST_BYTES_MAX};
-use crate::client::{AttributeChanges, Entry, KernelCaches, Seek};
+use crate::client::{AttributeChanges, Entry, KernelCaches, ReadTarget, Seek};
 
 /// `f_bsize`: what the numbers of statfs(2) count.
 const SPACE_UNIT_BYTES: u64 = 4096;
@@ -224,14 +224,16 @@ impl Filesystem for Adapter {
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let _busy = self.threads.busy();
+        // Whose locks count is said with the reads of programs, which go past the page cache.
+        let target = if lock_owner.is_some() { ReadTarget::Caller } else { ReadTarget::PageCache };
         let waiting = self.killable.register(request.unique(), request.pid(), reply);
         READ_BUFFER.with_borrow_mut(|buffer| {
             let size = size.min(2 * REQUEST_BYTES_MAX) as usize;
-            let read = self.client.read(handle(file), offset, size, buffer, &|| waiting.is_wanted());
+            let read = self.client.read(handle(file), offset, size, (target, buffer), &|| waiting.is_wanted());
             match (waiting.take(), read) {
                 (Some(reply), Ok(count)) => reply.data(&buffer[..count]),
                 (Some(reply), Err(errno)) => reply.error(reply::errno(errno)),
