@@ -86,6 +86,8 @@ pub struct NodeState {
     pub mode: Mode,
     /// The highest grant seen.
     pub grant: u64,
+    /// Since when a lease has been held without a break, so that nobody else can have changed the node.
+    pub held_since: Option<Monotonic>,
     /// Operations that use the lease now.
     pub in_use: u32,
     /// The lease is being brought down: no new uses.
@@ -245,7 +247,7 @@ impl<C> Node<C> {
     /// Takes an answer of the master: its attributes by revision, its lease by grant. `ticket` is the request's.
     pub fn learn(&self, state: &mut NodeState, ticket: &Ticket<'_>, answer: &Answered, now: Monotonic) {
         if let Some(lease) = answer.lease {
-            self.learn_lease(state, ticket, lease);
+            self.learn_lease(state, ticket, lease, now);
         }
         if let Some(attributes) = &answer.attributes {
             let keep = self.may_keep(state, ticket, answer, now);
@@ -266,20 +268,21 @@ impl<C> Node<C> {
         allowed && state.mode > Mode::None && !ticket.is_before(self.inode, Stamp::Foreign)
     }
 
-    fn learn_lease(&self, state: &mut NodeState, ticket: &Ticket<'_>, (mode, grant): (Mode, u64)) {
+    fn learn_lease(&self, state: &mut NodeState, ticket: &Ticket<'_>, (mode, grant): (Mode, u64), now: Monotonic) {
         if mode == Mode::None || state.releasing || ticket.is_before(self.inode, Stamp::Forgotten) {
             return;
         }
         // An answer says all that the session holds, so the one with the youngest grant is the truth.
         if grant > state.grant {
             (state.grant, state.mode) = (grant, mode);
+            state.held_since.get_or_insert(now);
         }
     }
 
     /// Drops what needs a lease to be kept.
     pub fn drop_caches(&self, state: &mut NodeState) {
         state.fresh = false;
-        state.others_synced = false;
+        (state.others_synced, state.held_since) = (false, None);
         state.entries.clear();
         state.target = None;
         state.first_chunk = None;

@@ -134,8 +134,8 @@ impl Client {
     }
 }
 
-/// A file that nobody has changed for so long is on its copies' disks: chunkservers sync what is not written for some
-/// seconds. Much longer than these, as two machines' clocks are compared.
+/// What nobody has changed for so long is on its copies' disks: chunkservers sync what is not written for some seconds. Much longer
+/// than these; it is counted by this machine alone, from when it has kept others from writing.
 const SYNCED_BY_THEMSELVES_AFTER: Duration = Duration::from_secs(120);
 
 /// How long after another client's change a file counts as contended.
@@ -187,8 +187,6 @@ impl Core {
         state.open_writable += u32::from(open.writable);
         let keep_cache = state.mode > Mode::None && !state.closing && state.recalls_waiting == 0;
         let now = self.now();
-        let age = state.attributes.as_ref().map(|known| self.clock.now().since(known.changed));
-        state.others_synced |= keep_cache && state.fresh && age.is_some_and(|age| age > SYNCED_BY_THEMSELVES_AFTER);
         let contended = !keep_cache || state.noticed_at.is_some_and(|noticed| now.since(noticed) < CONTENDED_FOR);
         let reads = if open.notes_accesses { self.reads_to_see(node, &state) } else { Reads::MayBeCached };
         drop(state);
@@ -403,17 +401,19 @@ impl Core {
     }
 
     /// Another session may have written the file and closed it, and lost its power since: what it wrote is what fsync is to
-    /// bring to disk as well. Chunkservers sync by themselves what is not written any more, so that only files which changed
-    /// a moment before this session got to know them are in doubt. The lease under which all is known to be
+    /// bring to disk as well. Chunkservers sync by themselves what is not written any more, so that nothing is in doubt once a lease
+    /// has been held for long. No time of another machine says so: clocks differ. The lease under which all is known to be
     /// synced if what follows succeeds.
     fn doubt_others(&self, node: &Node) -> Result<Option<u64>, Errno> {
-        let (known, grant) = {
-            let state = node.state();
-            (state.others_synced, state.grant)
+        let grant = {
+            let mut state = node.state();
+            let held_for = state.held_since.map(|since| self.now().since(since)).filter(|_| state.mode > Mode::None);
+            state.others_synced |= held_for.is_some_and(|held_for| held_for > SYNCED_BY_THEMSELVES_AFTER);
+            if state.others_synced {
+                return Ok(None);
+            }
+            state.grant
         };
-        if known {
-            return Ok(None);
-        }
         if let Some(content) = node.content() {
             content.doubt_all()?;
         }
