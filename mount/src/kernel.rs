@@ -11,6 +11,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -69,6 +70,13 @@ impl KernelCaches for KernelNotifier {
 
     fn invalidate_data(&self, inode: InodeId) -> Forgotten {
         self.notify("attributes and data", inode, |notifier, node| notifier.inval_known_inode(node, 0, 0))
+    }
+
+    fn invalidate_pages(&self, inode: InodeId, pages: Range<u64>) -> Forgotten {
+        let offset = i64::try_from(pages.start).unwrap_or(i64::MAX);
+        // No length is up to the end.
+        let length = if pages.end == u64::MAX { 0 } else { i64::try_from(pages.end - pages.start).unwrap_or(0) };
+        self.notify("attributes and pages", inode, |notifier, node| notifier.inval_known_inode(node, offset, length))
     }
 
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]) {

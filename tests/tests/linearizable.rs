@@ -65,8 +65,8 @@ fn break_things(cluster: &mut Cluster, random: &mut StdRng, seconds: u64, faults
     Ok(())
 }
 
-/// Works on so many mounts for so long, with or without faults.
-fn record(mounts: usize, seed: u64, seconds: u64, faults: bool) -> Histories {
+/// Works on so many mounts for so long, with or without faults. The cluster's logs are kept if the histories are no good.
+fn record(mounts: usize, seed: u64, seconds: u64, faults: bool) -> (Histories, Cluster) {
     let mut cluster = Cluster::start().expect("a cluster");
     let mounts: Vec<_> = (0..mounts).map(|_| cluster.mount().expect("a mount")).collect();
     let recorder = Recorder::new(mounts[0].path(), mounts.len()).expect("the first objects");
@@ -83,13 +83,13 @@ fn record(mounts: usize, seed: u64, seconds: u64, faults: bool) -> Histories {
         broken
     });
     broken.expect("everything comes back");
-    recorder.histories()
+    (recorder.histories(), cluster)
 }
 
 #[allow(clippy::print_stdout, reason = "the report of a test")]
 fn judge(mounts: usize, seed: u64, seconds: u64, faults: bool) {
     println!("RFS_TEST_SEED={seed} RFS_LINEAR_SECONDS={seconds}, {mounts} mounts");
-    let mut histories = record(mounts, seed, seconds, faults);
+    let (mut histories, _cluster) = record(mounts, seed, seconds, faults);
     let (files, directories) = (histories.files.len(), histories.directories.len());
     println!("{} calls on {files} files and {directories} directories", histories.call_count());
     assert!(histories.call_count() > 500, "too few calls to say anything");

@@ -302,7 +302,9 @@ impl<'a> Turn<'a> {
     /// Gives the WRITE lease, once [`Turn::acquire`] has made way for it.
     pub(crate) fn take_write(&mut self, inode: InodeId) {
         let session = self.session();
-        self.state().leases.take_write(session, inode);
+        let state = self.state();
+        state.leases.take_write(session, inode);
+        state.attempts.given_anew(session, inode);
     }
 
     /// The session no longer knows these nodes.

@@ -149,6 +149,11 @@ impl Attempts {
             .any(|(_, attempt)| attempt.sleeping && attempt.pending == 0 && attempt.frozen.contains(&inode))
     }
 
+    /// A session has been given a lease on a node, whoever waits for it: what it forgot of the node before counts no more.
+    pub(super) fn given_anew(&mut self, session: SessionId, inode: InodeId) {
+        self.attempts.values_mut().for_each(|attempt| attempt.forgotten.given_anew(session, inode));
+    }
+
     /// The threads of all.
     pub(super) fn parkers(&self) -> impl Iterator<Item = Arc<Parker>> {
         self.attempts.values().map(|attempt| attempt.parker.clone())

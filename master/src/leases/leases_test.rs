@@ -80,6 +80,21 @@ fn entries_are_forgotten_once_per_operation_and_the_lease_stays() {
 }
 
 #[test]
+fn what_is_given_anew_to_a_session_has_to_be_forgotten_again() {
+    let mut leases = Leases::new(1);
+    leases.answer(A, FILE);
+    let needs = [Need::ChangeAttributes(FILE)];
+    let mut forgotten = Forgotten::default();
+    forgotten.add(A, &leases.conflicts(B, &needs, &forgotten)[&A]);
+    assert!(leases.conflicts(B, &needs, &forgotten).is_empty());
+    // WRITE is given although an operation waits that had A forget the attributes, and brings them anew.
+    leases.take_write(A, FILE);
+    forgotten.given_anew(A, FILE);
+    let found = leases.conflicts(B, &needs, &forgotten);
+    assert_eq!((found[&A].leases[0].mode, &found[&A].attributes[..]), (LeaseMode::Read, &[FILE][..]));
+}
+
+#[test]
 fn changing_attributes_brings_a_writer_down_and_others_forget() {
     let mut leases = Leases::new(1);
     leases.take_write(A, FILE);

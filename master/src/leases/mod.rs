@@ -69,6 +69,12 @@ impl Forgotten {
         }
         self.attributes.extend(items.attributes.iter().map(|inode| (session, *inode)));
     }
+
+    /// The session has been given a lease although the node is frozen, and may have learned anew what it had forgotten.
+    pub fn given_anew(&mut self, session: SessionId, inode: InodeId) {
+        self.attributes.remove(&(session, inode));
+        self.entries.retain(|(of, directory, _)| (*of, *directory) != (session, inode));
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

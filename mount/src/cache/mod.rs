@@ -12,6 +12,8 @@ pub mod attributes;
 
 pub mod entries;
 
+pub mod locked_pages;
+
 pub mod node;
 
 pub mod order;

@@ -16,6 +16,7 @@ use rfs_proto::session as wire;
 
 use super::attributes::Attributes;
 use super::entries::Entries;
+use super::locked_pages::LockedPages;
 use super::order::{Stamp, Ticket};
 use super::xattrs::Xattrs;
 use crate::client::PendingAccess;
@@ -85,6 +86,8 @@ pub struct NodeState {
     pub mode: Mode,
     /// The highest grant seen.
     pub grant: u64,
+    /// Since when a lease has been held without a break, so that nobody else can have changed the node.
+    pub held_since: Option<Monotonic>,
     /// Operations that use the lease now.
     pub in_use: u32,
     /// The lease is being brought down: no new uses.
@@ -107,6 +110,8 @@ pub struct NodeState {
     pub open_writable: u32,
     /// It has no name any more, and the master keeps it for this session.
     pub orphan: bool,
+    /// Leases that are gone, and what was kept under them not yet from the kernel.
+    pub forgetting: u32,
     /// Recalls that wait for the answer with the grant that they name.
     pub recalls_waiting: u32,
     /// `Release` is on its way: whatever lease comes meanwhile does not count.
@@ -164,6 +169,8 @@ pub struct Node<C> {
     content: OnceLock<C>,
     /// Operations of this client about the node that are with the master.
     asking: AtomicU32,
+    /// What the kernel has locked of a file's pages.
+    pub locked_pages: LockedPages,
     /// One commit at a time, so that the master hears of lengths in their order. Held over the network; whoever holds it
     /// waits for nothing that a recall depends on.
     pub commit: Mutex<()>,
@@ -180,6 +187,7 @@ impl<C> Node<C> {
             changed: Condvar::new(),
             content: OnceLock::new(),
             asking: AtomicU32::new(0),
+            locked_pages: LockedPages::default(),
             commit: Mutex::default(),
             append: Mutex::default(),
         }
@@ -232,10 +240,17 @@ impl<C> Node<C> {
         Use { node: self, mode: state.mode }
     }
 
+    /// Uses what an answer without a lease of its own said, once: a lease that is being brought down just now may have been
+    /// waited for already.
+    pub fn begin_use_once<'a>(self: &'a Arc<Self>, state: &mut NodeState) -> Use<'a, C> {
+        state.in_use += 1;
+        Use { node: self, mode: Mode::None }
+    }
+
     /// Takes an answer of the master: its attributes by revision, its lease by grant. `ticket` is the request's.
     pub fn learn(&self, state: &mut NodeState, ticket: &Ticket<'_>, answer: &Answered, now: Monotonic) {
         if let Some(lease) = answer.lease {
-            self.learn_lease(state, ticket, lease);
+            self.learn_lease(state, ticket, lease, now);
         }
         if let Some(attributes) = &answer.attributes {
             let keep = self.may_keep(state, ticket, answer, now);
@@ -256,20 +271,21 @@ impl<C> Node<C> {
         allowed && state.mode > Mode::None && !ticket.is_before(self.inode, Stamp::Foreign)
     }
 
-    fn learn_lease(&self, state: &mut NodeState, ticket: &Ticket<'_>, (mode, grant): (Mode, u64)) {
+    fn learn_lease(&self, state: &mut NodeState, ticket: &Ticket<'_>, (mode, grant): (Mode, u64), now: Monotonic) {
         if mode == Mode::None || state.releasing || ticket.is_before(self.inode, Stamp::Forgotten) {
             return;
         }
         // An answer says all that the session holds, so the one with the youngest grant is the truth.
         if grant > state.grant {
             (state.grant, state.mode) = (grant, mode);
+            state.held_since.get_or_insert(now);
         }
     }
 
     /// Drops what needs a lease to be kept.
     pub fn drop_caches(&self, state: &mut NodeState) {
         state.fresh = false;
-        state.others_synced = false;
+        (state.others_synced, state.held_since) = (false, None);
         state.entries.clear();
         state.target = None;
         state.first_chunk = None;

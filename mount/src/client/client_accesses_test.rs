@@ -18,7 +18,7 @@ fn accessed_at_master(mounted: &Mounted) -> Time {
 
 fn read(mounted: &Mounted, flags: i32) {
     let handle = mounted.open(flags);
-    mounted.client.read(handle, 0, 100, &mut Vec::new(), &|| true).unwrap();
+    mounted.client.read(handle, 0, 100, (ReadTarget::Caller, &mut Vec::new()), &|| true).unwrap();
     mounted.client.release(handle, None);
 }
 

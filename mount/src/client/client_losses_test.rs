@@ -60,7 +60,7 @@ fn who_lost_a_lock_with_the_session_cannot_read_or_write_until_it_unlocks_or_clo
     eventually("the loss", || client.statistics().sessions_lost() == 1);
     let io = |handle| {
         let write = client.write(handle, 0, b"x", CALL);
-        [client.read(handle, 0, 1, &mut Vec::new(), &|| true).map(drop), write]
+        [client.read(handle, 0, 1, (ReadTarget::Caller, &mut Vec::new()), &|| true).map(drop), write]
     };
     eventually("the refusal", || io(locker) == [Err(Errno::EIO); 2]);
     assert_eq!([io(other), io(closer)], [[Ok(()); 2], [Err(Errno::EIO); 2]]);

@@ -333,6 +333,7 @@ impl Core {
         let answer = reply.node.as_ref().ok_or(Errno::EPROTO)?;
         let answered = Answered::from_wire(answer.attributes.as_ref(), answer.lease.as_ref());
         let mut state = node.state();
+        let held_before = state.grant;
         node.learn(&mut state, &ticket, &answered, self.now());
         if mode == Mode::Write {
             let ours = state.mode == Mode::Write;
@@ -341,11 +342,13 @@ impl Core {
         if state.attributes.is_none() {
             return Err(Errno::EPROTO);
         }
-        Ok(Some(node.begin_use(&mut state)))
+        let goes_down = state.closing && state.grant == held_before;
+        Ok(Some(if goes_down { node.begin_use_once(&mut state) } else { node.begin_use(&mut state) }))
     }
 
     /// Brings the lease down to `to`, unless it is a younger one than `grant`: waits for those who use it, commits, and
-    /// drops what was cached here. The kernel is the caller's business.
+    /// drops what was cached here. The kernel is the caller's business: who brings a lease down to nothing calls
+    /// [`Core::kernel_has_forgotten`] afterwards.
     ///
     /// # Errors
     /// What flushing or the commit failed with; the lease is down nevertheless.
@@ -370,7 +373,9 @@ impl Core {
             return Ok(Lowered::No);
         }
         drop(state);
-        let returned = wire::Lease { inode: node.inode().get(), mode: to.to_wire().into(), grant: held };
+        // Down to READ and no further: until the kernel has forgotten as well, the master is to keep others from changing the node.
+        // The rest goes with RecallDone.
+        let returned = wire::Lease { inode: node.inode().get(), mode: Mode::Read.to_wire().into(), grant: held };
         let result = if from == Mode::Write { self.commit_and_return(node, returned) } else { Ok(()) };
         if let Some(content) = node.content() {
             if to == Mode::None { content.invalidate() } else { content.end_grants() }
@@ -386,10 +391,25 @@ impl Core {
         }
         if to == Mode::None {
             node.drop_caches(&mut state);
+            state.forgetting += 1;
         }
         state.closing = false;
         drop(state);
         node.notify();
+    }
+
+    /// The kernel has forgotten what it kept of the node under a lease that is gone.
+    pub(super) fn kernel_has_forgotten(&self, node: &Node) {
+        node.state().forgetting -= 1;
+        node.notify();
+    }
+
+    /// Waits until the kernel has forgotten what others have it forget of the node.
+    pub(super) fn wait_until_forgotten(&self, node: &Node) {
+        let mut state = node.state();
+        while state.forgetting > 0 && !self.session.has_ended() {
+            state = node.wait(state, LOOK_AGAIN);
+        }
     }
 
     fn commit_and_return(&self, node: &Arc<Node>, lease: wire::Lease) -> Result<(), Errno> {

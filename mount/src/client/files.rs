@@ -3,7 +3,7 @@
 //! Data is read under the READ lease and written under the WRITE lease; both are asked for by the first call that needs
 //! them. Closing commits, and gives the WRITE lease back in the same step when nobody else here writes the file.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +23,8 @@ use super::core::{
 };
 use super::handles::OpenFile;
 use super::kernel::Forget;
-use super::types::{Caller, Handle, LockFamily, Opened, Reads, SyncAfter, WriteOrigin};
+use super::types::{Caller, Handle, LockFamily, Opened, ReadTarget, Reads, SyncAfter, WriteOrigin};
+use crate::cache::locked_pages::Locked;
 use crate::cache::node::Mode;
 use crate::data::{Keep, ReadPatience};
 
@@ -53,14 +54,14 @@ impl Client {
         handle: Handle,
         offset: u64,
         size: usize,
-        into: &mut Vec<u8>,
+        (target, into): (ReadTarget, &mut Vec<u8>),
         wanted: &dyn Fn() -> bool,
     ) -> Result<usize, Errno> {
         let open = self.core.handles.file(handle)?;
         if !open.readable {
             return Err(Errno::EBADF);
         }
-        self.core.read(&open, offset, size, into, wanted)
+        self.core.read(&open, offset, size, (target, into), wanted)
     }
 
     /// Takes all of `data` or fails. What appends is written at the end of the file, wherever that is then; other
@@ -133,8 +134,8 @@ impl Client {
     }
 }
 
-/// A file that nobody has changed for so long is on its copies' disks: chunkservers sync what is not written for some
-/// seconds. Much longer than these, as two machines' clocks are compared.
+/// What nobody has changed for so long is on its copies' disks: chunkservers sync what is not written for some seconds. Much longer
+/// than these; it is counted by this machine alone, from when it has kept others from writing.
 const SYNCED_BY_THEMSELVES_AFTER: Duration = Duration::from_secs(120);
 
 /// How long after another client's change a file counts as contended.
@@ -170,13 +171,12 @@ impl Core {
 
     pub(super) fn open_file(&self, node: &Arc<Node>, flags: i32) -> Opened {
         let access = flags & libc::O_ACCMODE;
-        let mut open = OpenFile {
+        let open = OpenFile {
             node: Arc::clone(node),
             bytes: self.content_with_place(node).open(),
             readable: access != libc::O_WRONLY,
             writable: access != libc::O_RDONLY,
             synchronous: SyncAfter::of_flags(flags),
-            through_page_cache: false,
             notes_accesses: access != libc::O_WRONLY && flags & libc::O_NOATIME == 0,
             locks_lost: AtomicBool::new(false),
             closed_once: AtomicBool::new(false),
@@ -187,12 +187,9 @@ impl Core {
         state.open_writable += u32::from(open.writable);
         let keep_cache = state.mode > Mode::None && !state.closing && state.recalls_waiting == 0;
         let now = self.now();
-        let age = state.attributes.as_ref().map(|known| self.clock.now().since(known.changed));
-        state.others_synced |= keep_cache && state.fresh && age.is_some_and(|age| age > SYNCED_BY_THEMSELVES_AFTER);
         let contended = !keep_cache || state.noticed_at.is_some_and(|noticed| now.since(noticed) < CONTENDED_FOR);
         let reads = if open.notes_accesses { self.reads_to_see(node, &state) } else { Reads::MayBeCached };
         drop(state);
-        open.through_page_cache = access == libc::O_RDONLY && !contended && reads != Reads::AllAreSeen;
         Opened { handle: self.handles.add_file(open), keep_cache, contended, reads }
     }
 
@@ -213,10 +210,12 @@ impl Core {
         open: &OpenFile,
         offset: u64,
         size: usize,
-        into: &mut Vec<u8>,
+        (target, into): (ReadTarget, &mut Vec<u8>),
         wanted: &dyn Fn() -> bool,
     ) -> Result<usize, Errno> {
         open.check_locks()?;
+        let pages = || open.node.locked_pages.add(offset..offset.saturating_add(size as u64));
+        let locked = RefCell::new((target == ReadTarget::PageCache).then(pages));
         // A read that waits for a copy makes way for whoever wants the lease back: the wait may be long, and a recall that
         // is not answered ends the session. It counts as one that is with the master, so that nobody waits long for the
         // kernel to forget the page that it has locked. And what may be used only once is not waited with.
@@ -227,7 +226,7 @@ impl Core {
         };
         let patience = ReadPatience::new(&go_on);
         loop {
-            let read = || self.read_in_use(open, offset, size, into, (&patience, &once));
+            let read = || self.read_in_use(open, offset, size, into, (&patience, &once, &locked));
             match self.read_between_cuts(&open.node, size, read) {
                 Err(Errno::EINTR) if wanted() => self.clock.sleep(patience.next_pause()),
                 Ok(count) => {
@@ -247,9 +246,9 @@ impl Core {
         offset: u64,
         size: usize,
         into: &mut Vec<u8>,
-        (patience, once): (&ReadPatience<'_>, &Cell<bool>),
+        (patience, once, locked): (&ReadPatience<'_>, &Cell<bool>, &RefCell<Option<Locked<'_>>>),
     ) -> Result<usize, Errno> {
-        let used = self.lease_to_read(open)?;
+        let used = self.lease_to_read(open, locked.borrow().is_some())?;
         once.set(used.mode() == Mode::None);
         let revision = open.node.state().attributes.as_ref().map_or(0, |known| known.revision);
         let length = self.length(&open.node);
@@ -261,6 +260,10 @@ impl Core {
         let keep = if used.mode() == Mode::None { Keep::Nothing } else { Keep::UnderLease };
         let how = (keep, patience);
         let got = if wanted == 0 { Ok(0) } else { open.bytes.read(offset, &mut into[..wanted], length, how) };
+        if got.is_ok() {
+            // Before the lease can come down: from now on the kernel is waited for, so that it has these bytes before it forgets.
+            *locked.borrow_mut() = None;
+        }
         if keep == Keep::Nothing {
             self.post(Forget::Data(open.node.inode()));
             // What the master is asked for may wait for a recall, which waits for whoever uses the lease.
@@ -273,20 +276,25 @@ impl Core {
         got
     }
 
-    /// The lease to read under. What is read to be used once is in the kernel's page cache for the moment until the kernel has
-    /// forgotten it, and others might be shown it: so for the page cache a lease that lasts is asked for, for about 0.1 s.
-    fn lease_to_read<'a>(&self, open: &'a OpenFile) -> Result<Use<'a>, Errno> {
+    /// The lease to read under. What is read to be used once would be in the kernel's page cache until the kernel has
+    /// forgotten it, and others might be shown it: so for the page cache a lease that lasts is asked for. READ is not given
+    /// while others wait for the node; WRITE is, at once and to be recalled at once.
+    fn lease_to_read<'a>(&self, open: &'a OpenFile, into_pages: bool) -> Result<Use<'a>, Errno> {
         let mut pause = LEASE_PAUSE_MIN;
         for _ in 0..LEASE_TRIES {
             let used = self.use_lease(&open.node, Mode::Read)?;
-            if used.mode() > Mode::None || !open.through_page_cache {
+            if used.mode() > Mode::None || !into_pages {
                 return Ok(used);
             }
             drop(used);
             self.clock.sleep(pause);
             pause = (pause * 2).min(LEASE_PAUSE_MAX);
         }
-        self.use_lease(&open.node, Mode::Read)
+        match self.use_lease(&open.node, Mode::Write) {
+            // Who may only read is given none.
+            Err(Errno::EROFS) => self.use_lease(&open.node, Mode::Read),
+            used => used,
+        }
     }
 
     /// A read without a lease asked for the length first and for the bytes then. Another client may have cut the file in
@@ -301,10 +309,14 @@ impl Core {
     }
 
     pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {
-        if origin != WriteOrigin::PageCache {
-            open.check_locks()?;
-        }
         let node = &open.node;
+        let _locked = match origin {
+            WriteOrigin::PageCache => Some(node.locked_pages.add(offset..offset.saturating_add(data.len() as u64))),
+            WriteOrigin::Call { .. } => {
+                open.check_locks()?;
+                None
+            }
+        };
         let _used = self.use_lease(node, Mode::Write)?;
         if origin != WriteOrigin::PageCache {
             self.shorter_if_full(node, open.bytes.take_error_at_write())?;
@@ -404,17 +416,19 @@ impl Core {
     }
 
     /// Another session may have written the file and closed it, and lost its power since: what it wrote is what fsync is to
-    /// bring to disk as well. Chunkservers sync by themselves what is not written any more, so that only files which changed
-    /// a moment before this session got to know them are in doubt. The lease under which all is known to be
+    /// bring to disk as well. Chunkservers sync by themselves what is not written any more, so that nothing is in doubt once a lease
+    /// has been held for long. No time of another machine says so: clocks differ. The lease under which all is known to be
     /// synced if what follows succeeds.
     fn doubt_others(&self, node: &Node) -> Result<Option<u64>, Errno> {
-        let (known, grant) = {
-            let state = node.state();
-            (state.others_synced, state.grant)
+        let grant = {
+            let mut state = node.state();
+            let held_for = state.held_since.map(|since| self.now().since(since)).filter(|_| state.mode > Mode::None);
+            state.others_synced |= held_for.is_some_and(|held_for| held_for > SYNCED_BY_THEMSELVES_AFTER);
+            if state.others_synced {
+                return Ok(None);
+            }
+            state.grant
         };
-        if known {
-            return Ok(None);
-        }
         if let Some(content) = node.content() {
             content.doubt_all()?;
         }

@@ -20,8 +20,6 @@ pub(super) struct OpenFile {
     pub(super) bytes: Arc<dyn OpenBytes>,
     pub(super) readable: bool,
     pub(super) writable: bool,
-    /// The kernel keeps what it reads through it.
-    pub(super) through_page_cache: bool,
     /// Reading through it is noted as an access of the file.
     pub(super) notes_accesses: bool,
     /// What O_SYNC or O_DSYNC has waited for.

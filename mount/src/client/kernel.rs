@@ -3,8 +3,11 @@
 //! The kernel may take as long as a request of its own on the same directory or page is with us, and that request may be
 //! waiting at the master for another client, which waits for us. So whoever waits for the kernel on behalf of the master
 //! gives up after [`PATIENCE`] or [`PATIENCE_IF_STUCK`] **if** an operation of ours about that node is with the master, or all threads here are
-//! stuck in the kernel, which comes to the same; the kernel's own work goes on in its thread meanwhile.
+//! stuck in the kernel, which comes to the same; the kernel's own work goes on in its thread meanwhile. That is for entries.
+//! Data that others are about to change is never left to it: whoever was not told that pages are forgotten asks again, for those
+//! that are not locked (`cache/locked_pages.rs`), by a thread of its own.
 
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,10 +26,20 @@ const PATIENCE: Duration = Duration::from_millis(25);
 /// The same where all threads here wait for the kernel already.
 const PATIENCE_IF_STUCK: Duration = Duration::from_millis(300);
 
+/// What came of waiting for the kernel.
+pub(super) struct Outcome {
+    /// It has done everything.
+    pub(super) all: bool,
+    /// Nodes that it did not know.
+    pub(super) not_known: Vec<InodeId>,
+}
+
 /// One thing for the kernel to forget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Forget {
     Data(InodeId),
+    /// Some pages only.
+    Pages(InodeId, Range<u64>),
     Entry(InodeId, Box<[u8]>),
     /// The name of a directory that has another by now.
     Directory(InodeId, Box<[u8]>),
@@ -48,15 +61,27 @@ impl Batch {
         let left = Left { to_begin: tasks, to_end: tasks, not_known: Vec::new() };
         Arc::new(Batch { left: Mutex::new(left), done: Condvar::new() })
     }
+
+    fn wait(&self, limit: Duration) -> Outcome {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.done.wait_timeout_while(left, limit, |left| left.to_end > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.outcome()
+    }
+
+    fn ended(&self, not_known: Option<InodeId>) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.to_end -= 1;
+        left.not_known.extend(not_known);
+        if left.to_end == 0 {
+            self.done.notify_all();
+        }
+    }
 }
 
-/// What became of the things that the kernel was to forget.
-#[derive(Debug, Default)]
-pub(super) struct WhatWasForgotten {
-    /// Nodes that the kernel did not know.
-    pub(super) not_known: Vec<InodeId>,
-    /// Some may not be forgotten yet.
-    pub(super) in_doubt: bool,
+impl Left {
+    fn outcome(&mut self) -> Outcome {
+        Outcome { all: self.to_end == 0, not_known: std::mem::take(&mut self.not_known) }
+    }
 }
 
 struct Left {
@@ -68,6 +93,7 @@ struct Left {
 
 /// The threads.
 pub(super) struct KernelNotifier {
+    kernel: Arc<dyn KernelCaches>,
     sender: SyncSender<Task>,
     clock: SharedClock,
 }
@@ -80,7 +106,7 @@ impl KernelNotifier {
             let (kernel, receiver) = (Arc::clone(kernel), Arc::clone(&receiver));
             background::spawn(&format!("kernel-{number}"), move || notify(&*kernel, &receiver))?;
         }
-        Ok(KernelNotifier { sender, clock })
+        Ok(KernelNotifier { kernel: Arc::clone(kernel), sender, clock })
     }
 
     /// Has the kernel forget something some time soon. The caller may be a thread that the kernel waits for, so it is
@@ -96,16 +122,27 @@ impl KernelNotifier {
         if self.sender.try_send(Task { what, batch: Some(Arc::clone(&batch)) }).is_err() {
             return false;
         }
-        let left = batch.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = batch.done.wait_timeout_while(left, limit, |left| left.to_end > 0);
-        waited.unwrap_or_else(PoisonError::into_inner).0.to_end == 0
+        batch.wait(limit).all
+    }
+
+    /// The same for several things, by a thread that does nothing else.
+    pub(super) fn forget_apart(&self, what: Vec<Forget>, limit: Duration) -> Outcome {
+        let (batch, kernel) = (Batch::of(what.len()), Arc::clone(&self.kernel));
+        let of_thread = Arc::clone(&batch);
+        let started = background::spawn("kernel-apart", move || {
+            what.into_iter().for_each(|what| of_thread.ended(tell(&*kernel, what)));
+        });
+        match started {
+            Ok(_) => batch.wait(limit),
+            Err(_) => Outcome { all: false, not_known: Vec::new() },
+        }
     }
 
     /// Has the kernel forget these, and waits until it has, or until it has been waited for long enough while
     /// `may_wait_for_us` holds.
-    pub(super) fn forget(&self, what: Vec<Forget>, may_wait_for_us: impl Fn() -> bool) -> WhatWasForgotten {
+    pub(super) fn forget(&self, what: Vec<Forget>, may_wait_for_us: impl Fn() -> bool) -> Outcome {
         if what.is_empty() {
-            return WhatWasForgotten::default();
+            return Outcome { all: true, not_known: Vec::new() };
         }
         let batch = Batch::of(what.len());
         let began = self.clock.monotonic();
@@ -121,7 +158,7 @@ impl KernelNotifier {
             let waited = batch.done.wait_timeout(left, PATIENCE);
             left = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        WhatWasForgotten { not_known: std::mem::take(&mut left.not_known), in_doubt: left.to_end > 0 }
+        left.outcome()
     }
 }
 
@@ -132,24 +169,25 @@ fn notify(kernel: &dyn KernelCaches, receiver: &Mutex<Receiver<Task>>) {
         if let Some(batch) = &task.batch {
             batch.left.lock().unwrap_or_else(PoisonError::into_inner).to_begin -= 1;
         }
-        let not_known = match task.what {
-            Forget::Data(inode) => Some(inode).filter(|_| is_unknown(kernel.invalidate_data(inode))),
-            Forget::Entry(parent, name) => {
-                kernel.invalidate_entry(parent, &name);
-                None
-            }
-            Forget::Directory(parent, name) => {
-                kernel.drop_directory(parent, &name);
-                None
-            }
-        };
+        let not_known = tell(kernel, task.what);
         if let Some(batch) = task.batch {
-            let mut left = batch.left.lock().unwrap_or_else(PoisonError::into_inner);
-            left.to_end -= 1;
-            left.not_known.extend(not_known);
-            if left.to_end == 0 {
-                batch.done.notify_all();
-            }
+            batch.ended(not_known);
+        }
+    }
+}
+
+/// Tells the kernel; the node that it did not know.
+fn tell(kernel: &dyn KernelCaches, what: Forget) -> Option<InodeId> {
+    match what {
+        Forget::Data(inode) => Some(inode).filter(|_| is_unknown(kernel.invalidate_data(inode))),
+        Forget::Pages(inode, pages) => Some(inode).filter(|_| is_unknown(kernel.invalidate_pages(inode, pages))),
+        Forget::Entry(parent, name) => {
+            kernel.invalidate_entry(parent, &name);
+            None
+        }
+        Forget::Directory(parent, name) => {
+            kernel.drop_directory(parent, &name);
+            None
         }
     }
 }

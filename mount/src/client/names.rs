@@ -451,10 +451,14 @@ impl Core {
         } else {
             self.keep_made(&directory, &ticket, &of_parent, &request.name, node.inode())
         };
-        // Nobody else has written what is new.
-        node.state().others_synced = reply.created;
-        // A grant is good under the WRITE lease only. An answer that is a repetition does not bring it.
-        let brought_write = answered.lease.is_some_and(|(mode, _)| mode == Mode::Write);
+        let brought_write = {
+            let mut state = node.state();
+            // Nobody else has written what is new.
+            state.others_synced = reply.created && state.mode > Mode::None;
+            // A grant is good under the WRITE lease only. An answer that is a repetition does not bring it, and one of a master
+            // that has gone since does not count.
+            answered.lease == Some((Mode::Write, state.grant)) && state.mode == Mode::Write
+        };
         if let Some(grant) = reply.first_chunk.filter(|_| brought_write) {
             self.content(&node).give_grant(grant.into());
         }

@@ -2,6 +2,9 @@
 //!
 //! A recall is carried out in this order: caches here are brought down (which flushes and commits), then the kernel's, then
 //! RecallDone goes out when [`SessionEvents::recall`] returns. `core.rs` says why no step can wait for itself.
+//!
+//! Several operations may recall the same at once. Who finds that another recall has brought a lease down already waits until the
+//! kernel has forgotten for that one, since its own RecallDone lets the other client go on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +32,10 @@ const KERNEL_TAKES_IN: Duration = Duration::from_millis(5);
 /// under way when it was told to forget, but only of nodes that it knows; so it is asked until it knows the node.
 const KERNEL_LEARNS_WITHIN: Duration = Duration::from_millis(500);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(1);
+/// How long the kernel is waited for to forget what it has not locked, before it is looked what it has locked by then.
+const ROUND: Duration = Duration::from_millis(100);
+/// How often.
+const ROUNDS_MAX: u32 = 20;
 
 /// The core as the session knows it.
 pub(super) struct Events(pub(super) Arc<Core>);
@@ -64,6 +71,9 @@ impl SessionEvents for Events {
 
     fn holdings(&self) -> Holdings {
         let core = &*self.0;
+        // The new master knows of no lease but those named here: none that the old one gave may be learned any more from an
+        // answer that is in a thread's hands.
+        core.order.forget_all();
         let mut holdings = Holdings { locks: core.locks.held(), ..Holdings::default() };
         for node in core.table.all() {
             let state = node.state();
@@ -126,6 +136,10 @@ struct KernelWork {
     nodes: Vec<Arc<Node>>,
     /// Those of them of which the kernel may be taking in something that it has to forget.
     told: Vec<Arc<Node>>,
+    /// Those whose leases are gone: one mention for each time that this is noted with the node.
+    gone: Vec<Arc<Node>>,
+    /// Those that others may be having the kernel forget something of.
+    awaited: Vec<Arc<Node>>,
 }
 
 impl Core {
@@ -162,7 +176,9 @@ impl Core {
                 kernel.forget.extend(forgotten.forget);
                 kernel.nodes.extend(forgotten.nodes);
                 kernel.told.extend(forgotten.told);
+                kernel.gone.push(node);
             }
+            Ok(_) if to == Mode::None => kernel.awaited.push(node),
             Ok(_) => {}
             Err(errno) => debug!(inode = lease.inode, %errno, "a lease went back without all of its data"),
         }
@@ -183,10 +199,13 @@ impl Core {
                 }
                 state.entries.forget(name);
             }
-            drop(state);
             if known.iter().any(Option::is_some) {
+                state.forgetting += 1;
                 kernel.told.push(Arc::clone(&node));
+                kernel.gone.push(Arc::clone(&node));
             }
+            drop(state);
+            kernel.awaited.push(Arc::clone(&node));
             kernel.nodes.push(node);
         }
         // Who makes a name that nobody here knows does not wait for the kernel, which does not take a name from a directory while a
@@ -231,13 +250,50 @@ impl Core {
             let told_at = node.state().kernel_told_at;
             self.let_kernel_take_in(told_at);
         }
-        let forgotten = self.notifier.forget(kernel.forget, || kernel.nodes.iter().any(|node| node.is_asking()));
-        if forgotten.in_doubt {
+        let data = |what: &Forget| if let Forget::Data(inode) = what { Some(*inode) } else { None };
+        let files: Vec<InodeId> = kernel.forget.iter().filter_map(data).collect();
+        let forget = kernel.forget.into_iter().flat_map(|what| self.unless_locked(what)).collect();
+        let told = self.notifier.forget(forget, || kernel.nodes.iter().any(|node| node.is_asking()));
+        if !told.all {
             kernel.nodes.iter().for_each(|node| node.state().entries.doubt());
         }
-        for inode in forgotten.not_known {
+        let late = if told.all { Vec::new() } else { self.forget_unlocked(&files) };
+        for inode in told.not_known.into_iter().chain(late) {
             self.forget_once_known(inode);
         }
+        kernel.gone.iter().for_each(|node| self.kernel_has_forgotten(node));
+        kernel.awaited.iter().for_each(|node| self.wait_until_forgotten(node));
+    }
+
+    /// Of a file's data, what the kernel has not locked: it would wait for a request that may be waiting for others.
+    fn unless_locked(&self, what: Forget) -> Vec<Forget> {
+        let Forget::Data(inode) = what else { return vec![what] };
+        match self.table.get(inode).filter(|node| node.locked_pages.any()) {
+            None => vec![what],
+            Some(node) => {
+                let gaps = node.locked_pages.gaps();
+                gaps.into_iter().map(|pages| Forget::Pages(inode, pages)).collect()
+            }
+        }
+    }
+
+    /// The kernel was not done in time: pages that were locked since may have held it up before it came to others. What was
+    /// there before has to be forgotten by all means, since the other client goes on then. The nodes that it did not know.
+    fn forget_unlocked(&self, files: &[InodeId]) -> Vec<InodeId> {
+        let mut not_known = Vec::new();
+        for _ in 0..ROUNDS_MAX {
+            let pages: Vec<Forget> = files.iter().flat_map(|inode| self.unless_locked(Forget::Data(*inode))).collect();
+            if pages.is_empty() {
+                return not_known;
+            }
+            let told = self.notifier.forget_apart(pages, ROUND);
+            not_known.extend(told.not_known);
+            if told.all {
+                return not_known;
+            }
+        }
+        warn!(?files, "the kernel did not forget all pages of files in time");
+        not_known
     }
 
     /// The kernel did not know the node. If it was told of it and has not given that up, the answer is under way, and
@@ -269,8 +325,10 @@ impl Core {
     /// Has the kernel forget, by a thread of its own, since the caller is one that others wait for.
     fn tell_kernel_later(&self, kernel: KernelWork) {
         let Some(core) = self.this.get().and_then(std::sync::Weak::upgrade) else { return };
+        let gone = kernel.gone.clone();
         let started = background::spawn("kernel-all", move || core.do_in_kernel(kernel));
         if let Err(error) = started {
+            gone.iter().for_each(|node| self.kernel_has_forgotten(node));
             warn!(%error, "the kernel could not be told to forget");
         }
     }
@@ -281,7 +339,9 @@ impl Core {
         let mut state = node.state();
         (state.mode, state.grant, state.accessed) = (Mode::None, 0, None);
         node.drop_caches(&mut state);
+        state.forgetting += 1;
         drop(state);
+        kernel.gone.push(Arc::clone(node));
         node.notify();
         if let Some(content) = node.content() {
             if content.has_uncommitted() {

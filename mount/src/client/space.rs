@@ -10,7 +10,7 @@ use rfs_proto::session as wire;
 use super::Client;
 use super::bytes::Durability;
 use super::core::{Core, Node, caller_to_wire};
-use super::types::{Caller, Handle, Seek, WriteOrigin};
+use super::types::{Caller, Handle, ReadTarget, Seek, WriteOrigin};
 use crate::cache::node::Mode;
 use crate::data::ChunkPlaces;
 
@@ -87,7 +87,7 @@ impl Client {
         let origin = WriteOrigin::Call { kill_set_id: caller.user != 0, appends: false };
         while copied < length {
             let size = (length - copied).min(COPY_BYTES as u64) as usize;
-            let read = core.read(&source, from_offset + copied, size, &mut piece, &|| true);
+            let read = core.read(&source, from_offset + copied, size, (ReadTarget::Caller, &mut piece), &|| true);
             let step = read.and_then(|count| match count {
                 0 => Ok(0),
                 _ => core.write(&target, to_offset + copied, &piece[..count], origin).map(|()| count),

@@ -3,6 +3,7 @@
 //! Plain types without FUSE and without protobuf. An inode is always the master's number: the adapter shows
 //! [`super::Client::root`] as the kernel's node 1.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -243,6 +244,8 @@ pub trait KernelCaches: Send + Sync {
     fn invalidate_attributes(&self, inode: InodeId) -> Forgotten;
     /// Forget attributes and all pages of a node.
     fn invalidate_data(&self, inode: InodeId) -> Forgotten;
+    /// Forget attributes and these pages of a node, whole ones; an end of `u64::MAX` is any end.
+    fn invalidate_pages(&self, inode: InodeId, pages: Range<u64>) -> Forgotten;
     /// Forget an entry.
     fn invalidate_entry(&self, parent: InodeId, name: &[u8]);
     /// Forget the name of a directory that is not there any more, and that the directory was ever found there: it can be
@@ -270,8 +273,20 @@ impl KernelCaches for NoKernel {
     fn invalidate_data(&self, _inode: InodeId) -> Forgotten {
         Forgotten::Yes
     }
+    fn invalidate_pages(&self, _inode: InodeId, _pages: Range<u64>) -> Forgotten {
+        Forgotten::Yes
+    }
     fn invalidate_entry(&self, _parent: InodeId, _name: &[u8]) {}
     fn drop_directory(&self, _parent: InodeId, _name: &[u8]) {}
+}
+
+/// Where the bytes of a read go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadTarget {
+    /// To the program that called.
+    Caller,
+    /// Into pages that the kernel has locked until it is answered.
+    PageCache,
 }
 
 /// Where the bytes of a write come from.

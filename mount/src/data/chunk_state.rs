@@ -188,6 +188,8 @@ pub(crate) enum Step {
 #[derive(Debug, Default)]
 pub(crate) struct ChunkState {
     pub(crate) grant: Option<ActiveGrant>,
+    /// The lease that the grant was given under is gone, while somebody looked whether there is anything to send.
+    pub(crate) grant_ended: bool,
     pub(crate) dirty: DirtyMap,
     pub(crate) in_flight: Vec<InFlight>,
     pub(crate) repairs: Vec<Repair>,
@@ -230,9 +232,22 @@ impl ChunkState {
 
     /// Drops a grant under which nothing was written and nothing is to be.
     pub(crate) fn end_unused_grant(&mut self) {
-        if !self.is_dirty() && !self.is_written() && self.owner == Owner::Free && !self.queued {
+        if self.is_dirty() || self.is_written() {
+            return;
+        }
+        if self.owner == Owner::Free && !self.queued {
+            (self.grant, self.grant_ended) = (None, false);
+        } else {
+            self.grant_ended = self.grant.is_some();
+        }
+    }
+
+    /// The grant, unless it has ended.
+    pub(crate) fn present_grant(&mut self) -> Option<&ActiveGrant> {
+        if std::mem::take(&mut self.grant_ended) {
             self.grant = None;
         }
+        self.grant.as_ref()
     }
 
     /// Nothing is known here that is not known elsewhere.
@@ -340,6 +355,7 @@ impl ChunkState {
 
     /// Goes on under the grant that followed a failure of copies. Whether acknowledged bytes were lost with them.
     pub(crate) fn replace_grant(&mut self, new: WriteGrant) -> bool {
+        self.present_grant();
         match &mut self.grant {
             None => {
                 self.grant = Some(ActiveGrant::new(new));
@@ -505,6 +521,29 @@ mod tests {
         chunk.dirty.write(0, &[2; 100], &pool);
         assert!(chunk.lose_dirty());
         assert_eq!(chunk.repairs, [Repair { range: 0..100, reads_as: ReadsAs::ErrorUnsent }]);
+    }
+
+    #[test]
+    fn a_grant_that_ends_while_somebody_has_the_chunk_is_not_used_again() {
+        let version = ChunkVersion::new(2);
+        let grant = WriteGrant {
+            index: 0,
+            chunk: ChunkId::new(9),
+            version_from: version,
+            version,
+            length: 1000,
+            places: Vec::new(),
+            lost_version: ChunkVersion::new(0),
+        };
+        let active = || Some(ActiveGrant::new(grant.clone()));
+        let mut chunk = ChunkState { grant: active(), queued: true, ..ChunkState::default() };
+        chunk.end_unused_grant();
+        chunk.dirty.write(0, &[1; 10], &BufferPool::default());
+        assert!(chunk.present_grant().is_none(), "what is written later needs one of its own");
+        assert!(!chunk.replace_grant(grant.clone()) && chunk.present_grant().is_some());
+        let mut chunk = ChunkState { grant: active(), ..ChunkState::default() };
+        chunk.end_unused_grant();
+        assert!(chunk.is_idle());
     }
 
     #[test]

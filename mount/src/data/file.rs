@@ -481,7 +481,8 @@ impl FileState {
     }
 
     fn known_source(&self, index: u32) -> Option<Source> {
-        if let Some(grant) = self.chunks.get(&index).and_then(|chunk| chunk.grant.as_ref()) {
+        let chunk = self.chunks.get(&index).filter(|chunk| !chunk.grant_ended);
+        if let Some(grant) = chunk.and_then(|chunk| chunk.grant.as_ref()) {
             return Some(grant.places().map_or(Source::Hole, |places| Source::Chunk(Arc::new(places))));
         }
         let located = self.located.get(&index)?;

@@ -59,7 +59,7 @@ impl FileData {
     }
 
     pub(super) fn ensure_grant(&self, index: u32, epoch: u64) -> Result<(), Trouble> {
-        if self.state().chunk_of(index, epoch)?.grant.is_some() {
+        if self.state().chunk_of_mut(index, epoch)?.present_grant().is_some() {
             return Ok(());
         }
         let grant = self.path.master.grant(self.inode, index).map_err(refusal)?;

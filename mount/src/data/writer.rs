@@ -381,6 +381,9 @@ impl FileData {
         {
             became = if chunk.is_written() { owner } else { Owner::Free };
             chunk.owner = became;
+            if became == Owner::Free && !chunk.is_dirty() {
+                chunk.present_grant();
+            }
             let idle = chunk.is_idle();
             if let Some(extent) = chunk.wanted.filter(|_| became == Owner::Free) {
                 self.want(&mut state, index, extent);

@@ -19,14 +19,14 @@ use rfs_common::name::NAME_BYTES_MAX;
 use super::answers::{
     add_entry, add_entry_with_node, answer_attributes, answer_empty, answer_opened, answer_written, answer_xattr,
 };
-use super::changes::new_node;
+use super::changes::{GiveBack, new_node};
 use super::files::{FileWrite, READ_BUFFER, handle};
 use super::locking::{LockRequest, Wait};
 use super::locks::Interrupted;
 use super::reply::{self, Nodes};
 use super::threads::{Busy, UnderWay};
 use super::{Adapter, REQUEST_BYTES_MAX};
-use crate::client::{AttributeChanges, Entry, KernelCaches, Seek};
+use crate::client::{AttributeChanges, Entry, KernelCaches, ReadTarget, Seek, Taken};
 
 /// `f_bsize`: what the numbers of statfs(2) count.
 const SPACE_UNIT_BYTES: u64 = 4096;
@@ -86,8 +86,13 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _busy = self.begin(request, "lookup", parent);
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
         let answer = self.client.lookup(&self.caller(request), self.inode(parent), name.as_bytes());
-        self.answer_entry(answer, reply);
+        match (waiting.take(), answer) {
+            (Some(reply), answer) => self.answer_entry(answer, reply),
+            (None, Ok(node)) => node.give_back(&self.client),
+            (None, Err(_)) => {}
+        }
     }
 
     fn forget(&self, request: &Request, node: INodeNo, count: u64) {
@@ -227,8 +232,13 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, kill_set_id: bool, reply: ReplyOpen) {
         let _busy = self.begin(request, "open", node);
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
         let opened = self.open_file(&self.caller(request), self.inode(node), flags.0, kill_set_id);
-        answer_opened(opened, flags.0, self.mapping, reply);
+        match (waiting.take(), opened) {
+            (Some(reply), opened) => answer_opened(opened, flags.0, self.mapping, reply),
+            (None, Ok(opened)) => self.client.release(opened.handle, None),
+            (None, Err(_)) => {}
+        }
     }
 
     fn read(
@@ -239,14 +249,16 @@ impl Filesystem for Adapter {
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let _busy = self.begin(request, "read", node);
+        // Whose locks count is said with the reads of programs, which go past the page cache.
+        let target = if lock_owner.is_some() { ReadTarget::Caller } else { ReadTarget::PageCache };
         let waiting = self.killable.register(request.unique(), request.pid(), reply);
         READ_BUFFER.with_borrow_mut(|buffer| {
             let size = size.min(2 * REQUEST_BYTES_MAX) as usize;
-            let read = self.client.read(handle(file), offset, size, buffer, &|| waiting.is_wanted());
+            let read = self.client.read(handle(file), offset, size, (target, buffer), &|| waiting.is_wanted());
             match (waiting.take(), read) {
                 (Some(reply), Ok(count)) => reply.data(&buffer[..count]),
                 (Some(reply), Err(errno)) => reply.error(reply::errno(errno)),
@@ -314,36 +326,45 @@ impl Filesystem for Adapter {
     // would answer a reader that starts over from what it has, without asking.
     fn opendir(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let _busy = self.begin(request, "opendir", node);
-        match self.client.open_directory(&self.caller(request), self.inode(node), flags.0) {
-            Ok(opened) => reply.opened(FileHandle(opened.handle.0), FopenFlags::empty()),
-            Err(errno) => reply.error(reply::errno(errno)),
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
+        let opened = self.client.open_directory(&self.caller(request), self.inode(node), flags.0);
+        match (waiting.take(), opened) {
+            (Some(reply), Ok(opened)) => reply.opened(FileHandle(opened.handle.0), FopenFlags::empty()),
+            (Some(reply), Err(errno)) => reply.error(reply::errno(errno)),
+            (None, Ok(opened)) => self.client.release_directory(opened.handle),
+            (None, Err(_)) => {}
         }
     }
 
-    fn readdir(&self, request: &Request, node: INodeNo, file: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, request: &Request, node: INodeNo, file: FileHandle, offset: u64, reply: ReplyDirectory) {
         let _busy = self.begin(request, "readdir", node);
-        let mut take = |entry: &Entry<'_>| add_entry(&mut reply, entry);
-        match self.client.read_directory(&self.caller(request), handle(file), offset, false, &mut take) {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(reply::errno(errno)),
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
+        let mut take = |entry: &Entry<'_>| waiting.with(|reply| add_entry(reply, entry)).unwrap_or(Taken::No);
+        let read = self.client.read_directory(&self.caller(request), handle(file), offset, false, &mut take);
+        match (waiting.take(), read) {
+            (Some(reply), Ok(())) => reply.ok(),
+            (Some(reply), Err(errno)) => reply.error(reply::errno(errno)),
+            (None, _) => {}
         }
     }
 
-    fn readdirplus(
-        &self,
-        request: &Request,
-        node: INodeNo,
-        file: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectoryPlus,
-    ) {
+    fn readdirplus(&self, request: &Request, node: INodeNo, file: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         let _busy = self.begin(request, "readdirplus", node);
         let nodes = self.nodes();
-        let mut take = |entry: &Entry<'_>| add_entry_with_node(&mut reply, entry, nodes);
-        match self.client.read_directory(&self.caller(request), handle(file), offset, true, &mut take) {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(reply::errno(errno)),
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
+        let mut given = Vec::new();
+        let mut take = |entry: &Entry<'_>| {
+            let taken = waiting.with(|reply| add_entry_with_node(reply, entry, nodes)).unwrap_or(Taken::No);
+            given.extend((taken == Taken::Yes && entry.node.is_some()).then_some(entry.inode));
+            taken
+        };
+        let read = self.client.read_directory(&self.caller(request), handle(file), offset, true, &mut take);
+        match (waiting.take(), read) {
+            (Some(reply), Ok(())) => return reply.ok(),
+            (Some(reply), Err(errno)) => reply.error(reply::errno(errno)),
+            (None, _) => {}
         }
+        given.into_iter().for_each(|inode| self.client.forget(inode, 1));
     }
 
     fn releasedir(&self, request: &Request, node: INodeNo, file: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
@@ -354,7 +375,11 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(&self, request: &Request, node: INodeNo, file: FileHandle, _data_only: bool, reply: ReplyEmpty) {
         let _busy = self.begin(request, "fsyncdir", node);
-        answer_empty(self.client.fsync_directory(handle(file)), reply);
+        let waiting = self.killable.register(request.unique(), request.pid(), reply);
+        let synced = self.client.fsync_directory(handle(file));
+        if let Some(reply) = waiting.take() {
+            answer_empty(synced, reply);
+        }
     }
 
     fn statfs(&self, request: &Request, node: INodeNo, reply: ReplyStatfs) {

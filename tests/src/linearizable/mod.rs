@@ -14,6 +14,8 @@ mod workload;
 use std::fmt::Write as _;
 
 use checker::{Call, Model, Refuted};
+use rfs_common::clock::Time;
+
 use objects::{FileAnswer, FileCall, FileModel, NameAnswer, NameCall, NamesModel};
 
 pub use workload::{Recorder, work};
@@ -30,6 +32,8 @@ pub struct Histories {
     pub directories: Vec<History<NameCall, NameAnswer>>,
     /// Calls that failed in a way that is no answer.
     pub failures: Vec<String>,
+    /// When some of the numbers by which calls are ordered were given.
+    pub moments: Vec<(u64, Time)>,
 }
 
 impl Histories {
@@ -40,8 +44,10 @@ impl Histories {
 
     /// Those that no order explains, in words.
     pub fn refuted(&self) -> Vec<String> {
-        let files = self.files.iter().filter_map(|history| refuted::<FileModel>("file", history));
-        let directories = self.directories.iter().filter_map(|history| refuted::<NamesModel>("directory", history));
+        let when = |number| self.moments.iter().filter(|(at, _)| *at <= number).max().map(|(_, time)| *time);
+        let files = self.files.iter().filter_map(|history| refuted::<FileModel>("file", history, when));
+        let directories =
+            self.directories.iter().filter_map(|history| refuted::<NamesModel>("directory", history, when));
         files.chain(directories).collect()
     }
 
@@ -74,13 +80,18 @@ fn make_one_read_stale(history: &mut History<FileCall, FileAnswer>) -> bool {
 }
 
 /// Why a history is not one of such an object, if it is not.
-fn refuted<M: Model>(what: &str, history: &History<M::Input, M::Output>) -> Option<String> {
+fn refuted<M: Model>(
+    what: &str,
+    history: &History<M::Input, M::Output>,
+    when: impl Fn(u64) -> Option<Time>,
+) -> Option<String> {
     let Refuted { explained, stuck } = checker::check::<M>(history).err()?;
     let stuck = &history[stuck];
     let mut text = format!(
-        "a {what} of {} calls: {} can be explained, and then this has no place:\n",
+        "a {what} of {} calls: {} can be explained, and then this, of about {:?}, has no place:\n",
         history.len(),
-        explained.len()
+        explained.len(),
+        when(stuck.began)
     );
     let mut show = |call: &Call<M::Input, M::Output>| {
         let ended = call.ended.as_ref().map_or_else(|| "?".to_owned(), |(at, answer)| format!("{at}: {answer:?}"));

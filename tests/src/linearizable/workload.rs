@@ -11,11 +11,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use rfs_common::clock::{Clock as _, SystemClock, Time};
 
 use super::Histories;
 use super::checker::Call;
 use super::objects::{BLOCK_BYTES, BLOCKS, FIRST_MODE, FileAnswer, FileCall, NAMES, NameAnswer, NameCall};
 
+/// How many calls' ends lie between two that are timed.
+const MOMENT_EVERY: u64 = 16;
 /// Files that are used at a time.
 const FILES: usize = 2;
 /// Directories that are used at a time.
@@ -37,6 +40,8 @@ struct Slot {
 #[derive(Debug)]
 pub struct Recorder {
     sequence: AtomicU64,
+    /// When some of the numbers of the sequence were given, to find a call in the logs of daemons.
+    moments: Mutex<Vec<(u64, Time)>>,
     /// Numbers to be written, each once.
     last_number: AtomicU64,
     files: Vec<Slot>,
@@ -66,6 +71,7 @@ impl Recorder {
             |count| (0..count).map(|number| Slot { number: AtomicUsize::new(number), calls: AtomicUsize::new(0) });
         let recorder = Recorder {
             sequence: AtomicU64::new(0),
+            moments: Mutex::default(),
             last_number: AtomicU64::new(0),
             files: slots(FILES).collect(),
             directories: slots(DIRECTORIES).collect(),
@@ -89,11 +95,16 @@ impl Recorder {
     pub fn histories(&self) -> Histories {
         let taken = std::mem::take(&mut *self.calls.lock().unwrap_or_else(PoisonError::into_inner));
         let (files, directories) = (by_object(taken.files), by_object(taken.names));
-        Histories { files, directories, failures: taken.failures }
+        let moments = std::mem::take(&mut *self.moments.lock().unwrap_or_else(PoisonError::into_inner));
+        Histories { files, directories, failures: taken.failures, moments }
     }
 
     fn next(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::SeqCst)
+        let number = self.sequence.fetch_add(1, Ordering::SeqCst);
+        if number.is_multiple_of(MOMENT_EVERY) {
+            self.moments.lock().unwrap_or_else(PoisonError::into_inner).push((number, SystemClock.now()));
+        }
+        number
     }
 }
 
