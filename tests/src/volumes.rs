@@ -304,16 +304,36 @@ fn failing_disk(guardian: &Guardian, image: &Path, errors: &Path, name: &str) ->
     Ok((loop_device(guardian, &disk.join("nbd"))?, server))
 }
 
-/// Unmounts, also if it is in use for a moment: a process that another thread of the test is just starting has, until it becomes
-/// another program, everything open that the test has open.
+/// Unmounts, also if it is in use for a while: a process that another thread of the test is just starting has, until it becomes
+/// another program, everything open that the test has open, and a busy disk has to bring that program first.
 pub(crate) fn unmount_patiently(path: &Path) -> anyhow::Result<()> {
-    for _ in 0..100 {
+    for _ in 0..1000 {
         match unmount(path, UnmountFlags::empty()) {
             Err(Errno::BUSY) => sleep(Duration::from_millis(20)),
             done => return done.with_context(|| format!("cannot unmount {}", path.display())),
         }
     }
-    anyhow::bail!("cannot unmount {}: it stays in use", path.display())
+    anyhow::bail!("cannot unmount {}: it stays in use by {:?}", path.display(), users_of(path))
+}
+
+/// The processes that have something open below this folder, or stand in it: what, and their command lines.
+fn users_of(folder: &Path) -> Vec<String> {
+    let is_number = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().parse::<u32>().is_ok();
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = entries.filter(is_number).map(|entry| entry.path());
+    let links_of = |process: &Path| {
+        let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+        open.chain(["cwd", "root", "exe"].map(|name| process.join(name))).collect::<Vec<_>>()
+    };
+    processes
+        .filter_map(|process| {
+            let used = links_of(&process).into_iter().filter_map(|link| fs::read_link(link).ok());
+            let used = used.into_iter().find(|target| target.starts_with(folder))?;
+            let line = fs::read(process.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            Some(format!("{}: {line}({})", process.display(), used.display()))
+        })
+        .collect()
 }
 
 fn make_image(image: &Path, bytes: u64) -> anyhow::Result<()> {
@@ -342,4 +362,18 @@ fn appears(path: &Path, looks: u32) -> bool {
         sleep(Duration::from_millis(20));
         path.exists()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_a_file_open_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let _open = File::create(folder.path().join("file")).expect("made");
+        let users = users_of(folder.path());
+        let own = format!("/proc/{}: ", std::process::id());
+        assert!(users.len() == 1 && users[0].starts_with(&own) && users[0].contains("file"), "{users:?}");
+    }
 }
