@@ -1,13 +1,11 @@
 #!/usr/bin/env bash
-# The lab itself, as the first process of its namespaces: lab.sh starts it, with the settings in LAB_*.
+# The lab itself, as the first process of its namespaces: images.sh becomes it, with the settings in LAB_*.
 set -euo pipefail
 # shellcheck source=/dev/null
-for part in image network guests cluster paths append results; do . "$LAB/lib/$part.sh"; done
+for part in say image network guests cluster paths append results; do . "$LAB/lib/$part.sh"; done
 
 if [ "$LAB_SIZE" = small ]; then storage=(sto1) chunks=(chunk1 chunk2); else storage=(sto1 sto2) chunks=(chunk1 chunk2 chunk3); fi
 guests=("${storage[@]}" "${chunks[@]}")
-started=$(date +%s)
-say() { printf '%5ds %s\n' $(($(date +%s) - started)) "$*" | tee -a "$LAB_LOGS/lab.log"; }
 
 # LAB_STAY=1: after a failure the lab is kept for a look at it, until it is ended with Ctrl-C.
 stay_or_end() {
@@ -16,9 +14,7 @@ stay_or_end() {
   sleep infinity
 }
 
-say "images"
 image_qemu
-image_base
 for guest in "${guests[@]}"; do image_guest "$guest"; done
 image_install
 say "starting ${guests[*]}"

@@ -53,8 +53,8 @@ clean() {
 trap clean EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-setpriv --pdeathsig KILL unshare --net --mount --pid --fork --kill-child --mount-proc \
-  nice -n "${LAB_NICE:-10}" bash "$lab/inside.sh" "$@" 9>&- &
+setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --mount-proc \
+  nice -n "${LAB_NICE:-10}" bash "$lab/images.sh" "$@" 9>&- &
 child=$!
 echo "$child" >"$LAB_CACHE/pid"
 status=0
