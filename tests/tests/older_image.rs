@@ -5,6 +5,8 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use rfs_tests::cluster::{Cluster, IN_TIME, SOON, Shape};
 use rfs_tests::programs::run;
@@ -45,13 +47,17 @@ fn reads_as(path: &Path, byte: u8) {
 }
 
 fn events(cluster: &Cluster) -> String {
-    let output = cluster.rfs(&["events"]).output().expect("rfs events");
+    let output = cluster.rfs(&["events", "--limit", "1000"]).output().expect("rfs events");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The volume in this folder is at a later epoch than it was.
+/// The chunkserver tells with its next heartbeat what it has stored, and the master notes it within a second.
+const UNTIL_IT_IS_ON_RECORD: Duration = Duration::from_secs(3);
+
+/// The volume in this folder is at a later epoch than it was, and the master knows.
 fn wait_for_epoch(cluster: &Cluster, folder: &Path, than: u64) {
     assert!(cluster.wait(SOON, || epoch(folder) > than), "it is still at {than}");
+    sleep(UNTIL_IT_IS_ON_RECORD);
 }
 
 #[test]
@@ -135,5 +141,6 @@ fn the_only_copies_are_used_though_they_are_older_and_that_is_said() {
             status["health"] == "ok" && notes.iter().any(|note| note.to_string().contains("had no other"))
         })
         .expect("the status says what happened");
-    assert!(events(&cluster).contains("1 had no others and are used as they are"), "{}", events(&cluster));
+    let told = || events(&cluster).contains("1 had no others and are used as they are");
+    assert!(cluster.wait(SOON, told), "{}", events(&cluster));
 }

@@ -28,6 +28,8 @@ pub(super) struct Epochs {
     /// There were changes since it was stored.
     changed: AtomicBool,
     astray: RwLock<HashSet<ChunkId>>,
+    /// Whether there are any: asked on every way to a copy.
+    any_astray: AtomicBool,
     /// Held for every write of `running.toml`; true once the volume is closed, after which nothing is to write there.
     pub(super) closed: Mutex<bool>,
 }
@@ -39,6 +41,7 @@ impl Epochs {
             wanted: AtomicU64::new(stored),
             changed: AtomicBool::new(false),
             astray: RwLock::default(),
+            any_astray: AtomicBool::new(false),
             closed: Mutex::new(false),
         }
     }
@@ -69,6 +72,7 @@ impl Volume {
             tracing::error!(volume = %self.id(), folder = %self.folder().display(), copies = copies.len(), epoch = self.epoch(),
                 "the volume is an older image of itself; its copies are not used until the master has compared them with others");
             *self.epochs.astray.write().unwrap_or_else(PoisonError::into_inner) = copies;
+            self.epochs.any_astray.store(true, Ordering::Release);
         }
         for chunk in &judgement.sound {
             self.is_sound(ChunkId::new(*chunk));
@@ -80,15 +84,15 @@ impl Volume {
 
     /// The copy has been found to be as others are, was raised, replaced or deleted.
     pub(super) fn is_sound(&self, chunk: ChunkId) {
-        if !self.epochs.astray.read().unwrap_or_else(PoisonError::into_inner).is_empty() {
+        if self.epochs.any_astray.load(Ordering::Acquire) {
             self.epochs.astray.write().unwrap_or_else(PoisonError::into_inner).remove(&chunk);
         }
     }
 
     /// Nobody may have what is astray.
     pub(super) fn check_not_astray(&self, chunk: ChunkId) -> Result<(), Fault> {
-        let astray = self.epochs.astray.read().unwrap_or_else(PoisonError::into_inner).contains(&chunk);
-        if astray { Err(Fault::Astray) } else { Ok(()) }
+        let is_astray = || self.epochs.astray.read().unwrap_or_else(PoisonError::into_inner).contains(&chunk);
+        if self.epochs.any_astray.load(Ordering::Acquire) && is_astray() { Err(Fault::Astray) } else { Ok(()) }
     }
 
     /// Stores the epoch that the master wants. Hangs if the volume does.
@@ -106,6 +110,7 @@ impl Volume {
         match running::store_epoch(&self.anchor, &self.ground, wanted) {
             Ok(()) => {
                 self.epochs.stored.store(wanted, Ordering::Release);
+                self.epochs.any_astray.store(false, Ordering::Release);
                 self.epochs.astray.write().unwrap_or_else(PoisonError::into_inner).clear();
             }
             Err(error) => {

@@ -729,7 +729,7 @@ fn what_a_reader_says_of_the_last_copy_is_looked_into_by_its_chunkserver() {
     chunks.bad_copy(VolumeId::new(10), chunk, version, &reported);
     chunks.bad_copy(VolumeId::new(10), chunk, version, &reported);
     let check = Order::Check { volume: VolumeId::new(10), chunk };
-    assert_eq!(commands(&mut chunks, 1), [check.clone()], "once");
+    assert_eq!(commands(&mut chunks, 1), [check], "once");
     assert_eq!((chunks.places(chunk).len(), chunks.summary().unavailable), (1, 0));
     chunks.bad_copy(VolumeId::new(10), chunk, version, &CopyFault::Found("leaf 3".to_owned()));
     let told = chunks.take_notices();

@@ -31,6 +31,8 @@ pub struct ServerView {
     pub leaving: bool,
     /// How long ago it was heard; nothing if not since the master started.
     pub last_heard: Option<Duration>,
+    /// How long ago it connected last.
+    pub registered: Option<Duration>,
     /// Its volumes.
     pub volumes: Vec<VolumeView>,
     /// It may be away for so much longer without its copies being made anew.
@@ -202,6 +204,7 @@ impl Chunks {
             connected: server.stream.is_some(),
             leaving: server.leaving,
             last_heard: server.last_heard.map(|heard| self.now.since(heard)),
+            registered: server.registered.map(|registered| self.now.since(registered)),
             volumes: volumes.collect(),
             maintenance: self.maintenance(server.id).map(|maintenance| self.now.until(maintenance.until)),
             draining: self.is_server_draining(server.id),

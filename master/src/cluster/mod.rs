@@ -196,7 +196,7 @@ fn admit(
     stored.volumes.retain(|report| !refused.contains(&report.volume));
     remember(state, &stored);
     let cluster = state.cluster().get().to_be_bytes().to_vec();
-    let judgements = judgements.into_iter().map(translate::judgement).collect();
+    let judgements = judgements.iter().map(translate::judgement).collect();
     let expiry_ms = expiry.as_millis() as u32;
     Ok(wire::Registered { heartbeat_ms: HEARTBEAT_MS, expiry_ms, cluster: cluster.into(), judgements })
 }
@@ -355,7 +355,7 @@ fn take_in(chunks: &mut Chunks, now: Monotonic, (server, stream): (ServerId, Str
             let reports = heartbeat.volumes.iter().map(translate::volume).collect();
             let wanted = chunks.heartbeat(now, server, stream, reports, traffic);
             let ask = |volume: VolumeId| To::SendInventory(wire::SendInventory { volume: volume.get() });
-            let judgements = chunks.take_judgements(server).into_iter().map(translate::judgement).collect();
+            let judgements = chunks.take_judgements(server).iter().map(translate::judgement).collect();
             answers.push(To::Heartbeat(wire::HeartbeatReply { judgements }));
             answers.extend(wanted.into_iter().map(ask));
         }

@@ -85,7 +85,7 @@ pub(super) fn held(held: &wire::Held) -> Held {
     }
 }
 
-pub(super) fn judgement(judgement: Judgement) -> wire::Judgement {
+pub(super) fn judgement(judgement: &Judgement) -> wire::Judgement {
     wire::Judgement {
         volume: judgement.volume.get(),
         epoch: judgement.epoch,

@@ -1,5 +1,7 @@
 //! Numbers into words: the one line at the top, and each problem with what it concerns and what to do.
 
+use std::time::Duration;
+
 use crate::chunks::{LackingChunk, ServerView, Summary, VolumeState, VolumeView};
 
 use super::affected::{excuse, why};
@@ -28,6 +30,9 @@ pub(super) struct Findings<'a> {
 
 /// A chunkserver that has been away for less than this is taken to come back.
 const FORGET_AFTER_S: u64 = 600;
+
+/// Within this time of its connection a chunkserver has told what it holds.
+const TELLS_WITHIN: Duration = Duration::from_secs(60);
 
 /// The verdict.
 pub(super) struct Verdict {
@@ -166,7 +171,7 @@ fn chunk_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
 fn is_gathering(findings: &Findings<'_>) -> bool {
     let is_telling = |volume: &VolumeView| volume.report.state.is_readable() && !volume.counts;
     let is_coming = |server: &ServerView| match server.connected {
-        true => server.volumes.iter().any(is_telling),
+        true => server.registered.is_some_and(|ago| ago < TELLS_WITHIN) && server.volumes.iter().any(is_telling),
         false => findings.has_just_started,
     };
     findings.servers.iter().any(is_coming)
@@ -403,6 +408,7 @@ mod tests {
                 maintenance: None,
                 draining: false,
                 last_heard: Some(std::time::Duration::from_secs(ago)),
+                registered: None,
                 volumes: Vec::new(),
                 traffic: Default::default(),
             };
@@ -427,5 +433,117 @@ mod tests {
         assert!(said(4000, 0)[0].contains("away for 66 min; start it, or forget it"), "{:?}", said(4000, 0));
         assert!(!said(4000, 1)[0].contains("forget"), "{:?}", said(4000, 1));
         assert!(said(0, 0)[1].starts_with("No chunkserver is connected, too few"), "{:?}", said(0, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_by_what_would_help() {
+        let said = |only_bad_left: bool, has_just_started: bool, registered_s: Option<u64>| {
+            let server = ServerView {
+                server: rfs_common::ids::ServerId::new(1),
+                host: "h".to_owned(),
+                address: "h:1".into(),
+                version: String::new(),
+                connected: registered_s.is_some(),
+                leaving: false,
+                maintenance: None,
+                draining: false,
+                last_heard: None,
+                registered: registered_s.map(Duration::from_secs),
+                volumes: vec![volume(VolumeState::InService, 10)],
+                traffic: Default::default(),
+            };
+            let summary = Summary { under_goal: 1, unavailable: 1, ..Summary::default() };
+            let metadata = MetadataReport::default();
+            let findings = Findings {
+                summary: &summary,
+                servers: &[server],
+                stuck: None,
+                only_bad_left,
+                metadata: &metadata,
+                default_goal: 1,
+                copies_min: 2,
+                uptime_s: 0,
+                has_just_started,
+                export_problem: None,
+                checkpoint_problem: None,
+            };
+            chunk_problems(&findings).remove(0)
+        };
+        let (health, text) = said(false, false, None);
+        assert!(health == Health::Unavailable && text.contains("bring the missing"), "{text}");
+        let (health, text) = said(true, false, None);
+        assert!(
+            health == Health::Unavailable && text.contains("no good copy left") && !text.contains("bring"),
+            "{text}"
+        );
+        assert_eq!(said(false, true, None).0, Health::Degraded, "it may be on its way");
+        assert_eq!(said(false, false, Some(5)).0, Health::Degraded, "it has yet to tell what it holds");
+        assert_eq!(said(false, false, Some(500)).0, Health::Unavailable);
+    }
+
+    #[test]
+    fn a_full_cluster_is_said_first_and_in_one_line() {
+        let said = |states: [VolumeState; 2]| {
+            let server = |(id, state): (usize, &VolumeState)| ServerView {
+                server: rfs_common::ids::ServerId::new(id as u64 + 1),
+                host: "h".to_owned(),
+                address: "h:1".into(),
+                version: String::new(),
+                connected: true,
+                leaving: false,
+                maintenance: None,
+                draining: false,
+                last_heard: None,
+                registered: None,
+                volumes: vec![VolumeView {
+                    counts: true,
+                    ..volume(*state, if *state == VolumeState::Full { 0 } else { 9 })
+                }],
+                traffic: Default::default(),
+            };
+            let servers: Vec<ServerView> = states.iter().enumerate().map(server).collect();
+            let summary = Summary { total: 1, fully_replicated: true, ..Summary::default() };
+            let metadata = MetadataReport::default();
+            judge(&Findings {
+                summary: &summary,
+                servers: &servers,
+                stuck: None,
+                only_bad_left: false,
+                metadata: &metadata,
+                default_goal: 2,
+                copies_min: 2,
+                uptime_s: 0,
+                has_just_started: false,
+                export_problem: None,
+                checkpoint_problem: None,
+            })
+        };
+        let full = said([VolumeState::Full, VolumeState::InService]);
+        assert_eq!(full.health, Health::Unavailable);
+        assert!(
+            full.summary.starts_with("The cluster is full, and new data is refused (1 of 2 volumes have no room)"),
+            "{}",
+            full.summary
+        );
+        assert_eq!(said([VolumeState::InService; 2]).health, Health::Ok);
+    }
+
+    fn volume(state: VolumeState, free: u64) -> VolumeView {
+        let report = crate::chunks::VolumeReport {
+            volume: rfs_common::ids::VolumeId::new(1),
+            path: "/v".to_owned(),
+            state,
+            reason: String::new(),
+            total: 10,
+            free,
+            chunks: 0,
+            storage_machine: String::new(),
+            filesystem: String::new(),
+            lost_power: false,
+            scrub: Default::default(),
+            epoch: None,
+            changed: false,
+        };
+        VolumeView { report, counts: false, copies: 0, named: true, drain: None, astray: false, returned: None }
     }
 }

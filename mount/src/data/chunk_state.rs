@@ -402,12 +402,24 @@ impl ChunkState {
         self.add_repair(range, ReadsAs::Zeros);
     }
 
-    /// Where the bytes end that are here or were zeroed here, those that were lost left out.
-    pub(crate) fn end_of_what_is_there(&self) -> Option<u32> {
-        let in_flight = self.in_flight.iter().flat_map(|frame| &frame.pieces).map(|piece| piece.range().end);
+    /// The ranges that have not been acknowledged.
+    pub(crate) fn unsent(&self) -> impl Iterator<Item = Range<u32>> {
+        let in_flight = self.in_flight.iter().flat_map(|frame| &frame.pieces).map(Piece::range);
+        self.dirty.ranges().chain(in_flight)
+    }
+
+    /// The ranges that the application zeroed.
+    pub(crate) fn zeroed(&self) -> impl Iterator<Item = Range<u32>> {
         let zeroed = self.repairs.iter().filter(|repair| repair.reads_as == ReadsAs::Zeros);
-        let zeroed = zeroed.map(|repair| repair.range.end);
-        self.dirty.ranges().map(|range| range.end).chain(in_flight).chain(zeroed).max()
+        zeroed.map(|repair| repair.range.clone())
+    }
+
+    /// The chunk ends here since what follows is lost. One of which nothing is left has nothing to be committed.
+    pub(crate) fn cut_lost(&mut self, length: u32) {
+        self.cut(length);
+        if let Some(grant) = self.grant.as_mut().filter(|grant| grant.valid_length == 0) {
+            (grant.written, grant.unsynced) = (false, false);
+        }
     }
 
     fn add_repair(&mut self, range: Range<u32>, reads_as: ReadsAs) {

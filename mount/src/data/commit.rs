@@ -69,7 +69,8 @@ impl FileData {
             Durability::Acknowledged => Extent::Everything,
             Durability::Durable => Extent::EverythingSynced,
         };
-        let kept = self.send_all(extent, Owner::Commit)?;
+        self.cut_lost_end();
+        let kept = self.send_all(extent, Owner::Commit).inspect_err(|_| self.cut_lost_end())?;
         Ok(self.snapshot(&mut self.state(), &kept))
     }
 
@@ -110,7 +111,7 @@ impl FileState {
     /// beyond the start of a written chunk that is not in the commit, so that a crash leaves no end of zeros.
     fn length_to_commit(&self, kept: &[u32]) -> Option<u64> {
         let local = self.local_length?;
-        let mut safe = local;
+        let mut safe = self.lost_from.map_or(local, |lost| local.min(lost));
         if self.chunks.values().any(ChunkState::is_dirty) {
             safe = safe.min(self.acknowledged_end);
         }

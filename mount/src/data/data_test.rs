@@ -239,7 +239,7 @@ fn what_is_lost_is_told_once_to_each_handle_and_never_vouched_for() {
     file.flush().unwrap();
     let (first, second) = (file.open_handle(), file.open_handle());
     let servers: Vec<_> = master.places(0).iter().map(|place| master.server(place)).collect();
-    servers[1].state().broken = Some(Fault::NoSpace);
+    servers[1].state().broken = Some(Fault::Drop);
     file.write(500, &[2; 1000], 0).unwrap();
     assert!(file.prepare_commit(Durability::Durable).is_err());
     assert_eq!(file.take_error(&first), Err(Errno::EIO));
@@ -338,6 +338,38 @@ fn a_full_cluster_is_told_by_the_next_write_and_leaves_no_zeros() {
     let fresh = start(&master).file(INODE);
     assert_eq!(read(&fresh, 0, 1010, second + 20).unwrap(), [[1; 1000].as_slice(), &[4; 10]].concat());
     assert_eq!(read(&fresh, second, 100, second + 20).unwrap(), [[5; 10], [6; 10]].concat());
+}
+
+#[test]
+fn copies_without_space_are_tried_a_few_times_and_the_file_ends_before_what_was_lost() {
+    let master = FakeMaster::new(2, 2);
+    let path = start(&master);
+    let file = path.file(INODE);
+    file.write(0, &[1; 1000], 0).unwrap();
+    file.flush().unwrap();
+    let handle = file.open_handle();
+    let servers: Vec<_> = master.places(0).iter().map(|place| master.server(place)).collect();
+    // The next chunk finds room, and this one cannot grow.
+    file.write(CHUNK_BYTES, &[2; 1000], 0).unwrap();
+    file.flush().unwrap();
+    servers.iter().for_each(|server| server.state().broken = Some(Fault::NoSpace));
+    let clock = SystemClock::shared();
+    let begun = clock.monotonic();
+    file.write(1000, &[3; 1000], 0).unwrap();
+    assert_eq!(file.flush(), Err(Errno::ENOSPC));
+    assert!(
+        clock.monotonic().since(begun) < Duration::from_secs(2),
+        "they are not asked for as long as one that is away"
+    );
+    assert_eq!((file.local_length(), file.take_error_at_write(&handle)), (Some(1000), Err(Errno::ENOSPC)));
+    servers.iter().for_each(|server| server.state().broken = None);
+    commit(&master, &file, Durability::Durable);
+    assert_eq!((master.length(), read(&file, 0, 5000, 1000).unwrap()), (1000, vec![1; 1000]));
+    file.write(CHUNK_BYTES, &[4; 10], 1000).unwrap();
+    commit(&master, &file, Durability::Durable);
+    let fresh = start(&master).file(INODE);
+    assert_eq!(read(&fresh, CHUNK_BYTES, 5000, CHUNK_BYTES + 10).unwrap(), [4; 10]);
+    assert_eq!(read(&fresh, 0, 3000, CHUNK_BYTES + 10).unwrap(), [[1; 1000].as_slice(), &[0; 2000]].concat());
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub(crate) struct FileState {
     /// When it was written last, while the master does not know it.
     pub(crate) modified: Option<Time>,
     pub(crate) errors: ErrorState,
+    /// From here on the file is lost for want of space, and to be cut as soon as nobody sends any of it.
+    pub(crate) lost_from: Option<u64>,
     /// Rises with every [`FileData::discard`].
     pub(crate) epoch: u64,
     /// Rises whenever what is known of the copies has to go: what was begun before, such as a read or a fetch ahead of

@@ -26,6 +26,13 @@ pub(crate) enum Trouble {
     Discarded,
 }
 
+impl Trouble {
+    /// Whether nothing else is wrong than that copies have no space.
+    pub(crate) fn is_want_of_space(&self) -> bool {
+        matches!(self, Trouble::Copies(failures) if failures.iter().all(|failure| failure.errno == Errno::ENOSPC))
+    }
+}
+
 /// The head of a change under a grant, as it stands at the moment of sending.
 #[derive(Debug, Clone)]
 pub(crate) struct Chain {

@@ -10,7 +10,8 @@
 //!   because some copies may have taken them and others not. From then on they read as zeros, and what was lost unsent as
 //!   before it was written. An fsync after the error speaks only for what
 //!   was written outside the lost ranges or after the loss.
-//! - Where space is refused (ENOSPC), what was lost at the file's end is cut off, and so never reads as zeros. The next write through
+//! - Where space is refused (ENOSPC), by the master or three times by the copies that it chooses, the file is cut before the first
+//!   byte beyond its committed end that was lost, so that no hole is left where bytes were accepted. The next write through
 //!   each handle that was open says it as well, and as long as the cluster is full (`full.rs`) every write waits for its space and
 //!   its copies, and fails at once.
 //! - `discard` (the lease is lost) drops everything unsent and records EIO if there was anything.
@@ -46,6 +47,7 @@ impl FileData {
     /// EFBIG; ENOSPC where it is known that the cluster is full. What fails later is told by [`FileData::take_error`].
     pub fn write(&self, offset: u64, bytes: &[u8], length_of_file: u64) -> Result<u64, Errno> {
         let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= FILE_BYTES_MAX).ok_or(Errno::EFBIG)?;
+        self.cut_lost_end();
         let is_full = self.path.full.is_noted(self.path.clock.monotonic());
         if is_full && !bytes.is_empty() {
             for index in offset / CHUNK_BYTES..=(end - 1) / CHUNK_BYTES {
@@ -119,7 +121,7 @@ impl FileData {
     /// # Errors
     /// Bytes were lost just now; handles are told by [`FileData::take_error`], which is what an application gets.
     pub fn flush(&self) -> Result<(), Errno> {
-        self.send_all(Extent::Everything, Owner::Free).map(drop)
+        self.send_all(Extent::Everything, Owner::Free).map(drop).inspect_err(|_| self.cut_lost_end())
     }
 
     /// As [`FileData::flush`], and every copy has everything on its disk; also what was acknowledged before.
@@ -127,7 +129,7 @@ impl FileData {
     /// # Errors
     /// As for [`FileData::flush`].
     pub fn sync(&self) -> Result<(), Errno> {
-        self.send_all(Extent::EverythingSynced, Owner::Free).map(drop)
+        self.send_all(Extent::EverythingSynced, Owner::Free).map(drop).inspect_err(|_| self.cut_lost_end())
     }
 
     /// Has everything sent by the flushers, without waiting.
@@ -158,10 +160,30 @@ impl FileData {
         drop(beyond);
         state.located.retain(|index, _| *index < last);
         state.local_length = None;
+        state.lost_from = None;
         // The master's time of the cut is the younger one.
         state.modified = None;
         state.base_length = length;
         state.acknowledged_end = state.acknowledged_end.min(length);
+        self.contents_changed(state);
+    }
+
+    /// After a loss for want of space, the file ends before what was lost: the bytes behind it, which nobody was promised either,
+    /// would follow a hole that nobody has made. Waits for those who send them.
+    pub(crate) fn cut_lost_end(&self) {
+        let Some(from) = self.state().lost_from else { return };
+        let mut state = self.wait_until_free((from / CHUNK_BYTES) as u32..u32::MAX);
+        let Some(from) = state.lost_from.take() else { return };
+        for (index, chunk) in &mut state.chunks {
+            let start = u64::from(*index) * CHUNK_BYTES;
+            if start + CHUNK_BYTES > from {
+                chunk.cut_lost(from.saturating_sub(start) as u32);
+            }
+        }
+        state.chunks.retain(|_, chunk| !chunk.is_idle());
+        state.acknowledged_end = state.acknowledged_end.min(from);
+        let end = state.end_of_what_is_there();
+        state.local_length = state.local_length.map(|local| local.min(end)).filter(|local| *local > state.base_length);
         self.contents_changed(state);
     }
 
@@ -214,6 +236,7 @@ impl FileData {
         state.forget_end();
         state.epoch += 1;
         state.local_length = None;
+        state.lost_from = None;
         state.modified = None;
         state.located.clear();
         self.contents_changed(state);
@@ -413,11 +436,18 @@ impl FileData {
                 Ok(()) => return Ok(()),
                 Err(trouble) => trouble,
             };
+            let is_full = trouble.is_want_of_space();
             let outcome = match trouble {
                 Trouble::Copies(failures) => self.replace_copies(index, epoch, &failures),
                 other => Err(other),
             };
+            // The master has had the chance to find room elsewhere.
+            let outcome = match outcome {
+                Ok(()) if patience.is_full_again(is_full, self.progress(index)) => Err(Trouble::Final(Errno::ENOSPC)),
+                other => other,
+            };
             let last_errno = match outcome {
+                Ok(()) | Err(Trouble::Resend | Trouble::Copies(_)) if is_full => Errno::ENOSPC,
                 Ok(()) | Err(Trouble::Resend | Trouble::Copies(_)) => Errno::EIO,
                 Err(Trouble::Discarded) => return Err(Errno::EIO),
                 Err(Trouble::Later(errno)) => errno,
@@ -469,16 +499,18 @@ impl FileData {
     fn lose(&self, index: u32, epoch: u64, errno: Errno) -> Errno {
         let errno = if errno == Errno::EAGAIN { Errno::EIO } else { errno };
         let mut state = self.state();
+        if errno == Errno::ENOSPC {
+            self.path.full.note(self.path.clock.monotonic());
+            if state.epoch == epoch {
+                state.note_lost_end(index);
+            }
+        }
         if let Ok(chunk) = state.chunk_of_mut(index, epoch) {
             let any = chunk.lose_dirty();
             chunk.wanted = None;
             if any {
                 tracing::warn!(inode = %self.inode, index, %errno, "bytes that were accepted have been lost");
                 state.errors.record(errno);
-            }
-            if errno == Errno::ENOSPC {
-                self.path.full.note(self.path.clock.monotonic());
-                state.cut_lost_end();
             }
             self.settle_bytes(&mut state);
         }
@@ -503,24 +535,25 @@ impl FileState {
         self.chunks.get_mut(&index).filter(|_| same).ok_or(Trouble::Discarded)
     }
 
-    /// The file ends where what is left of it ends: nothing is said of bytes that are nowhere.
-    fn cut_lost_end(&mut self) {
-        let Some(local) = self.local_length else { return };
-        let chunk_ends = self.chunks.iter().filter_map(|(index, chunk)| {
-            let end = chunk.end_of_what_is_there()?;
+    /// Where the file ends by what is here, on the copies or known to the master.
+    fn end_of_what_is_there(&self) -> u64 {
+        let unsent = self.chunks.iter().filter_map(|(index, chunk)| {
+            let end = chunk.unsent().chain(chunk.zeroed()).map(|range| range.end).max()?;
             Some(u64::from(*index) * CHUNK_BYTES + u64::from(end))
         });
-        let end = chunk_ends.chain([self.base_length, self.acknowledged_end.min(local)]).max().unwrap_or(0);
-        if end >= local {
-            return;
-        }
-        for (index, chunk) in &mut self.chunks {
-            let kept = end.saturating_sub(u64::from(*index) * CHUNK_BYTES).min(CHUNK_BYTES) as u32;
-            if chunk.repairs.iter().any(|repair| repair.range.end > kept) {
-                chunk.cut(kept);
-            }
-        }
-        self.local_length = (end > self.base_length).then_some(end);
+        unsent.chain([self.base_length, self.acknowledged_end]).max().unwrap_or(0)
+    }
+
+    /// From the first byte beyond what the master and the copies have that found no space, the file is to be cut.
+    fn note_lost_end(&mut self, index: u32) {
+        let Some(chunk) = self.chunks.get(&index) else { return };
+        let start = u64::from(index) * CHUNK_BYTES;
+        let valid = chunk.grant.as_ref().map_or(0, |grant| grant.valid_length);
+        let lost = chunk.unsent().filter_map(|range| {
+            let from = (start + u64::from(range.start.max(valid))).max(self.base_length);
+            (start + u64::from(range.end) > from).then_some(from)
+        });
+        self.lost_from = lost.chain(self.lost_from).min();
     }
 
     fn note_write(&mut self, end: u64, length_of_file: u64, now: Time) {
@@ -539,17 +572,30 @@ struct Patience {
     deadline: Monotonic,
     progress: u64,
     failures: u32,
+    /// Times in succession that copies had no space, and the progress since which.
+    full: (u32, u64),
 }
+
+/// So often the master is asked for other copies than those that have no space.
+const FULL_MAX: u32 = 3;
 
 impl Patience {
     fn new(deadline: Monotonic) -> Patience {
-        Patience { deadline, progress: 0, failures: 0 }
+        Patience { deadline, progress: 0, failures: 0, full: (0, 0) }
+    }
+
+    /// Whether there is no space for good: the copies have said so again and again, whichever the master chose.
+    fn is_full_again(&mut self, is_full: bool, progress: u64) -> bool {
+        let (times, since) = self.full;
+        let times = if is_full && (times == 0 || progress == since) { times + 1 } else { u32::from(is_full) };
+        self.full = (times, progress);
+        times >= FULL_MAX
     }
 
     fn is_over(&mut self, now: Monotonic, progress: u64, give_up: Duration) -> bool {
         self.failures += 1;
         if progress > self.progress {
-            *self = Patience { deadline: now + give_up, progress, failures: 1 };
+            *self = Patience { deadline: now + give_up, progress, failures: 1, full: self.full };
         }
         now >= self.deadline
     }
