@@ -336,6 +336,16 @@ fn the_tool_tells_the_state_and_changes_goals() {
     rfs_tests::programs::run(&mut cluster.rfs(&["setgoal", "-r", "3", folder.to_str().expect("a path")]))
         .expect("setgoal");
     assert_eq!(cluster.rfs_json(&["getgoal", file_name]).expect("getgoal")[0]["goal"], 3);
+    // A path that fails does not keep the others from being told or set.
+    for words in
+        [vec!["--json", "getgoal", "/none/here", file_name], vec!["--json", "setgoal", "3", "/none/here", file_name]]
+    {
+        let output = cluster.rfs(&words).output().expect("rfs");
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        assert!(told[0]["error"].is_string() && told[1]["path"] == file_name && told[1]["error"].is_null(), "{told:#}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("/none/here"), "{words:?}");
+    }
     cluster.wait_until_fully_replicated().expect("a third copy is made");
     let info = cluster.rfs_json(&["fileinfo", file_name]).expect("fileinfo");
     assert_eq!(info[0]["chunks"][0]["copies"].as_array().map(Vec::len), Some(3));

@@ -2,7 +2,7 @@
 
 use rfs_common::ids::SessionId;
 use rfs_proto::admin as wire;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::chunks::{BalanceView, ScrubReport, ServerView, Severity};
 use crate::events::Event;
@@ -45,7 +45,9 @@ pub struct StatusReport {
     pub repair_time_left_ms: Option<u64>,
     pub rebalance: Rebalance,
     pub metadata: MetadataReport,
+    #[serde(serialize_with = "by_name")]
     pub rates: Vec<Rate>,
+    #[serde(rename = "operations_by_type", serialize_with = "by_name")]
     pub operations: Vec<Rate>,
     pub servers_up: u32,
     pub servers_known: u32,
@@ -55,6 +57,11 @@ pub struct StatusReport {
     pub default_goal: u32,
     pub deletions_waiting: u64,
     pub unsettled: u64,
+}
+
+/// As `rfs --json status` has them.
+fn by_name<S: Serializer>(rates: &[Rate], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(rates.iter().map(|rate| (&rate.name, rate.per_second)))
 }
 
 /// How even volumes are filled.
@@ -102,6 +109,7 @@ pub struct Counts {
 #[allow(missing_docs, reason = "the fields are documented in admin.proto")]
 pub struct ChunksAt {
     pub goal: u32,
+    #[serde(rename = "live_copies")]
     pub copies: u32,
     pub chunks: u64,
 }

@@ -75,9 +75,9 @@ function figures(status) {
 function chunks(rows) {
   if (rows.length === 0) return none("There are no chunks yet.");
   const goals = [...new Set(rows.map((row) => row.goal))].sort((a, b) => a - b);
-  const most = Math.max(...rows.map((row) => Math.max(row.copies, row.goal)));
+  const most = Math.max(...rows.map((row) => Math.max(row.live_copies, row.goal)));
   const copies = Array.from({ length: most + 1 }, (_, index) => index);
-  const at = (goal, live) => (rows.find((row) => row.goal === goal && row.copies === live) || { chunks: 0 }).chunks;
+  const at = (goal, live) => (rows.find((row) => row.goal === goal && row.live_copies === live) || { chunks: 0 }).chunks;
   const kind = (goal, live) => live >= goal ? (live > goal ? "" : "good") : live === 0 ? "bad" : "warn";
   return [
     head(["goal"], ...copies.map((live) =>
@@ -89,6 +89,8 @@ function chunks(rows) {
       })))),
   ];
 }
+
+const byName = (rates) => Object.entries(rates).map(([name, per_second]) => ({ name, per_second }));
 
 function rates(rows) {
   const shown = (rate) => rate.name.startsWith("bytes") ? bytes(rate.per_second)
@@ -200,11 +202,11 @@ function show(all) {
   draw("notes", status.notes, (notes) => notes.map((note) => element("li", {}, note)));
   draw("cluster", [status.cluster, status.version, duration(status.uptime_ms)],
     ([cluster, version, up]) => [`cluster ${cluster}, version ${version}, up ${up}`]);
-  const { metadata: meta, rates: rate, operations: kinds, problems, notes, uptime_ms, ...plain } = status;
+  const { metadata: meta, rates: rate, operations_by_type: kinds, problems, notes, uptime_ms, ...plain } = status;
   draw("figures", plain, figures);
   draw("chunks", status.chunks, chunks);
-  draw("rates", status.rates, rates);
-  draw("operations", status.operations, operations);
+  draw("rates", byName(status.rates), rates);
+  draw("operations", byName(status.operations_by_type), operations);
   draw("affected", all.affected, affected);
   byId("affected-part").hidden = all.affected.files.length === 0;
   draw("metadata", status.metadata, metadata);

@@ -162,7 +162,8 @@ fn server_document(server: &Server) -> Value {
         "address": server.address,
         "version": server.version,
         "connected": server.connected,
-        "last_seen_ms": server.last_seen_ms,
+        // 0 of one that is away: not heard of since the master started.
+        "last_seen_ms": Some(server.last_seen_ms).filter(|seen| server.connected || *seen > 0),
         "maintenance_left_ms": server.maintenance_left_ms,
         "draining": server.draining,
         "volumes": server.volumes.iter().map(|volume| volume_document(server, volume)).collect::<Vec<_>>(),

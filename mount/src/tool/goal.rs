@@ -1,10 +1,13 @@
 //! `rfs getgoal` and `rfs setgoal`.
 
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use rfs_common::endpoint::Endpoint;
 use rfs_proto::admin::{GoalRequest, SetGoalProgress, SetGoalRequest, StatusRequest};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cli::{PathsArguments, SetgoalArguments};
 use super::file::{Link, target};
@@ -17,27 +20,49 @@ pub(super) fn getgoal(
     named: Option<&Endpoint>,
     arguments: &PathsArguments,
     form: Form,
-) -> anyhow::Result<()> {
-    let mut found = Vec::new();
-    for path in &arguments.paths {
+) -> anyhow::Result<ExitCode> {
+    let goal_of = |path: &Path| -> anyhow::Result<u32> {
         let (mut link, target) = target(link, named, path, arguments.from_root)?;
         let request = GoalRequest { inode: target.inode, path: target.path };
         let reply = link
             .call_soon(|mut client| async move { client.get_goal(request).await })
             .with_context(|| format!("cannot tell the goal of {}", path.display()))?;
-        found.push((path, reply.goal));
-    }
+        Ok(reply.goal)
+    };
+    let found: Vec<_> = arguments.paths.iter().map(|path| (path, goal_of(path))).collect();
     match form {
         Form::Programs => {
-            let documents: Vec<_> =
-                found.iter().map(|(path, goal)| json!({ "path": path.to_string_lossy(), "goal": goal })).collect();
-            print_json(&documents)
+            let document = |(path, goal): &(&PathBuf, anyhow::Result<u32>)| match goal {
+                Ok(goal) => json!({ "path": name(path), "goal": goal }),
+                Err(error) => failure(path, error),
+            };
+            print_json(&found.iter().map(document).collect::<Vec<_>>())?;
         }
         Form::People => {
-            let rows = found.iter().map(|(path, goal)| vec![goal.to_string(), path.display().to_string()]).collect();
-            print_table(&["goal", "path"], rows, "")
+            let row = |(path, goal): &(&PathBuf, anyhow::Result<u32>)| {
+                Some(vec![goal.as_ref().ok()?.to_string(), path.display().to_string()])
+            };
+            print_table(&["goal", "path"], found.iter().filter_map(row).collect(), "")?;
         }
     }
+    Ok(exit_code(found.iter().filter_map(|(_, goal)| goal.as_ref().err())))
+}
+
+fn name(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// What stands for a path about which nothing could be told or done.
+fn failure(path: &Path, error: &anyhow::Error) -> Value {
+    json!({ "path": name(path), "error": format!("{error:#}") })
+}
+
+/// Says what went wrong with some paths; the others were gone on with.
+fn exit_code<'a>(errors: impl Iterator<Item = &'a anyhow::Error>) -> ExitCode {
+    errors.fold(ExitCode::SUCCESS, |_, error| {
+        complain(&format!("rfs: {error:#}"));
+        ExitCode::FAILURE
+    })
 }
 
 /// `rfs setgoal [-r] GOAL PATH...`
@@ -46,33 +71,53 @@ pub(super) fn setgoal(
     named: Option<&Endpoint>,
     arguments: &SetgoalArguments,
     form: Form,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ExitCode> {
     let mut documents = Vec::new();
+    let mut errors = Vec::new();
     for path in &arguments.paths.paths {
-        let (mut link, target) = target(link, named, path, arguments.paths.from_root)?;
-        let request = SetGoalRequest {
-            inode: target.inode,
-            path: target.path,
-            goal: u32::from(arguments.goal),
-            recursive: arguments.recursive,
-        };
-        let last =
-            follow(&mut link, request, form).with_context(|| format!("cannot set the goal of {}", path.display()))?;
-        warn_if_unreachable(&mut link, arguments.goal)?;
-        match form {
-            Form::Programs => {
-                documents.push(json!({ "path": path.to_string_lossy(), "changed": last.changed, "seen": last.seen }));
+        match set_goal_of(link, named, arguments, path, form) {
+            Ok(last) => {
+                documents.push(json!({ "path": name(path), "changed": last.changed, "seen": last.seen }));
             }
-            Form::People => print_text(&format!(
-                "{}: goal {} ({} of {} changed)",
-                path.display(),
-                arguments.goal,
-                last.changed,
-                last.seen
-            ))?,
+            Err(error) => {
+                documents.push(failure(path, &error));
+                errors.push(error);
+            }
         }
     }
-    if form == Form::Programs { print_json(&documents) } else { Ok(()) }
+    if form == Form::Programs {
+        print_json(&documents)?;
+    }
+    Ok(exit_code(errors.iter()))
+}
+
+fn set_goal_of(
+    link: Link<'_>,
+    named: Option<&Endpoint>,
+    arguments: &SetgoalArguments,
+    path: &Path,
+    form: Form,
+) -> anyhow::Result<SetGoalProgress> {
+    let (mut link, target) = target(link, named, path, arguments.paths.from_root)?;
+    let request = SetGoalRequest {
+        inode: target.inode,
+        path: target.path,
+        goal: u32::from(arguments.goal),
+        recursive: arguments.recursive,
+    };
+    let last =
+        follow(&mut link, request, form).with_context(|| format!("cannot set the goal of {}", path.display()))?;
+    warn_if_unreachable(&mut link, arguments.goal)?;
+    if form == Form::People {
+        print_text(&format!(
+            "{}: goal {} ({} of {} changed)",
+            path.display(),
+            arguments.goal,
+            last.changed,
+            last.seen
+        ))?;
+    }
+    Ok(last)
 }
 
 /// A goal above the number of chunkservers is kept and cannot be met.

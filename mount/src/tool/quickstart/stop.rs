@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use rfs_common::folder_lock::{FolderLock, FolderLockError};
 use rfs_common::shutdown::Shutdown;
 use rfs_common::trusted;
 use rustix::mount::{UnmountFlags, unmount};
@@ -111,7 +112,30 @@ fn end(process: &Process) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Locks every folder of the cluster, so that what is removed is nobody's: a daemon that was started by other means, or that the
+/// records have lost, holds its folder's lock.
+fn lock_all(plan: &Plan) -> anyhow::Result<Vec<FolderLock>> {
+    let mut locks = Vec::new();
+    for folder in plan.data.iter().chain([&plan.meta]).filter(|folder| folder.is_dir()) {
+        match FolderLock::acquire(folder) {
+            Ok(lock) => locks.push(lock),
+            Err(FolderLockError::Held { folder, pid }) => {
+                let who = pid.map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
+                bail!(
+                    "{} is in use by {who}, which this quickstart has not started, or knows nothing of any more; nothing was removed. \
+                     End it, then run this again",
+                    folder.display()
+                );
+            }
+            // Where not even a lock's file can be made there may still be something to remove.
+            Err(error) => complain(&format!("rfs: {error}")),
+        }
+    }
+    Ok(locks)
+}
+
 fn purge(dir: &Path, plan: &Plan) -> anyhow::Result<()> {
+    let _locks = lock_all(plan)?;
     remove_ours(&plan.meta, OURS_IN_META)?;
     for folder in &plan.data {
         remove_ours(folder, OURS_IN_DATA)?;
@@ -137,4 +161,30 @@ fn remove_ours(folder: &Path, names: &[&str]) -> anyhow::Result<()> {
         removed.with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_removed_from_under_a_daemon_that_the_records_do_not_know() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (meta, data) = (folder.path().join("meta"), folder.path().join("data1"));
+        for place in [&meta, &data] {
+            fs::create_dir(place).expect("made");
+            fs::write(place.join("identity"), "here").expect("written");
+            fs::write(place.join("volume.toml"), "here").expect("written");
+        }
+        let (mount, made) = (folder.path().join("mount"), Vec::new());
+        let plan = Plan { mount, meta: meta.clone(), data: vec![data.clone()], goal: 1, port_base: 0, made };
+        let daemon = FolderLock::acquire(&data).expect("locked");
+        let error = purge(folder.path(), &plan).expect_err("it runs");
+        assert!(error.to_string().contains("nothing was removed"), "{error:#}");
+        assert!(meta.join("identity").exists() && data.join("volume.toml").exists());
+        drop(daemon);
+        purge(folder.path(), &plan).expect("removed");
+        assert!(!meta.exists() || !meta.join("identity").exists());
+        assert!(!data.join("volume.toml").exists());
+    }
 }
