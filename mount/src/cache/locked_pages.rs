@@ -3,8 +3,12 @@
 //! To have the kernel forget a file's pages is to wait for each page that is locked, and a request that is waiting for the
 //! master or for a copy may wait for long. The pages before it are forgotten then, and those behind it are not. A locked page
 //! has no content that anybody is shown. So what has to be forgotten is what lies between the locked parts.
+//!
+//! Pages that a mapping made dirty are different: the kernel writes them, one after the other, before it forgets them, and each such
+//! write asks for the lease that is just going. They are counted, so that nobody waits long for what has to wait for him.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The smallest page of any machine. The kernel asks for whole pages but at the end of a file: where pages are larger, what
@@ -15,7 +19,12 @@ const PAGE_BYTES: u64 = 4096;
 #[derive(Debug, Default)]
 pub struct LockedPages {
     parts: Mutex<Vec<Range<u64>>>,
+    writes: AtomicU32,
 }
+
+/// A write of pages that the kernel waits for.
+#[derive(Debug)]
+pub struct PageWrite<'a>(&'a AtomicU32);
 
 /// A part that is locked until this is dropped.
 #[derive(Debug)]
@@ -30,6 +39,17 @@ impl LockedPages {
     pub fn add(&self, part: Range<u64>) -> Locked<'_> {
         self.parts().push(part.clone());
         Locked { pages: self, part }
+    }
+
+    /// The kernel writes pages that a mapping made dirty, until this is dropped.
+    pub fn add_write(&self) -> PageWrite<'_> {
+        self.writes.fetch_add(1, Ordering::AcqRel);
+        PageWrite(&self.writes)
+    }
+
+    /// Whether the kernel is writing such pages.
+    pub fn is_written(&self) -> bool {
+        self.writes.load(Ordering::Acquire) > 0
     }
 
     /// Whether any part is locked.
@@ -58,6 +78,12 @@ impl LockedPages {
     }
 }
 
+impl Drop for PageWrite<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let mut parts = self.pages.parts();
@@ -68,6 +94,7 @@ impl Drop for Locked<'_> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "lists of parts often have one")]
 mod tests {
     use super::*;
 

@@ -46,7 +46,16 @@ impl Client {
         let request = set_request(caller, inode, changes);
         // What is set explicitly counts, whatever was read before.
         let read_before = changes.accessed.and_then(|_| core.take_pending_access(&node));
-        node.state().changing += 1;
+        let known_to_kernel = {
+            let mut state = node.state();
+            state.changing += 1;
+            state.kernel_told_at.is_some()
+        };
+        if known_to_kernel {
+            // Who asks meanwhile may be shown the change before the kernel has its answer. It is not to show anybody what was before
+            // after that, and is told nothing to keep until the change is over.
+            core.kernel.invalidate_attributes(inode);
+        }
         let changed = match changes.length {
             Some(length) => core.set_length(&node, &request, length),
             None => {

@@ -32,6 +32,27 @@ fn what_the_kernel_has_locked_holds_up_no_recall_and_all_else_is_forgotten() {
 }
 
 #[test]
+fn the_kernel_keeps_no_attributes_while_they_are_changed() {
+    let mounted = Mounted::new();
+    mounted.lookup("five").unwrap();
+    let gate = Arc::new(Gate::default());
+    mounted.master.fault(FrameType::SetAttributes, Fault::Hold(Arc::clone(&gate)));
+    std::thread::scope(|scope| {
+        let changes = AttributeChanges { mode: Some(0o600), ..AttributeChanges::default() };
+        let (client, caller) = (&mounted.client, &mounted.caller);
+        let changed = scope.spawn(move || client.set_attributes(caller, FILE, &changes).map(drop));
+        gate.wait_reached();
+        assert!(
+            mounted.kernel.was_told("attributes 5"),
+            "another thread may be shown the change before the kernel knows"
+        );
+        assert_eq!(mounted.client.get_attributes(FILE).unwrap().attribute_valid, Duration::ZERO);
+        gate.open();
+        changed.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn no_lease_of_a_master_that_has_gone_is_learned_after_what_is_held_was_named() {
     let mounted = Mounted::new();
     let core = &mounted.client.core;

@@ -310,8 +310,8 @@ impl Core {
 
     pub(super) fn write(&self, open: &OpenFile, offset: u64, data: &[u8], origin: WriteOrigin) -> Result<(), Errno> {
         let node = &open.node;
-        let _locked = match origin {
-            WriteOrigin::PageCache => Some(node.locked_pages.add(offset..offset.saturating_add(data.len() as u64))),
+        let _writing = match origin {
+            WriteOrigin::PageCache => Some(node.locked_pages.add_write()),
             WriteOrigin::Call { .. } => {
                 open.check_locks()?;
                 None

@@ -281,7 +281,12 @@ impl Core {
     /// there before has to be forgotten by all means, since the other client goes on then. The nodes that it did not know.
     fn forget_unlocked(&self, files: &[InodeId]) -> Vec<InodeId> {
         let mut not_known = Vec::new();
+        let is_written = |inode: &InodeId| self.table.get(*inode).is_some_and(|node| node.locked_pages.is_written());
         for _ in 0..ROUNDS_MAX {
+            // Those wait for the lease that is going, and so for whoever waits here.
+            if files.iter().any(is_written) {
+                return not_known;
+            }
             let pages: Vec<Forget> = files.iter().flat_map(|inode| self.unless_locked(Forget::Data(*inode))).collect();
             if pages.is_empty() {
                 return not_known;
