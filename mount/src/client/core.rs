@@ -335,14 +335,14 @@ impl Core {
         let mut state = node.state();
         let held_before = state.grant;
         node.learn(&mut state, &ticket, &answered, self.now());
+        let goes_down = state.closing && state.grant == held_before;
         if mode == Mode::Write {
-            let ours = state.mode == Mode::Write;
+            let ours = state.mode == Mode::Write && !goes_down;
             return Ok(ours.then(|| node.begin_use(&mut state)));
         }
         if state.attributes.is_none() {
             return Err(Errno::EPROTO);
         }
-        let goes_down = state.closing && state.grant == held_before;
         Ok(Some(if goes_down { node.begin_use_once(&mut state) } else { node.begin_use(&mut state) }))
     }
 

@@ -214,8 +214,9 @@ impl Core {
         wanted: &dyn Fn() -> bool,
     ) -> Result<usize, Errno> {
         open.check_locks()?;
+        let into_pages = target == ReadTarget::PageCache;
         let pages = || open.node.locked_pages.add(offset..offset.saturating_add(size as u64));
-        let locked = RefCell::new((target == ReadTarget::PageCache).then(pages));
+        let locked = RefCell::new(into_pages.then(pages));
         // A read that waits for a copy makes way for whoever wants the lease back: the wait may be long, and a recall that
         // is not answered ends the session. It counts as one that is with the master, so that nobody waits long for the
         // kernel to forget the page that it has locked. And what may be used only once is not waited with.
@@ -226,7 +227,13 @@ impl Core {
         };
         let patience = ReadPatience::new(&go_on);
         loop {
-            let read = || self.read_in_use(open, offset, size, into, (&patience, &once, &locked));
+            let read = || {
+                // What was read before is read again: until then the pages have nothing to be forgotten.
+                if into_pages {
+                    locked.borrow_mut().get_or_insert_with(pages);
+                }
+                self.read_in_use(open, offset, size, into, (&patience, &once, &locked))
+            };
             match self.read_between_cuts(&open.node, size, read) {
                 Err(Errno::EINTR) if wanted() => self.clock.sleep(patience.next_pause()),
                 Ok(count) => {
@@ -331,7 +338,14 @@ impl Core {
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > FILE_BYTES_MAX) {
             return Err(Errno::EFBIG);
         }
-        let written = self.content(node).write(offset, data, length);
+        let content = self.content(node);
+        let grows = offset + data.len() as u64 > length;
+        if grows && !content.has_uncommitted() && node.state().kernel_told_at.is_some() {
+            // Who asks for the length meanwhile may be shown the new one before the kernel has the answer to the write; it is
+            // not to show the old one after that. As long as the master does not know the new one, it keeps none.
+            self.kernel.invalidate_attributes(node.inode());
+        }
+        let written = content.write(offset, data, length);
         if written == Err(Errno::ENOSPC) {
             // What it could not tell otherwise it has told now.
             let _ = open.bytes.take_error_at_write();
