@@ -438,7 +438,11 @@ impl FileData {
             };
             let is_full = trouble.is_want_of_space();
             let outcome = match trouble {
-                Trouble::Copies(failures) => self.replace_copies(index, epoch, &failures),
+                Trouble::Copies(failures) => self.replace_copies(index, epoch, &failures).inspect_err(|refused| {
+                    if matches!(refused, Trouble::Final(Errno::ENOSPC)) {
+                        self.end_refused_grant(index, epoch);
+                    }
+                }),
                 other => Err(other),
             };
             // The master has had the chance to find room elsewhere.
@@ -493,6 +497,23 @@ impl FileData {
         }
         state.located_epoch += 1;
         Ok(())
+    }
+
+    /// The master has no copies to go on with, and has reserved versions above the grant's: nothing more can be committed under it,
+    /// and would keep all else of the file from being committed. What was acknowledged under it goes with what is lost.
+    fn end_refused_grant(&self, index: u32, epoch: u64) {
+        let mut state = self.state();
+        let base_length = state.base_length;
+        let Ok(chunk) = state.chunk_of_mut(index, epoch) else { return };
+        let Some(grant) = chunk.grant.take().filter(|grant| grant.written) else { return };
+        let start = u64::from(index) * CHUNK_BYTES;
+        let from = start.max(base_length);
+        if start + u64::from(grant.valid_length) > from {
+            state.lost_from = state.lost_from.into_iter().chain([from]).min();
+        }
+        state.errors.record(Errno::ENOSPC);
+        state.located.remove(&index);
+        state.located_epoch += 1;
     }
 
     /// Everything unsent of a chunk is lost, which is told if there is anything.
