@@ -130,8 +130,8 @@ pub struct NodeState {
     pub noticed_at: Option<Monotonic>,
     /// When the kernel was last told that it may keep something: attributes, or an entry of the directory.
     pub kernel_told_at: Option<Monotonic>,
-    /// The same of attributes in the answer to a change of the node (SETATTR, CREATE, LINK), which the kernel takes in although it was
-    /// told to forget meanwhile. All other answers with attributes it drops then.
+    /// The same of attributes in an answer that makes the node or gives it a name (CREATE, MKDIR, LINK and the like): the kernel takes
+    /// them in although it was told to forget meanwhile. All other answers with attributes that it may keep it drops then.
     pub kernel_told_of_change_at: Option<Monotonic>,
     /// Nothing that other sessions wrote still waits for a sync of its copies: none of them could write since it was so.
     pub others_synced: bool,

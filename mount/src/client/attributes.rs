@@ -270,7 +270,8 @@ impl Core {
         let reply = self.call(&mut ticket, request)?;
         let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
         self.changed(&node);
-        self.answer_to_change(&node, &answered)
+        let mut state = node.state();
+        self.answer(&node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)
     }
 
     /// Changes the length, under the WRITE lease: nobody else reads or writes meanwhile.
@@ -307,7 +308,8 @@ impl Core {
         }
         let (node, answered) = self.learn_node(&ticket, reply.node.as_ref())?;
         self.changed(&node);
-        self.answer_to_change(&node, &answered)
+        let mut state = node.state();
+        self.answer(&node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)
     }
 
     /// Commits what was written here and not committed, so that an answer of the master about the node includes it.

@@ -605,13 +605,14 @@ fn the_kernel_gets_time_to_take_in_an_entry_before_it_has_to_forget_it() {
 }
 
 #[test]
-fn the_kernel_gets_time_to_take_in_attributes_that_came_with_a_change() {
+fn the_kernel_gets_time_to_take_in_the_attributes_of_what_was_just_made() {
     let mounted = Mounted::new();
-    let changes = AttributeChanges { mode: Some(0o600), ..AttributeChanges::default() };
-    for _ in 0..5 {
+    for number in 0..5 {
         let answered = SystemClock.monotonic();
-        mounted.client.set_attributes(&mounted.caller, FILE, &changes).unwrap();
-        let attributes = vec![FILE.get()];
+        let name = format!("made{number}");
+        let made = mounted.client.make_directory(&mounted.caller, ROOT_INODE, name.as_bytes(), NEW).unwrap();
+        assert_eq!(made.attribute_valid, KERNEL_VALID);
+        let attributes = vec![made.attributes.inode.get()];
         mounted.master.wait_done(mounted.master.recall(wire::Recall { attributes, ..wire::Recall::default() }));
         let forgotten = mounted.kernel.forgotten_at.lock().unwrap().unwrap();
         assert!(forgotten.since(answered) >= Duration::from_millis(5), "after {:?}", forgotten.since(answered));

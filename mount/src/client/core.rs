@@ -185,14 +185,6 @@ impl Core {
         Some(AttributesAnswer { attributes, attribute_valid })
     }
 
-    /// The same in the answer to a change of the node.
-    pub(super) fn answer_to_change(&self, node: &Node, answered: &Answered) -> Result<AttributesAnswer, Errno> {
-        let mut state = node.state();
-        let answer = self.answer(node, &mut state, answered.attributes.as_ref()).ok_or(Errno::EPROTO)?;
-        state.kernel_told_of_change_at = state.kernel_told_at;
-        Ok(answer)
-    }
-
     /// The node's attributes go to the kernel in the answer to a change of it.
     pub(super) fn note_told_of_change(&self, node: &Node) {
         let mut state = node.state();

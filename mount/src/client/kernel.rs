@@ -8,6 +8,7 @@
 //! that are not locked (`cache/locked_pages.rs`), by a thread of its own.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -96,6 +97,9 @@ pub(super) struct KernelNotifier {
     kernel: Arc<dyn KernelCaches>,
     sender: SyncSender<Task>,
     clock: SharedClock,
+    /// Names that the kernel was to drop and had not, when they were waited for.
+    late: Mutex<Vec<Arc<Batch>>>,
+    any_late: AtomicBool,
 }
 
 impl KernelNotifier {
@@ -106,7 +110,8 @@ impl KernelNotifier {
             let (kernel, receiver) = (Arc::clone(kernel), Arc::clone(&receiver));
             background::spawn(&format!("kernel-{number}"), move || notify(&*kernel, &receiver))?;
         }
-        Ok(KernelNotifier { kernel: Arc::clone(kernel), sender, clock })
+        let (late, any_late) = (Mutex::default(), AtomicBool::new(false));
+        Ok(KernelNotifier { kernel: Arc::clone(kernel), sender, clock, late, any_late })
     }
 
     /// Has the kernel forget something some time soon. The caller may be a thread that the kernel waits for, so it is
@@ -116,13 +121,30 @@ impl KernelNotifier {
         self.sender.try_send(Task { what, batch: None }).is_ok()
     }
 
-    /// Has the kernel forget one thing, and waits for it for so long and no longer; whether it has.
-    pub(super) fn forget_within(&self, what: Forget, limit: Duration) -> bool {
+    /// Has the kernel drop a name, and waits for it for so long and no longer. If it takes longer, [`KernelNotifier::let_late_drops_end`]
+    /// waits once more. False if there is no room in the queue now.
+    pub(super) fn drop_within(&self, what: Forget, limit: Duration) -> bool {
         let batch = Batch::of(1);
         if self.sender.try_send(Task { what, batch: Some(Arc::clone(&batch)) }).is_err() {
             return false;
         }
-        batch.wait(limit).all
+        if !batch.wait(limit).all {
+            self.late.lock().unwrap_or_else(PoisonError::into_inner).push(batch);
+            self.any_late.store(true, Ordering::Release);
+        }
+        true
+    }
+
+    /// Waits for names that the kernel has not dropped yet, for so long and no longer.
+    pub(super) fn let_late_drops_end(&self, limit: Duration) {
+        if !self.any_late.load(Ordering::Acquire) {
+            return;
+        }
+        let late = self.late.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        late.iter().for_each(|batch| drop(batch.wait(limit)));
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        late.retain(|batch| !batch.wait(Duration::ZERO).all);
+        self.any_late.store(!late.is_empty(), Ordering::Release);
     }
 
     /// The same for several things, by a thread that does nothing else.

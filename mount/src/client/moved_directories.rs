@@ -27,10 +27,16 @@ impl Core {
         let Some(node) = self.table.get(inode) else { return };
         let Some(old) = note_name(&mut node.state(), parent, name) else { return };
         let old_name = Forget::Directory(old.directory, old.name.clone());
-        if !self.notifier.forget_within(old_name, DROPPED_WITHIN) {
+        if !self.notifier.drop_within(old_name, DROPPED_WITHIN) {
             // Whoever asks next has it dropped again.
             node.state().known_as = Some(old);
         }
+    }
+
+    /// Something is about to be looked up. What a rename found and the kernel could not drop, since that rename had the old directory,
+    /// can be dropped now: having got ESTALE it looks up its path once more, and holds nothing until it comes to the last names.
+    pub(super) fn let_names_be_dropped(&self) {
+        self.notifier.let_late_drops_end(DROPPED_WITHIN);
     }
 
     /// The same, with a listing, of which the kernel leaves out what it cannot take in.

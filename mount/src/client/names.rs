@@ -30,6 +30,7 @@ impl Client {
         Name::check(name)?;
         let core = &*self.core;
         core.session.wait_trusted()?;
+        core.let_names_be_dropped();
         let directory = core.node(parent);
         let cached = match core.known_entry(&directory, name) {
             Known::Absent => return Err(Errno::ENOENT),
