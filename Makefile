@@ -44,6 +44,7 @@ torture: prerequisites test-tools build
 	$(CARGO) test --release --locked -p rfs-tests --test power_cut -- --nocapture nothing_that_was_promised_is_lost
 	RFS_MATRIX=all $(CARGO) test --release --locked -p rfs-tests --test fault_matrix -- --nocapture
 	RFS_LINEAR_SECONDS=120 $(CARGO) test --release --locked -p rfs-tests --test linearizable -- --nocapture three_mounts
+	$(CARGO) test --release --locked -p rfs-tests --test full -- --nocapture --include-ignored
 
 ## make lab-small   the storage network in emulated guests: one storage machine, two chunk machines; LAB_TESTS= for some tests
 .PHONY: lab-small
