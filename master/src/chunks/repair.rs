@@ -196,17 +196,20 @@ impl Chunks {
         if fresh.is_some() {
             return fresh;
         }
-        let mut copies = entry.copies().iter();
-        let replaceable = copies.find(|copy| {
+        let of_its_server = |copy: &super::index::HeldCopy| {
             let server = self.servers.volume(copy.slot).server;
+            entry.copies().iter().filter(move |other| self.servers.volume(other.slot).server == server)
+        };
+        let replaceable = entry.copies().iter().filter(|copy| {
             let useless = |other: &super::index::HeldCopy| !(entry.is_current(other) && other.flags.is_good());
-            let of_server = |other: &&super::index::HeldCopy| self.servers.volume(other.slot).server == server;
-            let nothing_good = entry.copies().iter().filter(of_server).all(useless);
+            let nothing_good = of_its_server(copy).all(useless);
             let volume = self.servers.volume(copy.slot);
             let deleting = copy.flags.has(super::index::CopyFlags::DELETING);
             let older = copy.version < entry.version();
             nothing_good && older && volume.keeps_copies() && !deleting
         });
+        // Rather where no other volume of the server has one as well.
+        let replaceable = replaceable.min_by_key(|copy| of_its_server(copy).count());
         replaceable.map(|copy| copy.slot).or_else(|| {
             let last_copy = self.live_servers(entry) == 1 && entry.goal() > 1;
             let drained_too = || self.choose_slots(1, &servers, &beside, Room::LastResort).first().copied();
