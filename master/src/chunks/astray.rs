@@ -270,7 +270,7 @@ impl Chunks {
         }
         let now = self.now;
         self.servers.volume_mut(slot).epoch_offered = Some(now);
-        Some(stored.max(known) + 1)
+        Some(stored.max(known).saturating_add(1))
     }
 
     /// Whether there are astray copies to compare with a good one.
