@@ -323,8 +323,10 @@ impl State {
 
     /// Nobody could compare the copies now: they are given out again.
     pub(super) fn not_compared(&mut self, comparison: &Comparison) {
-        // What is astray is given out again after a while.
-        let Comparison::Settling(comparison) = comparison else { return };
+        let comparison = match comparison {
+            Comparison::Settling(comparison) => comparison,
+            Comparison::Astray(copies) => return self.chunks.astray_not_compared(copies),
+        };
         let work = self.settling.work.get_mut(&comparison.chunk);
         if let Some(Stage::Comparing { to, taken, .. }) = work.map(|work| &mut work.stage)
             && *to == comparison.version
