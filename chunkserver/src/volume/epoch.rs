@@ -15,8 +15,8 @@ use rfs_proto::cluster::Judgement;
 
 use crate::chunk::fault::{Fault, IoOperation};
 
+use super::epoch_file::{self, EPOCH_MAX};
 use super::identity::with_sources;
-use super::running;
 use super::scan::named;
 use super::store::Volume;
 
@@ -33,7 +33,7 @@ pub(super) struct Epochs {
     /// The master has said so since the volume was opened. It says so again with each registration and each inventory, but what was
     /// made, raised or found sound since is not astray.
     was_astray: AtomicBool,
-    /// Held for every write of `running.toml`; true once the volume is closed, after which nothing is to write there.
+    /// Held for every write of `running.toml` and `epoch.toml`; true once the volume is closed, after which nothing is to write there.
     pub(super) closed: Mutex<bool>,
 }
 
@@ -82,7 +82,7 @@ impl Volume {
             self.is_sound(ChunkId::new(*chunk));
         }
         if judgement.epoch > 0 {
-            self.epochs.wanted.fetch_max(judgement.epoch, Ordering::AcqRel);
+            self.epochs.wanted.fetch_max(judgement.epoch.min(EPOCH_MAX), Ordering::AcqRel);
         }
     }
 
@@ -111,7 +111,7 @@ impl Volume {
             return;
         }
         self.epochs.changed.store(false, Ordering::Release);
-        match running::store_epoch(&self.anchor, &self.ground, wanted) {
+        match epoch_file::store_epoch(&self.anchor, wanted) {
             Ok(()) => {
                 self.epochs.stored.store(wanted, Ordering::Release);
                 self.epochs.any_astray.store(false, Ordering::Release);
