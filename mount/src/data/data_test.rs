@@ -387,7 +387,7 @@ fn what_a_commit_under_way_tells_of_is_not_cut_with_what_was_lost_meanwhile() {
         while file.state().lost_from.is_none() {
             std::thread::yield_now();
         }
-        master.commit(under_way, Durability::Durable);
+        master.commit(under_way, Durability::Acknowledged);
         assert_eq!(flush.join().unwrap(), Err(Errno::ENOSPC));
     });
     master.refuse(None);
