@@ -141,31 +141,6 @@ fn what_an_older_image_has_counts_once_it_is_found_to_be_as_others_are() {
 }
 
 #[test]
-fn what_was_not_compared_was_no_try() {
-    let mut chunks = table();
-    load(&mut chunks, 1, Goal::TWO);
-    chunks.know_epoch(VolumeId::new(20), 5);
-    connect(&mut chunks, 1, 0, &[held(1, 3)]);
-    connect(&mut chunks, 2, 4, &[held(1, 3)]);
-    for _ in 0..2 * TRIES_MAX {
-        let given = chunks.astray_to_compare(10);
-        chunks.astray_not_compared(&given[0]);
-        let given = chunks.astray_to_compare(10);
-        chunks.astray_compared(&given[0], None, &[None]);
-        assert!(chunks.astray_to_compare(10).is_empty(), "it was given out");
-        beat(&mut chunks, 2, 30, 4, false);
-        beat(&mut chunks, 1, 0, 0, false);
-    }
-    for tries in 1..=TRIES_MAX {
-        let given = chunks.astray_to_compare(10);
-        let differs = chunks.astray_compared(&given[0], Some([1; 32]), &[None]).is_some();
-        assert_eq!(differs, tries == TRIES_MAX);
-        beat(&mut chunks, 2, 30, 4, false);
-        beat(&mut chunks, 1, 0, 0, false);
-    }
-}
-
-#[test]
 fn an_older_image_is_not_used_while_a_volume_is_away_that_may_have_more() {
     let mut chunks = table();
     load(&mut chunks, 1, Goal::TWO);
