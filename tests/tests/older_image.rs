@@ -14,7 +14,7 @@ use rfs_tests::programs::run;
 const BYTES: usize = 300_000;
 
 fn epoch(folder: &Path) -> u64 {
-    let text = fs::read_to_string(folder.join("running.toml")).unwrap_or_default();
+    let text = fs::read_to_string(folder.join("epoch.toml")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("epoch = "));
     line.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
 }

@@ -15,8 +15,8 @@ use rfs_proto::cluster::Judgement;
 
 use crate::chunk::fault::{Fault, IoOperation};
 
+use super::epoch_file::{self, EPOCH_MAX};
 use super::identity::with_sources;
-use super::running;
 use super::scan::named;
 use super::store::Volume;
 
@@ -30,7 +30,10 @@ pub(super) struct Epochs {
     astray: RwLock<HashSet<ChunkId>>,
     /// Whether there are any: asked on every way to a copy.
     any_astray: AtomicBool,
-    /// Held for every write of `running.toml`; true once the volume is closed, after which nothing is to write there.
+    /// The master has said so since the volume was opened. It says so again with each registration and each inventory, but what was
+    /// made, raised or found sound since is not astray.
+    was_astray: AtomicBool,
+    /// Held for every write of `running.toml` and `epoch.toml`; true once the volume is closed, after which nothing is to write there.
     pub(super) closed: Mutex<bool>,
 }
 
@@ -42,6 +45,7 @@ impl Epochs {
             changed: AtomicBool::new(false),
             astray: RwLock::default(),
             any_astray: AtomicBool::new(false),
+            was_astray: AtomicBool::new(false),
             closed: Mutex::new(false),
         }
     }
@@ -67,7 +71,7 @@ impl Volume {
 
     /// Takes over what the master makes of the volume. An epoch is stored by whoever looks after the volume.
     pub fn judge(&self, judgement: &Judgement) {
-        if judgement.astray {
+        if judgement.astray && !self.epochs.was_astray.swap(true, Ordering::AcqRel) {
             let copies: HashSet<ChunkId> = self.table().entries().into_iter().map(|(chunk, ..)| chunk).collect();
             tracing::error!(volume = %self.id(), folder = %self.folder().display(), copies = copies.len(), epoch = self.epoch(),
                 "the volume is an older image of itself; its copies are not used until the master has compared them with others");
@@ -78,7 +82,7 @@ impl Volume {
             self.is_sound(ChunkId::new(*chunk));
         }
         if judgement.epoch > 0 {
-            self.epochs.wanted.fetch_max(judgement.epoch, Ordering::AcqRel);
+            self.epochs.wanted.fetch_max(judgement.epoch.min(EPOCH_MAX), Ordering::AcqRel);
         }
     }
 
@@ -107,7 +111,7 @@ impl Volume {
             return;
         }
         self.epochs.changed.store(false, Ordering::Release);
-        match running::store_epoch(&self.anchor, &self.ground, wanted) {
+        match epoch_file::store_epoch(&self.anchor, wanted) {
             Ok(()) => {
                 self.epochs.stored.store(wanted, Ordering::Release);
                 self.epochs.any_astray.store(false, Ordering::Release);

@@ -75,11 +75,20 @@ fn nobody_reads_or_writes_what_is_astray_until_the_master_says_so() {
     volume.judge(&Judgement { sound: vec![1], ..Judgement::default() });
     assert_eq!(read(&volume, 1).unwrap(), b"bytes");
     let to = ChunkVersion::new(2);
+    assert_eq!(volume.raise(chunk(2), ChunkVersion::FIRST, to, RaiseOf::Sound).unwrap_err(), Fault::Astray);
+    volume.raise(chunk(1), ChunkVersion::FIRST, ChunkVersion::FIRST, RaiseOf::Sound).unwrap();
     volume.raise(chunk(2), ChunkVersion::FIRST, to, RaiseOf::Whatever).unwrap();
     let mut buffer = Vec::new();
     volume.read(chunk(2), to, 0, 16384, &mut buffer).unwrap();
     volume.delete(chunk(3), 1).unwrap();
     write(&volume, 3, b"made anew").unwrap();
+    assert_eq!(read(&volume, 4).unwrap_err(), Fault::Astray);
+    // The master says so with each registration; what was decided since stays so.
+    volume.judge(&Judgement { astray: true, ..Judgement::default() });
+    for number in [1, 3, 9] {
+        read(&volume, number).unwrap();
+    }
+    volume.read(chunk(2), to, 0, 16384, &mut buffer).unwrap();
     assert_eq!(read(&volume, 4).unwrap_err(), Fault::Astray);
     // With the next epoch the master is content with all of it.
     volume.judge(&Judgement { epoch: 9, ..Judgement::default() });

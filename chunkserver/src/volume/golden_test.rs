@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rfs_common::ids::{ClusterId, ServerId, VolumeId};
 
+use super::epoch_file;
 use super::health::Ground;
 use super::identity::Identity;
 use super::running::{self, LastEnd};
@@ -41,16 +42,14 @@ fn an_identity_of_format_1() {
 }
 
 #[test]
-fn a_mark_with_an_epoch() {
+fn an_epoch() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("running.toml");
-    let ground = Ground::of(folder.path()).unwrap();
-    fs::write(&path, golden("running-v1.toml")).unwrap();
-    assert_eq!(running::last_epoch(folder.path()), 0);
-    fs::write(&path, golden("running-v2.toml")).unwrap();
-    assert_eq!((running::last_epoch(folder.path()), running::last_end(folder.path(), &ground)), (300, LastEnd::Clean));
-    running::mark_clean(folder.path(), &ground, 300).unwrap();
-    assert_eq!(keys(&fs::read_to_string(&path).unwrap()), keys(&golden("running-v2.toml")));
+    let path = folder.path().join("epoch.toml");
+    fs::write(&path, golden("epoch-v1.toml")).unwrap();
+    assert_eq!(epoch_file::last_epoch(folder.path()), 300);
+    fs::remove_file(&path).unwrap();
+    epoch_file::store_epoch(folder.path(), 300).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), golden("epoch-v1.toml"));
 }
 
 #[test]
@@ -63,6 +62,6 @@ fn a_mark_of_the_first_version() {
     assert_eq!(running::last_end(folder.path(), &ground), LastEnd::Clean);
     fs::write(&path, clean.replace("clean = true", "clean = false")).unwrap();
     assert_eq!(running::last_end(folder.path(), &ground), LastEnd::PowerCut, "of another boot");
-    running::mark_clean(folder.path(), &ground, 0).unwrap();
+    running::mark_clean(folder.path(), &ground).unwrap();
     assert_eq!(keys(&fs::read_to_string(&path).unwrap()), keys(&clean));
 }

@@ -1,9 +1,8 @@
-//! Whether a volume was closed cleanly, and if not, whether the page cache survived, and its epoch (`epoch`): the file
-//! `running.toml`.
+//! Whether a volume was closed cleanly, and if not, whether the page cache survived: the file `running.toml`.
 //!
-//! It is replaced by rename; a new epoch, and anything on a full filesystem, is written over it in place. It is written when a volume is opened (with the machine's boot id and the mount's number) and again when it has been
-//! closed with everything synced. `kill -9` leaves boot and mount as they were: whatever the daemon had written is in the
-//! page cache. A power cut, a reboot or a new mount changes one of them: writes that were not synced may be missing.
+//! It is replaced by rename, or on a full filesystem written over in place. It is written when a volume is opened (with the
+//! machine's boot id and the mount's number) and again when it has been closed with everything synced. `kill -9` leaves
+//! boot and mount as they were: whatever the daemon had written is in the page cache. A power cut, a reboot or a new mount changes one of them: writes that were not synced may be missing.
 
 use std::fs;
 use std::io;
@@ -34,19 +33,6 @@ struct Mark {
     clean: bool,
     boot: String,
     mount: u64,
-    /// Marks from before there were epochs have none, and a volume that has none writes none.
-    #[serde(default, skip_serializing_if = "is_none")]
-    epoch: u64,
-}
-
-fn is_none(epoch: &u64) -> bool {
-    *epoch == 0
-}
-
-/// The epoch stored on the volume; 0 if there is none that can be read.
-pub fn last_epoch(folder: &Path) -> u64 {
-    let text = durable::read_text_limited(&folder.join(FILE_NAME), 4096).ok();
-    text.and_then(|text| toml::from_str::<Mark>(&text).ok()).map_or(0, |mark| mark.epoch)
 }
 
 /// How the last use of the volume ended. No mark at all means that it never was in use.
@@ -69,33 +55,20 @@ pub fn last_end(folder: &Path, ground: &Ground) -> LastEnd {
 ///
 /// # Errors
 /// Those of the system.
-pub fn mark_in_use(folder: &Path, ground: &Ground, epoch: u64) -> Result<(), FileError> {
-    write(folder, &text_of(ground, false, epoch))
+pub fn mark_in_use(folder: &Path, ground: &Ground) -> Result<(), FileError> {
+    write(folder, &text_of(ground, false))
 }
 
 /// Notes durably that the volume has been closed cleanly.
 ///
 /// # Errors
 /// Those of the system.
-pub fn mark_clean(folder: &Path, ground: &Ground, epoch: u64) -> Result<(), FileError> {
-    write(folder, &text_of(ground, true, epoch))
+pub fn mark_clean(folder: &Path, ground: &Ground) -> Result<(), FileError> {
+    write(folder, &text_of(ground, true))
 }
 
-/// Stores a new epoch of a volume in use, durably. Once every few seconds while it is written: with one sync, not three.
-///
-/// # Errors
-/// Those of the system.
-pub fn store_epoch(folder: &Path, ground: &Ground, epoch: u64) -> Result<(), FileError> {
-    let path = folder.join(FILE_NAME);
-    overwrite(&path, text_of(ground, false, epoch).into_bytes()).map_err(|source| FileError {
-        operation: "overwrite",
-        path,
-        source,
-    })
-}
-
-fn text_of(ground: &Ground, clean: bool, epoch: u64) -> String {
-    let mark = Mark { clean, boot: boot_id().unwrap_or_default(), mount: ground.mount, epoch };
+fn text_of(ground: &Ground, clean: bool) -> String {
+    let mark = Mark { clean, boot: boot_id().unwrap_or_default(), mount: ground.mount };
     toml::to_string(&mark).expect("a mark is plain fields, which TOML can hold")
 }
 
@@ -120,7 +93,7 @@ fn is_full(error: &io::Error) -> bool {
 
 /// On a full filesystem there is no room for a second file, and a full volume has to open and to close all the same. The
 /// mark is much smaller than a sector, which a disk writes whole or not at all; a mark that cannot be read is a power cut.
-fn overwrite(path: &Path, mut text: Vec<u8>) -> io::Result<()> {
+pub(super) fn overwrite(path: &Path, mut text: Vec<u8>) -> io::Result<()> {
     let file = fs::OpenOptions::new().write(true).open(path)?;
     // As long as before, so that it takes no block and needs no cut: empty lines mean nothing.
     text.resize(text.len().max(file.metadata()?.len() as usize), b'\n');
@@ -141,11 +114,11 @@ mod tests {
         let Some(disk) = crate::small_disk::SmallDisk::of("1m") else { return };
         let folder = disk.path();
         let ground = Ground::of(folder).unwrap();
-        mark_clean(folder, &ground, 0).unwrap();
+        mark_clean(folder, &ground).unwrap();
         disk.fill(0);
-        mark_in_use(folder, &ground, 7).unwrap();
+        mark_in_use(folder, &ground).unwrap();
         assert_ne!(last_end(folder, &ground), LastEnd::Clean);
-        mark_clean(folder, &ground, 0).unwrap();
+        mark_clean(folder, &ground).unwrap();
         assert_eq!(last_end(folder, &ground), LastEnd::Clean);
         assert!(!folder.join("running.toml.new").exists());
     }
@@ -155,32 +128,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ground = Ground::of(folder.path()).unwrap();
         assert_eq!(last_end(folder.path(), &ground), LastEnd::Clean);
-        mark_in_use(folder.path(), &ground, 0).unwrap();
+        mark_in_use(folder.path(), &ground).unwrap();
         if ground.mount != 0 {
             assert_eq!(last_end(folder.path(), &ground), LastEnd::ProcessEnded);
         }
         let remounted = Ground { mount: ground.mount + 1, ..ground.clone() };
         assert_eq!(last_end(folder.path(), &remounted), LastEnd::PowerCut);
-        mark_clean(folder.path(), &ground, 0).unwrap();
+        mark_clean(folder.path(), &ground).unwrap();
         assert_eq!(last_end(folder.path(), &remounted), LastEnd::Clean);
         std::fs::write(folder.path().join(FILE_NAME), "clean = ").unwrap();
         assert_eq!(last_end(folder.path(), &ground), LastEnd::PowerCut);
-    }
-
-    #[test]
-    fn an_epoch_is_stored_in_place_and_stays_with_the_volume() {
-        let folder = tempfile::tempdir().unwrap();
-        let ground = Ground::of(folder.path()).unwrap();
-        assert_eq!(last_epoch(folder.path()), 0, "never in use");
-        mark_in_use(folder.path(), &ground, 0).unwrap();
-        assert_eq!(last_epoch(folder.path()), 0);
-        store_epoch(folder.path(), &ground, u64::MAX >> 1).unwrap();
-        assert_eq!(last_epoch(folder.path()), u64::MAX >> 1);
-        assert_ne!(last_end(folder.path(), &ground), LastEnd::Clean);
-        // A shorter one leaves nothing of the one before.
-        store_epoch(folder.path(), &ground, 3).unwrap();
-        assert_eq!(last_epoch(folder.path()), 3);
-        mark_clean(folder.path(), &ground, 3).unwrap();
-        assert_eq!((last_epoch(folder.path()), last_end(folder.path(), &ground)), (3, LastEnd::Clean));
     }
 }

@@ -23,6 +23,7 @@ use crate::chunk::copy::{ChunkCopy, Held, OpenFault, header_at};
 use crate::chunk::fault::Fault;
 use crate::chunk::format::{Header, HeaderError};
 
+use super::epoch_file;
 use super::health::{self, Ground};
 use super::identity::{self, Identity, Refusal};
 use super::layout::{CHUNKS, INCOMING, LOST, Layout};
@@ -81,8 +82,8 @@ impl Volume {
         };
         durable::create_folder(&anchor.join(CHUNKS)).map_err(file_trouble)?;
         clear_incoming(&anchor.join(INCOMING)).map_err(system)?;
-        let epoch = running::last_epoch(&anchor);
-        running::mark_in_use(&anchor, &ground, epoch).map_err(file_trouble)?;
+        let epoch = epoch_file::last_epoch(&anchor);
+        running::mark_in_use(&anchor, &ground).map_err(file_trouble)?;
         let space = health::space_of(&root).map_err(|error| system(error.into()))?;
         let Scan { table, short, .. } = Scan::of(&anchor, folder, last_end).map_err(system)?;
         let lost = count_lost(&anchor);

@@ -355,6 +355,9 @@ impl Volume {
     pub fn raise(&self, chunk: ChunkId, from: ChunkVersion, to: ChunkVersion, of: RaiseOf) -> Result<Held, Fault> {
         let raise = || {
             self.check_writable()?;
+            if of == RaiseOf::Sound {
+                self.check_not_astray(chunk)?;
+            }
             let copy = self.copy_in_service(chunk)?;
             copy.raise(from, to, of, self.entrance())?;
             self.sync_copy(&copy)?;

@@ -48,7 +48,7 @@ fn crashed(folder: &Path, mount_change: u64) -> TempDir {
     assert!(Command::new("cp").arg("-a").arg(source).arg(copy.path()).status().unwrap().success());
     if mount_change != 0 {
         let ground = Ground::of(copy.path()).unwrap();
-        running::mark_in_use(copy.path(), &Ground { mount: ground.mount + mount_change, ..ground }, 0).unwrap();
+        running::mark_in_use(copy.path(), &Ground { mount: ground.mount + mount_change, ..ground }).unwrap();
     }
     copy
 }

@@ -129,7 +129,7 @@ impl Volume {
         }
         let mut closed = self.epochs.closed.lock().unwrap_or_else(PoisonError::into_inner);
         *closed = true;
-        match running::mark_clean(&self.anchor, &self.ground, self.epoch()) {
+        match running::mark_clean(&self.anchor, &self.ground) {
             Ok(()) => tracing::info!(volume = %self.id(), folder = %self.folder.display(), "volume closed cleanly"),
             Err(error) => {
                 let error = named(error, &self.anchor, &self.folder);
@@ -143,7 +143,7 @@ impl Volume {
         let unknown = Ground { mount: 0, ..self.ground.clone() };
         let mut closed = self.epochs.closed.lock().unwrap_or_else(PoisonError::into_inner);
         *closed = true;
-        if let Err(error) = running::mark_in_use(&self.anchor, &unknown, self.epoch()) {
+        if let Err(error) = running::mark_in_use(&self.anchor, &unknown) {
             let error = named(error, &self.anchor, &self.folder);
             tracing::debug!(volume = %self.id(), error = %identity::with_sources(&error), "a failed volume cannot be marked");
         }

@@ -270,7 +270,7 @@ impl Chunks {
         }
         let now = self.now;
         self.servers.volume_mut(slot).epoch_offered = Some(now);
-        Some(stored.max(known) + 1)
+        Some(stored.max(known).saturating_add(1))
     }
 
     /// Whether there are astray copies to compare with a good one.
@@ -335,6 +335,13 @@ impl Chunks {
         })
     }
 
+    /// Nobody could compare them now: that was no try.
+    pub fn astray_not_compared(&mut self, copies: &AstrayCopies) {
+        if let Some((again, tries)) = self.to_compare.given.get_mut(&copies.chunk) {
+            (*again, *tries) = (self.now, tries.saturating_sub(1));
+        }
+    }
+
     /// What the copies hold, as far as they told. Gives the file, if some of them have other bytes than they should: who knows where
     /// its copies are may have asked them.
     pub fn astray_compared(
@@ -349,7 +356,13 @@ impl Chunks {
             return None;
         }
         let inode = entry.inode();
-        let good = good?;
+        let Some(good) = good else {
+            // Later again: it says nothing of the others that the good one could not be read.
+            if let Some((_, tries)) = self.to_compare.given.get_mut(&chunk) {
+                *tries = tries.saturating_sub(1);
+            }
+            return None;
+        };
         let last_try = self.to_compare.given.get(&chunk).is_some_and(|(_, tries)| *tries >= TRIES_MAX);
         let mut differs = false;
         for (place, digest) in copies.astray.iter().zip(astray) {

@@ -15,6 +15,8 @@ use crate::chunks::{
 const NAME_MAX: usize = 256;
 /// Characters of a path or a reason.
 const REASON_MAX: usize = 1024;
+/// No volume comes to more by itself, and TOML and a next one have room above it: who tells more is passed over.
+const EPOCH_MAX: u64 = 1 << 62;
 
 fn name(text: &str) -> String {
     printable(text, NAME_MAX)
@@ -54,7 +56,7 @@ pub(super) fn volume(volume: &wire::Volume) -> VolumeReport {
         filesystem: name(&volume.filesystem),
         lost_power: volume.lost_power,
         scrub: scrub(volume.scrub.unwrap_or_default()),
-        epoch: volume.epoch,
+        epoch: volume.epoch.filter(|epoch| *epoch <= EPOCH_MAX),
         changed: volume.changed,
     }
 }
@@ -160,6 +162,15 @@ mod tests {
         let registered = registration(&register, None);
         let volume = &registered.volumes[0];
         assert_eq!((&*registered.host, &*volume.path, &*volume.reason), ("h", "/v[2J", "r"));
+    }
+
+    #[test]
+    fn an_epoch_that_no_volume_comes_to_is_none() {
+        let told = |epoch| volume(&wire::Volume { epoch, ..Default::default() }).epoch;
+        assert_eq!(
+            (told(Some(7)), told(Some(EPOCH_MAX)), told(Some(u64::MAX)), told(None)),
+            (Some(7), Some(EPOCH_MAX), None, None)
+        );
     }
 
     #[test]

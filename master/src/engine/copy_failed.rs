@@ -131,7 +131,12 @@ impl Turn<'_> {
         let chunk = operation.chunk;
         let (before, version_from) = self.places_of(operation);
         let has_failed = |place: &Place| failed.iter().any(|copy| copy.volume == place.volume);
-        let (named, survivors): (Vec<Place>, Vec<Place>) = before.iter().cloned().partition(has_failed);
+        // What lost its power, or is on an older image of its volume, may lack what was acknowledged.
+        let chunks = &self.state().chunks;
+        let in_doubt: Vec<VolumeId> =
+            before.iter().map(|place| place.volume).filter(|volume| chunks.is_suspect(chunk, *volume)).collect();
+        let trusted = before.iter().filter(|place| !in_doubt.contains(&place.volume)).cloned();
+        let (named, survivors): (Vec<Place>, Vec<Place>) = trusted.partition(has_failed);
         let is_pending = self.state().chunks.info(chunk).is_some_and(|info| info.version.get() == 0);
         let mut remains = Remains::Everything;
         let mut raised = self.raise_until_agreed(operation, survivors, version_from, RaiseOf::Sound)?;

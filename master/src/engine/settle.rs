@@ -259,14 +259,13 @@ impl State {
         }
         let (best, suspect) = (view.candidates[0].version, view.candidates[0].suspect);
         let remains = if suspect { Remains::WhatWasSynced } else { Remains::Everything };
-        let places: Vec<Place> = view
-            .candidates
-            .into_iter()
-            .filter(|candidate| candidate.version == best)
-            .map(|candidate| candidate.place)
-            .collect();
-        // Copies that all still have the committed version were never written to under the grant.
-        let alike = self.chunks.info(chunk).is_some_and(|info| best == info.version && !info.is_settled());
+        let best_ones = || view.candidates.iter().filter(|candidate| candidate.version == best);
+        let any_in_doubt = best_ones().any(|candidate| candidate.suspect);
+        let places: Vec<Place> = best_ones().map(|candidate| candidate.place.clone()).collect();
+        // Copies that all still have the committed version were never written to under the grant. One that lost its power, or is on an
+        // older image of its volume, may have other bytes all the same.
+        let alike =
+            !any_in_doubt && self.chunks.info(chunk).is_some_and(|info| best == info.version && !info.is_settled());
         self.raise_to_settle(engine, chunk, best, &places, now, Next { alike, remains });
     }
 
@@ -324,8 +323,10 @@ impl State {
 
     /// Nobody could compare the copies now: they are given out again.
     pub(super) fn not_compared(&mut self, comparison: &Comparison) {
-        // What is astray is given out again after a while.
-        let Comparison::Settling(comparison) = comparison else { return };
+        let comparison = match comparison {
+            Comparison::Settling(comparison) => comparison,
+            Comparison::Astray(copies) => return self.chunks.astray_not_compared(copies),
+        };
         let work = self.settling.work.get_mut(&comparison.chunk);
         if let Some(Stage::Comparing { to, taken, .. }) = work.map(|work| &mut work.stage)
             && *to == comparison.version

@@ -167,8 +167,9 @@ fn no_live_copy(copies: &[CopyView]) -> String {
             named.join(", ")
         ),
         (false, false) if copies.iter().any(|copy| copy.state == CopyState::Bad) => format!(
-            "its copies: {}; none of them is whole, and no other is known: save what can still be read of the file, or restore it from \
-             elsewhere, and remove it here",
+            "its copies: {}; none of them is whole, as far as was found, and no other is known: check their disks and the paths to them first, \
+             and if the errors have passed, restart these chunkservers and then the master, which look anew; else save what can still be read of the file, or \
+             restore it from elsewhere, and remove it here",
             named.join(", ")
         ),
         (false, false) => {

@@ -132,7 +132,8 @@ fn chunk_problems(findings: &Findings<'_>) -> Vec<(Health, String)> {
             (Health::Degraded, text)
         } else if findings.only_bad_left {
             let text = format!(
-                "{what} {have} no good copy left, though copies are here; `rfs status` names the files and what to do."
+                "{what} {have} no good copy left, though copies are here; check disks and paths first: \
+                 `rfs status` names the files and what to do."
             );
             (Health::Unavailable, text)
         } else {

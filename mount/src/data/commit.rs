@@ -132,6 +132,8 @@ impl FileState {
         self.located_epoch += 1;
         if let Some(length) = done.length {
             self.base_length = self.base_length.max(length);
+            // The master has been told of more, as by a commit that was under way when it was lost: nothing that is committed is cut off.
+            self.lost_from = self.lost_from.filter(|lost| *lost >= self.base_length);
         }
         if self.local_length.is_some_and(|local| local <= self.base_length) {
             self.local_length = None;

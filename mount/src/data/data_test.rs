@@ -373,6 +373,34 @@ fn copies_without_space_are_tried_a_few_times_and_the_file_ends_before_what_was_
 }
 
 #[test]
+fn what_a_commit_under_way_tells_of_is_not_cut_with_what_was_lost_meanwhile() {
+    let master = FakeMaster::new(2, 2);
+    let file = start(&master).file(INODE);
+    file.write(CHUNK_BYTES, &[1; 1000], 0).unwrap();
+    file.flush().unwrap();
+    let under_way = file.committable().unwrap();
+    assert_eq!(under_way.length, Some(CHUNK_BYTES + 1000));
+    master.refuse(Some(Errno::ENOSPC));
+    file.write(0, &[2; 10], 0).unwrap();
+    std::thread::scope(|scope| {
+        let flush = scope.spawn(|| file.flush());
+        while file.state().lost_from.is_none() {
+            std::thread::yield_now();
+        }
+        master.commit(under_way, Durability::Acknowledged);
+        assert_eq!(flush.join().unwrap(), Err(Errno::ENOSPC));
+    });
+    master.refuse(None);
+    assert_eq!(read(&file, CHUNK_BYTES, 1000, master.length()).unwrap(), [1; 1000]);
+    commit(&master, &file, Durability::Durable);
+    let fresh = start(&master).file(INODE);
+    assert_eq!(
+        (master.length(), read(&fresh, CHUNK_BYTES, 1000, CHUNK_BYTES + 1000).unwrap()),
+        (CHUNK_BYTES + 1000, vec![1; 1000])
+    );
+}
+
+#[test]
 fn what_was_acknowledged_before_others_cut_the_file_does_not_count_for_its_length() {
     let master = FakeMaster::new(2, 2);
     let file = start(&master).file(INODE);

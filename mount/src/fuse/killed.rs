@@ -24,6 +24,7 @@ use fuser::{
     ReplyWrite, ReplyXattr, RequestId,
 };
 use rfs_common::background;
+use rustix::process::{Pid, test_kill_process};
 
 /// Bit of SIGKILL in a mask of signals.
 const KILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
@@ -228,9 +229,19 @@ impl<R: Refuse> Drop for Waiting<'_, R> {
     }
 }
 
-/// Whether the thread is being killed. Number 0 is one that lives where we cannot see it.
+/// Whether the thread is being killed, or is gone. Number 0 is one that lives where we cannot see it. One of which nothing can be read
+/// (no descriptor is left, or `/proc` hides it) lives until the kernel says that there is none.
 fn is_killed(thread: u32) -> bool {
-    thread != 0 && fs::read_to_string(format!("/proc/{thread}/status")).map_or(true, |status| has_pending_kill(&status))
+    match fs::read_to_string(format!("/proc/{thread}/status")) {
+        _ if thread == 0 => false,
+        Ok(status) => has_pending_kill(&status),
+        Err(_) => is_gone(thread),
+    }
+}
+
+fn is_gone(thread: u32) -> bool {
+    let number = i32::try_from(thread).ok().and_then(Pid::from_raw);
+    number.is_none_or(|number| test_kill_process(number) == Err(rustix::io::Errno::SRCH))
 }
 
 fn has_pending_kill(status: &str) -> bool {
@@ -297,6 +308,15 @@ mod tests {
         while killable.shared.lock().watched {
             std::thread::sleep(LOOK_AGAIN / 10);
         }
+    }
+
+    #[test]
+    fn who_cannot_be_seen_lives_until_the_kernel_says_otherwise() {
+        assert!(!is_gone(std::process::id()) && !is_gone(1) && is_gone(GONE));
+        let mut program = std::process::Command::new("true").spawn().unwrap();
+        let thread = program.id();
+        program.wait().unwrap();
+        assert!(is_gone(thread) && is_killed(thread));
     }
 
     #[test]
