@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rfs_common::clock::{Clock as _, SystemClock};
-use rfs_tests::cluster::{Cluster, Machines, Mount, Shape, Storage};
+use rfs_tests::cluster::{Cluster, Machines, Mount, Shape};
 use rfs_tests::network::{Machine, Silence};
 
 const READ_WITHIN: Duration = Duration::from_secs(2);
@@ -17,7 +17,6 @@ const WRITE_WITHIN: Duration = Duration::from_secs(3);
 const PATIENCE: u32 = 2;
 const FILES: usize = 24;
 const BYTES: usize = 300_000;
-const VOLUME_BYTES: u64 = 1 << 30;
 /// Each file has two of three chunkservers.
 const WRITERS: usize = 4;
 const WRITTEN_FOR: Duration = Duration::from_secs(6);
@@ -30,8 +29,6 @@ enum Death {
     CutOff,
     Mute,
     Deaf,
-    /// The chunkserver lives, and what it asks of its disk does not come back: all paths of a SAN are gone, and I/O is queued.
-    Hung,
 }
 
 fn content(number: usize) -> Vec<u8> {
@@ -50,7 +47,6 @@ fn die(cluster: &mut Cluster, index: usize, death: Death) {
         Death::CutOff => cut(Silence::BothWays),
         Death::Mute => cut(Silence::Outgoing),
         Death::Deaf => cut(Silence::Incoming),
-        Death::Hung => cluster.volume(Some(index)).freeze().expect("frozen"),
     }
 }
 
@@ -58,7 +54,6 @@ fn come_back(cluster: &mut Cluster, index: usize, death: Death) {
     match death {
         Death::Killed => cluster.start_chunkserver(index).expect("started"),
         Death::Stopped => cluster.resume_chunkserver(index),
-        Death::Hung => cluster.volume(Some(index)).thaw().expect("thawed"),
         _ => cluster.connect_again(Machine::Chunkserver(index)).expect("connected again"),
     }
     cluster.wait_for_volumes(cluster.chunkserver_count()).expect("it is back");
@@ -99,15 +94,14 @@ fn write_on(file: &Path) -> (Duration, Vec<u8>) {
 
 #[test]
 fn reads_and_writes_go_on_when_a_chunkserver_dies() {
-    let storage = Storage::Xfs { master_bytes: VOLUME_BYTES, chunkserver_bytes: VOLUME_BYTES, disks_may_fail: false };
-    let shape = Shape { machines: Machines::Many, storage, ..Shape::default() };
+    let shape = Shape { machines: Machines::Many, ..Shape::default() };
     let mut cluster = Cluster::start_shaped(shape).expect("a cluster");
     let mount = cluster.mount_on_client(&[]).expect("a mount");
     (0..FILES).for_each(|number| fs::write(path(&mount, number), content(number)).expect("written"));
     cluster.wait_until_fully_replicated().expect("two copies");
     let mut late = Vec::new();
     println!("{:10}{:>14}{:>14}", "death", "read, s", "write, s");
-    let deaths = [Death::Killed, Death::Stopped, Death::CutOff, Death::Mute, Death::Deaf, Death::Hung];
+    let deaths = [Death::Killed, Death::Stopped, Death::CutOff, Death::Mute, Death::Deaf];
     for (number, death) in deaths.into_iter().enumerate() {
         let victim = number % cluster.chunkserver_count();
         // It is connected to the chunkservers.

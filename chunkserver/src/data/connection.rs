@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rfs_common::clock::SharedClock;
@@ -94,8 +93,6 @@ pub(super) struct Served {
     /// From the hello.
     own: Option<Own>,
     volume: u64,
-    /// The volume that the present request is about; 0 between requests.
-    at_work_on: Arc<AtomicU64>,
     payload: Vec<u8>,
     chain_payload: Vec<u8>,
 }
@@ -105,13 +102,7 @@ impl Served {
     /// Those of the socket.
     pub(super) fn new(shared: Arc<Shared>, stream: Socket, clock: SharedClock) -> io::Result<Served> {
         let connection = Connection::new(BufferedStream::new(stream, clock, HELLO_LIMIT)?);
-        let (payload, chain_payload) = (Vec::new(), Vec::new());
-        Ok(Served { shared, connection, own: None, volume: 0, at_work_on: Arc::default(), payload, chain_payload })
-    }
-
-    /// Tells which volume it works on, as long as it does; 0 otherwise.
-    pub(super) fn at_work_on(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.at_work_on)
+        Ok(Served { shared, connection, own: None, volume: 0, payload: Vec::new(), chain_payload: Vec::new() })
     }
 
     /// Receives and answers one request.
@@ -119,12 +110,6 @@ impl Served {
     /// # Errors
     /// [`WireError`]: the connection is at its end.
     pub(super) fn serve_one(&mut self) -> Result<(), WireError> {
-        let served = self.serve();
-        self.at_work_on.store(0, Ordering::Release);
-        served
-    }
-
-    fn serve(&mut self) -> Result<(), WireError> {
         let Some(own) = self.own else { return self.hello() };
         self.wait_for_request()?;
         let header = self.connection.receive_head(&REQUEST)?;
@@ -370,7 +355,6 @@ impl Served {
         if self.volume != 0 && self.volume != volume {
             return Err(Fault::BadRequest("another volume than the connection was made for"));
         }
-        self.at_work_on.store(volume, Ordering::Release);
         Ok(())
     }
 

@@ -20,8 +20,6 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::connection::{Served, Shared};
 
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-/// How often it is looked for requests that hang in a stalled volume.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// The log is told of what strangers send at most this often.
 const REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(10);
 
@@ -36,21 +34,13 @@ pub struct Port {
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
-    connections: Mutex<HashMap<u64, Open>>,
+    connections: Mutex<HashMap<u64, Socket>>,
     connections_max: usize,
     next: AtomicU64,
     stop: Shutdown,
     clock: SharedClock,
     /// When the log was last told of a connection that was closed for what came on it.
     refusal_told: Mutex<Option<Monotonic>>,
-}
-
-/// A connection that is served.
-#[derive(Debug)]
-struct Open {
-    stream: Socket,
-    /// The number of the volume that it works on.
-    at_work_on: Arc<AtomicU64>,
 }
 
 impl Port {
@@ -83,9 +73,7 @@ impl Port {
                 Ok((Socket::tcp(stream)?, Peer::Address(from)))
             });
         };
-        let watching = Arc::clone(&inner);
-        let watch = move || watching.break_off_what_hangs();
-        let mut acceptors = vec![background::spawn("data-port", accept)?, background::spawn("data-port-watch", watch)?];
+        let mut acceptors = vec![background::spawn("data-port", accept)?];
         if let Some(local) = local {
             local.set_nonblocking(true)?;
             let accepting = Arc::clone(&inner);
@@ -108,9 +96,9 @@ impl Port {
                 tracing::debug!("a thread of the data port had ended by itself");
             }
         }
-        for open in self.inner.connections().values() {
+        for stream in self.inner.connections().values() {
             // Ends the wait for the next request; an answer under way is still sent.
-            if let Err(error) = open.stream.shutdown(Direction::Read) {
+            if let Err(error) = stream.shutdown(Direction::Read) {
                 tracing::trace!(%error, "a connection had ended by itself");
             }
         }
@@ -151,25 +139,6 @@ impl Inner {
         }
     }
 
-    /// Ends the connections whose requests hang in a volume that is stalled: who waits for their answers goes on elsewhere. The threads
-    /// come back when the volume does.
-    fn break_off_what_hangs(&self) {
-        while !self.stop.wait_timeout(WATCH_INTERVAL) {
-            let volumes = self.shared.volumes.in_use();
-            let stalled: Vec<u64> =
-                volumes.iter().filter(|volume| volume.gate().is_stalled()).map(|volume| volume.id().get()).collect();
-            if stalled.is_empty() {
-                continue;
-            }
-            for open in self.connections().values() {
-                if stalled.contains(&open.at_work_on.load(Ordering::Acquire)) {
-                    // It fails where that was done before.
-                    let _ = open.stream.shutdown(Direction::Both);
-                }
-            }
-        }
-    }
-
     fn take(self: &Arc<Self>, stream: Socket, from: Peer) -> io::Result<()> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let handle = stream.try_clone()?;
@@ -179,7 +148,7 @@ impl Inner {
             if connections.len() >= self.connections_max {
                 return Err(io::Error::other("too many data connections; raise connections_max"));
             }
-            connections.insert(number, Open { stream: handle, at_work_on: served.at_work_on() });
+            connections.insert(number, handle);
         }
         let inner = Arc::clone(self);
         let spawned = background::spawn("data", move || inner.serve(number, served, from));
@@ -221,7 +190,7 @@ impl Inner {
         }
     }
 
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Socket>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
