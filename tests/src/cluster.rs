@@ -643,8 +643,13 @@ impl Cluster {
 pub fn is_mounted(path: &Path) -> bool {
     let listed = fs::read_to_string("/proc/self/mountinfo")
         .is_ok_and(|text| text.lines().any(|line| line.split(' ').nth(4) == path.to_str() && line.contains(" - fuse")));
-    listed && rustix::fs::statvfs(path).is_ok()
+    // A dead mount may be listed, and be detached a moment later: then the folder beneath it is what answers.
+    let is_fuse = |kind: rustix::fs::FsWord| kind == FUSE_SUPER_MAGIC;
+    listed && rustix::fs::statfs(path).is_ok_and(|found| is_fuse(found.f_type))
 }
+
+/// `f_type` of FUSE mounts, of linux/magic.h.
+const FUSE_SUPER_MAGIC: rustix::fs::FsWord = 0x6573_5546;
 
 /// A mounted filesystem.
 pub struct Mount {
