@@ -1,3 +1,5 @@
+//! Copies on a volume that went back to an older image: what a chunkserver refuses, and what makes a copy count again.
+
 use std::process::Command;
 use std::time::Duration;
 

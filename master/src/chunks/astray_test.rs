@@ -1,3 +1,5 @@
+//! Volumes that come back as older images of themselves: how the master finds them, compares their copies, and when it uses them.
+
 use std::sync::Arc;
 
 use rfs_common::ids::Goal;
